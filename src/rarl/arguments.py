@@ -1,0 +1,116 @@
+"""What the words of a command line mean: counts, ranges, the scale to rank on, and files that must be there. Every
+mistake is found before torch is imported, so that it is told at once."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rarl.errors import ConfigError, ModelError
+from rarl.tasks import DIGITS, Task, task_named
+
+MOST_IMAGES = 16
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+TASK_FILES = ("task.yaml", "rarl.yaml")
+
+
+def counts(text: str, option: str = "--images") -> tuple[int, ...]:
+    """Numbers of images such as "1,2,4,8", ascending and each once.
+
+    Raises:
+        ConfigError: if one is no whole number from 1 to 16.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= MOST_IMAGES for word in words):
+        raise ConfigError(f"{option} {text}: must be whole numbers from 1 to {MOST_IMAGES}, such as 1,2,4,8")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def value_range(text: str) -> tuple[float, float]:
+    """The ends of a range such as "0-116", "-5:5" or "0.5 to 2".
+
+    Raises:
+        ConfigError: if it is not two numbers.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", text)
+    if match is None:
+        raise ConfigError(f"--range {text}: must be two numbers such as 0-116")
+    return float(match[1]), float(match[2])
+
+
+def scale(model: str, task: str | None, rule: str | None, ends: str | None, step: float | None) -> Task:
+    """The task to rank on: by `--task`, by `--rule` with `--range`, or the one the model was trained on.
+
+    Raises:
+        ConfigError: if the options contradict each other, or nothing says what the scale is.
+    """
+    if rule is not None:
+        if task is not None:
+            raise ConfigError("--task and --rule both name what is measured: give one of them")
+        if ends is None:
+            raise ConfigError(f'--rule "{rule}" needs --range, such as --range 0-116')
+        low, high = value_range(ends)
+        # delta is the tolerance of Eq. 3: it is for training, and ranking does not look at it.
+        return Task("custom", rule, low=low, high=high, step=1 if step is None else step, delta=1)
+    if ends is not None or step is not None:
+        raise ConfigError(f"{'--step' if ends is None else '--range'} belongs to --rule, which is not given")
+    return task_named(task) if task is not None else trained_task(model)
+
+
+def trained_task(model: str) -> Task:
+    """The task that a model folder says it was trained on.
+
+    Raises:
+        ConfigError: if the folder says nothing, or what it says is no task.
+    """
+    # YAML is only needed here.
+    from rarl.training.yaml_file import read_mapping
+
+    for name in TASK_FILES:
+        path = Path(model) / name
+        if path.is_file():
+            fields = read_mapping(path)
+            return Task.from_dict(fields.get("task", fields), str(path))
+    if model == "tiny":
+        return DIGITS
+    raise ConfigError(
+        f"what is to be measured? {model} has no {TASK_FILES[0]} that says it: give --task age, or "
+        '--rule "facial age" --range 0-116'
+    )
+
+
+def checked_model(model: str) -> str:
+    """`model`, if it is `tiny`, a model folder, or may be a hub name.
+
+    Raises:
+        ModelError: if it can't be one.
+    """
+    from rarl.models.loading import check_model
+
+    if Path(model).is_file():
+        raise ModelError(f"{model} is a file; a model is a folder, such as runs/demo/rarl, or a hub name")
+    check_model(model)
+    return model
+
+
+def checked_images(images: Sequence[Path]) -> list[Path]:
+    """`images`, if every one can be opened.
+
+    Raises:
+        DataError: if one is missing or is no image.
+    """
+    from rarl.data.images import open_image
+
+    for image in images:
+        open_image(image)
+    return list(images)
+
+
+def empty_folder(out: Path) -> Path:
+    """`out`, if nothing would be overwritten there.
+
+    Raises:
+        ConfigError: if it is a file, or a folder with something in it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there already: choose another folder, or remove it")
+    return out

@@ -1,0 +1,185 @@
+"""Evaluation as in section 4.1: a model's greedy replies over a split, to single images and to lists, become
+`predictions.jsonl` and `metrics.json`. All arms of one folder see the same lists, and every number has its
+interval. Nothing is chosen or compared here; the table is `report`'s."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, ProcessorMixin
+
+from rarl.data.collection import Collection
+from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate
+from rarl.data.images import open_image
+from rarl.errors import ConfigError
+from rarl.metrics import accuracy, bootstrap_interval, filled, list_tau, mae, srcc, tau_values
+from rarl.models.generation import greedy_replies
+from rarl.prompts import messages
+from rarl.replies import parse
+from rarl.results import open_metrics, write_metrics, write_predictions
+from rarl.tasks import Task
+
+Entry = dict[str, float]
+Prediction = dict[str, Any]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    collection: Collection,
+    out: str | os.PathLike[str],
+    *,
+    arm: str,
+    images: Sequence[int] = (1, 2, 4, 8),
+    split: str = "test",
+    lists: int = 200,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_new_tokens: int = 1024,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Entry]:
+    """Evaluate one arm and write it into the folder `out`, beside the other arms that are there.
+
+    With 1 in `images` every image of the split is asked for alone; with N, `lists` lists of N images are
+    drawn with `seed`, or read from `out/lists-SPLIT-SEED.json` where they have been drawn already.
+
+    Args:
+        arm: the key in `metrics.json`, which is the name of the model's folder.
+        batch_size: prompts in one pass.
+        max_new_tokens: where a reply that doesn't end by itself is cut.
+        progress: called with the number of replies done and the number of all.
+
+    Returns:
+        METRIC -> value, 95 % interval and number of replies, as in `metrics.json`.
+
+    Raises:
+        DataError: if the split is missing or too small, or a file in `out` is not what it should be.
+        ConfigError: if `out` holds the results of another task, split, seed or number of lists.
+    """
+    if not images or min(images) < 1 or lists < 1:
+        raise ConfigError(
+            f"evaluation needs at least 1 image a prompt and 1 list, not {list(images)} and {lists}"
+        )
+    folder, task = Path(out), collection.task
+    open_metrics(folder, task.name, split, seed)  # a mismatch is an error before the model runs
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = _groups(collection, folder, sorted(set(images)), split, lists, seed)
+
+    predictions = []
+    for group, text in _replies(model, processor, groups, task, batch_size, max_new_tokens):
+        predictions.append({"arm": arm, "split": split, **predict(group, text)})
+        if progress is not None:
+            progress(len(predictions), len(groups))
+
+    metrics = summarize(predictions, task, seed)
+    write_predictions(folder, arm, predictions)
+    saved = open_metrics(folder, task.name, split, seed)
+    for count in sorted({len(group.rows) for group in groups} - {1}):
+        drawn = [group for group in groups if len(group.rows) == count]
+        saved["lists"][str(count)] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}
+    saved["arms"][arm] = metrics
+    write_metrics(folder, saved)
+    return metrics
+
+
+def predict(group: Group, text: str) -> Prediction:
+    """What a reply to the images of `group` says, as a line of `predictions.jsonl`: picture by picture.
+
+    `values` and `positions` (from 0) have a null for a missing picture; `positions` is null where the reply
+    is no ranking; `tau` and `tau_values` are null for a single image.
+    """
+    count, truths, reply = len(group.rows), group.values, parse(text)
+    values, positions = reply.values(count), reply.positions(count)
+    return {
+        "images": count,
+        "ids": [row.id for row in group.rows],
+        "truth": truths,
+        "reply": text,
+        "values": values,
+        "positions": positions,
+        "parsed": reply.items is not None,
+        "valid": reply.is_permutation(count),
+        "tau": list_tau(positions, truths) if count > 1 else None,
+        "tau_values": tau_values(positions, values, truths) if count > 1 else None,
+    }
+
+
+def summarize(predictions: Sequence[Mapping[str, Any]], task: Task, seed: int) -> dict[str, Entry]:
+    """The metrics of one arm's predictions, each with a 95 % bootstrap interval over replies.
+
+    A single image without a value is scored as the midpoint of the range, and a value outside the range as
+    the nearer end: one absurd number must not decide a mean. `seed` is that of the resampling.
+    """
+    metrics: dict[str, Entry] = {}
+    alone = [line for line in predictions if line["images"] == 1]
+    if alone:
+        given = np.clip(filled([line["values"][0] for line in alone], task), task.low, task.high)
+        pairs = np.column_stack([given, [line["truth"][0] for line in alone]])
+        metrics["mae"] = _entry(pairs, mae, seed)
+        metrics["accuracy"] = _entry(pairs, lambda given, truths: accuracy(given, truths, task), seed)
+        metrics["srcc"] = _entry(pairs, srcc, seed)
+    for count in sorted({line["images"] for line in predictions} - {1}):
+        some = [line for line in predictions if line["images"] == count]
+        metrics[f"tau{count}"] = _mean([line["tau"] for line in some], seed)
+        metrics[f"tau{count}_values"] = _mean([line["tau_values"] for line in some], seed)
+    for key in ("parsed", "valid"):
+        metrics[key] = _mean([float(line[key]) for line in predictions], seed)
+    return metrics
+
+
+def _entry(rows: np.ndarray, statistic: Callable[..., float], seed: int) -> Entry:
+    low, high = bootstrap_interval(rows, statistic, seed=seed)
+    columns = rows.reshape(len(rows), -1).T
+    return {"value": float(statistic(*columns)), "low": low, "high": high, "n": len(rows)}
+
+
+def _mean(numbers: Sequence[float], seed: int) -> Entry:
+    return _entry(np.asarray(numbers, dtype=np.float64), np.mean, seed)
+
+
+def _groups(
+    collection: Collection, folder: Path, counts: Sequence[int], split: str, number: int, seed: int
+) -> list[Group]:
+    """The prompts to ask: single images, then lists; lists not yet in the folder's file are added to it."""
+    rows = collection.split(split)
+    path = folder / f"lists-{split}-{seed}.json"
+    saved = load_groups(path, rows) if path.exists() else []
+    drawn: list[Group] = []
+    for count in counts:
+        if count == 1:
+            continue
+        there = [group for group in saved if len(group.rows) == count]
+        if there and len(there) != number:
+            raise ConfigError(
+                f"{path} holds {len(there)} lists of {count} images, not {number}: "
+                "ask for as many, or evaluate into another folder"
+            )
+        if not there:
+            there = draw_groups(rows, count, number, seed)
+            saved += there
+            save_groups(saved, path)
+        drawn += there
+    return [*(Group((row,)) for row in rows if 1 in counts), *drawn]
+
+
+def _replies(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    groups: Sequence[Group],
+    task: Task,
+    batch_size: int,
+    max_new_tokens: int,
+) -> Iterator[tuple[Group, str]]:
+    """Each group with its reply. Images are opened a batch at a time, so a split of any size fits."""
+    for count in sorted({len(group.rows) for group in groups}):
+        same = [group for group in groups if len(group.rows) == count]
+        for start in range(0, len(same), batch_size):
+            batch = same[start : start + batch_size]
+            prompts = [messages(count, group.rule or task.rule, task.value_range) for group in batch]
+            opened = [[open_image(row.path) for row in group.rows] for group in batch]
+            texts = greedy_replies(
+                model, processor, prompts, opened, max_new_tokens=max_new_tokens, batch_size=batch_size
+            )
+            yield from zip(batch, texts, strict=True)

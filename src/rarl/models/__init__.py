@@ -1,0 +1,1 @@
+"""Vision-language models: loading them, the embedded one, and their greedy replies."""

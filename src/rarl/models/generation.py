@@ -1,0 +1,131 @@
+"""Greedy replies of a Qwen2.5-VL style model to prompts with images, for evaluation and use. The decoding is
+always the same, whatever the model's own generation config says, so that arms can be compared. Sampling for
+training is TRL's."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+
+Message = dict[str, Any]
+
+
+def greedy_replies(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The model's most likely reply to each prompt, as text without special tokens.
+
+    Prompts with equally many images share a batch, so that little is padded; the replies come back in the
+    order of the prompts and don't depend on `batch_size` (but for rounding in low precision).
+
+    Args:
+        prompts: chat messages per prompt, with a `{"type": "image"}` part where an image stands.
+        images: the images of each prompt, in the order of its image parts; at least one per prompt.
+        max_new_tokens: where a reply that doesn't end by itself is cut.
+        batch_size: prompts in one pass.
+        on_batch: called after each batch with the number of replies done so far.
+
+    Raises:
+        ValueError: if there are not as many lists of images as prompts, or a prompt has no image.
+    """
+    if len(prompts) != len(images):
+        raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
+    if not all(images):
+        raise ValueError("every prompt needs at least one image")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    replies = [""] * len(prompts)
+    settings = _settings(model, processor, max_new_tokens)
+    done = 0
+    with torch.inference_mode(), _evaluating(model):
+        for batch in _batches(images, batch_size):
+            texts = processor.apply_chat_template(
+                [list(prompts[i]) for i in batch], tokenize=False, add_generation_prompt=True
+            )
+            inputs = processor(
+                text=texts,
+                images=[list(images[i]) for i in batch],
+                padding=True,
+                padding_side="left",
+                # Without mm_token_type_ids transformers 5.23 silently leaves out the 3-D positions.
+                return_mm_token_type_ids=True,
+                return_tensors="pt",
+            ).to(model.device)
+            tokens = model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
+            new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+            texts = processor.tokenizer.batch_decode(
+                new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for i, text in zip(batch, texts, strict=True):
+                replies[i] = text
+            done += len(batch)
+            if on_batch is not None:
+                on_batch(done)
+    return replies
+
+
+def _batches(images: Sequence[Sequence[Image.Image]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts, `batch_size` at a time, of one image count each, smaller images first."""
+
+    def size(i: int) -> tuple[int, int]:
+        return len(images[i]), sum(image.width * image.height for image in images[i])
+
+    order = sorted(range(len(images)), key=size)
+    start = 0
+    while start < len(order):
+        count = len(images[order[start]])
+        batch = [i for i in order[start : start + batch_size] if len(images[i]) == count]
+        yield batch
+        start += len(batch)
+
+
+def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int) -> GenerationConfig:
+    """Plain greedy decoding. What is not named here is taken from the model's own generation config, so all
+    that could bend the choice of a token is named (Qwen2.5-VL comes with a repetition penalty of 1.05)."""
+    tokenizer = processor.tokenizer
+    ends = {tokenizer.eos_token_id}
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends.update(own if isinstance(own, list) else [own])
+    ends.discard(None)
+    # A placeholder in a reply would stand for an image that is not there, and break the next pass.
+    placeholders = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_new_tokens=0,
+        use_cache=True,
+        suppress_tokens=[token for token in placeholders if token is not None] or None,
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode inside; afterwards the mode is as before and no position is left over from a batch."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for module in model.modules():
+            if hasattr(module, "rope_deltas"):
+                # transformers 5.23 keeps it across calls; here it is an inference tensor, unfit for training.
+                module.rope_deltas = None  # type: ignore[assignment]

@@ -1,0 +1,162 @@
+"""How the embedded base is made (`rarl base --seed N OUT`): supervised pre-training on a handful of images with noisy
+labels, so that its replies have the right format and rough values, as those of a general pre-trained model do.
+It sees only the collection's `pretrain` part; its level is designed, not measured on anything."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from rarl.models.tiny import build_model, build_processor
+from rarl.prompts import messages
+from rarl.replies import reference_reply
+from rarl.tasks import Task
+
+IMAGES = 40  # distinct images it ever sees
+LABEL_NOISE = 0.35  # share of labels that are moved, by a rounded normal of standard deviation 1.5
+NOISE_SCALE = 1.5
+IMAGES_PER_STEP = 64
+LEARNING_RATE = 3e-3
+# (images a prompt, steps): from one image straight to eight, which is where pictures and ids get bound.
+CURRICULUM = ((1, 300), (8, 800), (4, 150), (2, 150))
+MIX = {1: 0.15, 2: 0.45, 4: 0.25, 8: 0.15}
+MIX_STEPS = 900
+STEPS = sum(steps for _, steps in CURRICULUM) + MIX_STEPS
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What is the same in every prompt of so many images: token ids and 3-D positions (3, length)."""
+
+    ids: list[int]
+    positions: torch.Tensor
+
+
+def pretrain(
+    task: Task, images: Sequence[tuple[Image, float]], seed: int, on_step: Callable[[int, float], None] | None = None
+) -> tuple[Any, Any]:
+    """Train the embedded base.
+
+    Args:
+        task: what the prompts ask for; also what the tokenizer is made from.
+        images: (image of 28x28 pixels, value) pairs; 40 of them, drawn with `seed`, are ever used.
+        seed: of the weights, the images, the noise and the order.
+        on_step: called after each step with the number of steps done and the loss.
+
+    Returns:
+        The model, in eval mode, and its processor.
+    """
+    processor = build_processor(task)
+    model = build_model(processor, seed)
+    generator = random.Random(f"{seed}:pretraining")
+    chosen = generator.sample(range(len(images)), min(IMAGES, len(images)))
+    features = processor.image_processor([images[index][0] for index in chosen], return_tensors="pt")
+    patches = features["pixel_values"].view(len(chosen), -1, features["pixel_values"].shape[-1])
+    grid = features["image_grid_thw"]
+    values = [images[index][1] for index in chosen]
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    )
+    prompts: dict[int, _Prompt] = {}
+    model.train()
+    for step, count in enumerate(_image_counts(generator)):
+        batch = [[generator.randrange(len(chosen)) for _ in range(count)] for _ in range(IMAGES_PER_STEP // count)]
+        noisy = [[_noisy(values[index], task, generator) for index in group] for group in batch]
+        loss = _loss(model, processor, task, prompts, batch, noisy, patches, grid)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if on_step is not None:
+            on_step(step + 1, loss.item())
+    return model.eval(), processor
+
+
+def build_base(
+    out: Path,
+    task: Task,
+    images: Sequence[tuple[Image, float]],
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
+    """`pretrain`, saved as a model folder that `from_pretrained` loads. Returns `out`."""
+    model, processor = pretrain(task, images, seed, on_step)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return out
+
+
+def _image_counts(generator: random.Random) -> list[int]:
+    """How many images the prompts of each step have."""
+    counts = [count for count, steps in CURRICULUM for _ in range(steps)]
+    return counts + generator.choices(list(MIX), list(MIX.values()), k=MIX_STEPS)
+
+
+def _noisy(value: float, task: Task, generator: random.Random) -> float:
+    if generator.random() >= LABEL_NOISE:
+        return value
+    return task.nearest(value + task.step * round(generator.gauss(0, NOISE_SCALE)))
+
+
+def _loss(
+    model: Any,
+    processor: Any,
+    task: Task,
+    prompts: dict[int, _Prompt],
+    batch: list[list[int]],
+    values: list[list[float]],
+    patches: torch.Tensor,
+    grid: torch.Tensor,
+) -> torch.Tensor:
+    """Mean cross-entropy of the replies' tokens. Every group of the batch has the same number of images."""
+    tokenizer = processor.tokenizer
+    count = len(batch[0])
+    if count not in prompts:
+        prompts[count] = _prompt(model, processor, task, count)
+    prompt = prompts[count]
+    replies = [
+        tokenizer.encode(reference_reply(group, task.rule, task.step) + tokenizer.eos_token, add_special_tokens=False)
+        for group in values
+    ]
+    width = max(len(reply) for reply in replies)
+    ids = torch.tensor([prompt.ids + reply + [tokenizer.pad_token_id] * (width - len(reply)) for reply in replies])
+    mask = ids != tokenizer.pad_token_id
+    labels = ids.masked_fill(~mask, -100)
+    labels[:, : len(prompt.ids)] = -100
+    # Text after the prompt goes on from its last position, alike in all three dimensions.
+    tail = prompt.positions.max() + 1 + torch.arange(width)
+    positions = torch.cat([prompt.positions, tail.expand(3, -1)], dim=1)
+    flat = torch.tensor([index for group in batch for index in group])
+    output = model(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=positions[:, None].expand(-1, len(batch), -1),
+        pixel_values=patches[flat].flatten(0, 1),
+        image_grid_thw=grid[flat],
+        labels=labels,
+        use_cache=False,
+    )
+    return output.loss
+
+
+def _prompt(model: Any, processor: Any, task: Task, count: int) -> _Prompt:
+    """The prompt of `count` images of one token each."""
+    text = processor.apply_chat_template(
+        messages(count, task.rule, task.value_range), tokenize=False, add_generation_prompt=True
+    )
+    ids = torch.tensor([processor.tokenizer.encode(text, add_special_tokens=False)])
+    positions, _ = model.model.get_rope_index(
+        ids,
+        mm_token_type_ids=(ids == processor.image_token_id).int(),
+        image_grid_thw=torch.tensor([[1, 2, 2]] * count),
+        attention_mask=torch.ones_like(ids),
+    )
+    return _Prompt(ids[0].tolist(), positions[:, 0])

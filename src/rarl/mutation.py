@@ -1,0 +1,146 @@
+"""The Response Mutation Operation (section 3.2): which responses of a group are replaced, and by what. It decides over
+rewards and token ids alone; `training/trainer.py` puts it into TRL's pipeline, before log-probs are computed, so that
+an injected response is trained on like any other. Advantages are Eq. 9 with the group *after* replacement."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rarl.errors import ConfigError
+
+When = Literal["always", "stagnant"]
+Reference = Literal["ground_truth", "best"]
+Reasoning = Literal["template", "keep", "empty"]
+
+# Rewards are float32 sums of a few terms: below this, two of them are the same reward.
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """How a group is mutated.
+
+    Args:
+        k: at most so many responses of a group are replaced; the paper's is 2.
+        probability: that a group is mutated at a step; 0 switches the operation off.
+        when: `always`, or only where the group is `stagnant`.
+        reference: the `ground_truth`, or the `best` response of the group itself.
+        reasoning: of the replacement. `template` spells the values; `keep` leaves the replaced response's own
+            reasoning in place and changes its answer alone; `empty` is none.
+
+    Raises:
+        ConfigError: if a field is out of its range, or for `best` with `stagnant`, which could never do anything:
+            in a stagnant group no response is better than another.
+    """
+
+    k: int = 2
+    probability: float = 0.0
+    when: When = "always"
+    reference: Reference = "ground_truth"
+    reasoning: Reasoning = "template"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"mutation: k must be at least 1, not {self.k}")
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"mutation: probability must be between 0 and 1, not {self.probability}")
+        if self.reference == "best" and self.when == "stagnant":
+            raise ConfigError(
+                "mutation: reference 'best' with when 'stagnant' never replaces anything: in a stagnant group all "
+                "rewards are equal. Take when 'always', or reference 'ground_truth'"
+            )
+
+
+def is_stagnant(rewards: Sequence[float], references: Sequence[float]) -> bool:
+    """Whether a group has nothing to learn from although it could do better: all rewards are equal (advantages and
+    gradient vanish) and a reference scores strictly higher. A group that is perfect throughout is not stagnant.
+
+    Args:
+        rewards: of the G responses.
+        references: the reward of what each response would be replaced by (G numbers).
+    """
+    if not max(rewards) - min(rewards) <= TOLERANCE:
+        return False
+    return any(reference > reward + TOLERANCE for reward, reference in zip(rewards, references, strict=True))
+
+
+def choose(
+    rewards: Sequence[float], references: Sequence[float], mutation: Mutation, generator: random.Random
+) -> list[int]:
+    """Which responses of one group are replaced (Eq. 9's mutated responses).
+
+    The candidates are the k lowest rewards among the responses that score strictly below their reference; ties go to
+    the earlier response. Nothing is replaced where that would leave the group without variance.
+
+    Args:
+        rewards: of the G responses; NaN marks one that could not be scored, and is never replaced.
+        references: the reward of what each response would be replaced by (G numbers).
+        mutation: k, probability and when.
+        generator: seeded alike on every process, so that all choose the same responses.
+
+    Returns:
+        Indices into the group, ascending; at most k.
+    """
+    if generator.random() >= mutation.probability:
+        return []
+    if mutation.when == "stagnant" and not is_stagnant(rewards, references):
+        return []
+    below = [
+        index
+        for index, (reward, reference) in enumerate(zip(rewards, references, strict=True))
+        if reward < reference - TOLERANCE
+    ]
+    chosen = sorted(below, key=lambda index: (rewards[index], index))[: mutation.k]
+    after = [references[index] if index in chosen else reward for index, reward in enumerate(rewards)]
+    if not max(after) - min(after) > TOLERANCE:
+        return []
+    return sorted(chosen)
+
+
+def keep_reasoning(
+    own: Sequence[int],
+    answer: str,
+    encode: Callable[[str], list[int]],
+    decode: Callable[[Sequence[int]], str],
+    room: int,
+) -> list[int] | None:
+    """A response's own reasoning with another answer, spliced by token ids: as many of its own tokens as end at or
+    before `</think>` are left untouched, only what follows is encoded anew. Reasoning that leaves too little room for
+    the answer is cut at its end.
+
+    Args:
+        own: token ids of the response.
+        answer: the new text after `</think>`, from its white space to `</answer>`.
+        encode, decode: of the tokenizer, without special tokens.
+        room: tokens that the result may have.
+
+    Returns:
+        Token ids without an end token, or None where the response has no `</think>`.
+    """
+    text = decode(own)
+    end = text.find("</think>")
+    if end < 0:
+        return None
+    kept = _tokens_within(own, text, end, decode)
+    head = list(own[:kept])
+    tail = encode(text[len(decode(head)) : end] + "</think>" + answer)
+    if len(head) + len(tail) > room:
+        tail = encode("</think>" + answer)
+        head = head[: max(room - len(tail), 0)]
+    return head + tail
+
+
+def _tokens_within(ids: Sequence[int], text: str, length: int, decode: Callable[[Sequence[int]], str]) -> int:
+    """How many leading tokens spell no more than the first `length` characters of `text`."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(decode(ids[:middle])) <= length:
+            low = middle
+        else:
+            high = middle - 1
+    # A token may end within a character of several bytes.
+    while not text.startswith(decode(ids[:low])):
+        low -= 1
+    return low

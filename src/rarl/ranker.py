@@ -1,0 +1,141 @@
+"""Score and rank any images with a trained model: what the method is for, once training is over. Up to 8
+images go into one prompt and the listed order is the ranking (Table 1); more are scored one by one. How good a
+model is at it, `evaluation` says."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from rarl.data.images import open_image
+from rarl.errors import DataError
+from rarl.models.generation import greedy_replies
+from rarl.models.loading import load_model, load_processor
+from rarl.prompts import messages
+from rarl.replies import Reply, parse
+from rarl.tasks import Task
+
+LONGEST_LIST = 8
+"""Images in one prompt: as many as the models are trained and evaluated on."""
+
+Picture = str | Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One image in its place.
+
+    Attributes:
+        rank: place in ascending order, from 1; `None` for an image that got no value and so has no place.
+        image: the path as given, or the place in the input (from 0) of an image that was given opened.
+        value: what the model wrote, in units of the task; `None` where it gave none. Nothing keeps a model
+            from writing a value outside the task's range, and it is not altered here.
+        method: `listed` if the model itself put all images in order in one reply, so that the values need not
+            ascend with the ranks; `values` if every image was scored alone and the values were sorted.
+    """
+
+    rank: int | None
+    image: str | int
+    value: float | None
+    method: Literal["listed", "values"]
+
+
+class Ranker:
+    """A model that scores and ranks images on a task's scale.
+
+    Args:
+        model: a model folder, a hub name, or `tiny` for the embedded base.
+        task: the rule, the value range and the step that the prompt names.
+        batch_size: prompts in one pass.
+        max_new_tokens: where a reply that doesn't end by itself is cut.
+
+    Raises:
+        ModelError: if there is no such model.
+    """
+
+    def __init__(
+        self, model: str | Path, task: Task, *, batch_size: int = 8, max_new_tokens: int = 1024
+    ) -> None:
+        self.task = task
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self._model = load_model(model)
+        self._processor = load_processor(model)
+
+    def score(self, images: Iterable[Picture]) -> list[float | None]:
+        """The value of each image, each asked for in a prompt of its own; `None` where the reply gives none.
+
+        Raises:
+            DataError: if a file is missing or is no image; every file is tried before the model runs.
+        """
+        pictures = list(images)
+        for picture in pictures:
+            _opened(picture)
+        values: list[float | None] = []
+        # Images are opened a batch at a time: any number of them can be scored.
+        for start in range(0, len(pictures), self.batch_size):
+            batch = [[_opened(picture)] for picture in pictures[start : start + self.batch_size]]
+            values += [reply.values(1)[0] for reply in self._ask(batch)]
+        return values
+
+    def rank(self, images: Iterable[Picture]) -> list[Ranked]:
+        """The images in ascending order of their value.
+
+        From 2 to 8 images the model sees all of them in one prompt, in the order given, and the order it
+        lists them in is the ranking (`listed`). Where its reply is not a list of each image exactly once, and
+        where there is one image or more than 8, every image is scored alone and the values are sorted (`values`);
+        images of equal value stay in the order given. Images without a value come last and have no rank.
+
+        Raises:
+            DataError: if there is no image, or a file is missing or is no image.
+        """
+        pictures = list(images)
+        if not pictures:
+            raise DataError("there are no images to rank: give at least one")
+        names = [
+            place if isinstance(picture, Image.Image) else str(picture)
+            for place, picture in enumerate(pictures)
+        ]
+        if 2 <= len(pictures) <= LONGEST_LIST:
+            [reply] = self._ask([[_opened(picture) for picture in pictures]])
+            if reply.items is not None and reply.is_permutation(len(pictures)):
+                return [
+                    Ranked(rank, names[item.image_id - 1], item.value, "listed")
+                    for rank, item in enumerate(reply.items, start=1)
+                ]
+        return _sorted_by_value(names, self.score(pictures))
+
+    def _ask(self, groups: Sequence[Sequence[Image.Image]]) -> list[Reply]:
+        """The reply to one prompt per group."""
+        prompts = [messages(len(group), self.task.rule, self.task.value_range) for group in groups]
+        texts = greedy_replies(
+            self._model,
+            self._processor,
+            prompts,
+            groups,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+        )
+        return [parse(text) for text in texts]
+
+
+def _sorted_by_value(names: Sequence[str | int], values: Sequence[float | None]) -> list[Ranked]:
+    scored = sorted(
+        ((value, place) for place, value in enumerate(values) if value is not None), key=lambda pair: pair[0]
+    )
+    ranked = [
+        Ranked(rank, names[place], value, "values") for rank, (value, place) in enumerate(scored, start=1)
+    ]
+    return ranked + [
+        Ranked(None, name, None, "values") for name, value in zip(names, values, strict=True) if value is None
+    ]
+
+
+def _opened(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, str | Path):
+        return open_image(Path(picture))
+    raise DataError(f"an image is a path or a PIL image, not a {type(picture).__name__}")

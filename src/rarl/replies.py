@@ -1,0 +1,192 @@
+"""What the model wrote, read back: text -> `Reply`, and the reference reply -> text (Table 1's format).
+Model output is data, so reading is total: it never raises, runs nothing, and takes time linear in the text.
+How good a reply is belongs to `equations` and `rewards`, not here."""
+
+import ast
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+THINK, END_THINK = "<think>", "</think>"
+ANSWER, END_ANSWER = "<answer>", "</answer>"
+
+LONGEST_ANSWER = 8192
+"""Characters between the answer tags beyond which a reply is not read; 8 images need about 300."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry of a list: picture `image_id` (from 1, as the prompt announces it) has `value`."""
+
+    image_id: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply as read.
+
+    Attributes:
+        items: the entries in listed order; `()` for an empty list, `None` for no answer that parses.
+        well_formed: the predicate of R_format (Eq. 8): exactly `<think>…</think>` then `<answer>…</answer>`,
+            and in it a list that is not empty, each entry with exactly the two keys.
+    """
+
+    items: tuple[Item, ...] | None
+    well_formed: bool
+
+    def is_permutation(self, count: int) -> bool:
+        """Whether the listed ids are exactly 1..`count`, each once."""
+        return self.items is not None and sorted(item.image_id for item in self.items) == [
+            *range(1, count + 1)
+        ]
+
+    def positions(self, count: int) -> list[int | None] | None:
+        """The place (from 0) at which picture 1..`count` is listed, `None` for a picture that is missing.
+
+        The whole is `None` where there is no ranking to speak of: nothing parsed, an empty list, an id twice,
+        or an id that is no picture.
+        """
+        if not self.items:
+            return None
+        places: list[int | None] = [None] * count
+        for place, item in enumerate(self.items):
+            if not 1 <= item.image_id <= count or places[item.image_id - 1] is not None:
+                return None
+            places[item.image_id - 1] = place
+        return places
+
+    def values(self, count: int) -> list[float | None]:
+        """The value of picture 1..`count`; `None` where missing or listed twice. Foreign ids are ignored."""
+        found: list[float | None] = [None] * count
+        seen: set[int] = set()
+        for item in self.items or ():
+            if 1 <= item.image_id <= count:
+                found[item.image_id - 1] = None if item.image_id in seen else item.value
+                seen.add(item.image_id)
+        return found
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse(text: str) -> Reply:
+    """Read a reply. Total: any text gives a `Reply`, in time linear in its length.
+
+    The last answer counts: the last `<answer>` that some `</answer>` follows, up to the first that does.
+    It is read as JSON, then as a Python literal, for Table 1 shows single quotes.
+    """
+    entries = _literal(_last_answer(text))
+    if not isinstance(entries, list):
+        return Reply(None, False)
+    items = [_item(entry) for entry in entries]
+    known = tuple(item for item in items if item is not None)
+    if len(known) < len(items):
+        return Reply(None, False)
+    # A known entry holds both keys, so one with two keys holds exactly those.
+    exact = all(len(entry) == 2 for entry in entries)
+    return Reply(known, bool(known) and exact and _is_framed(text))
+
+
+def _last_answer(text: str) -> str:
+    """What stands in the last pair of answer tags; empty if there is none or it is too long to be read."""
+    # Two searches from the right and one from the left: no pattern, so no backtracking.
+    start = text.rfind(ANSWER, 0, max(text.rfind(END_ANSWER), 0))
+    if start < 0:
+        return ""
+    start += len(ANSWER)
+    end = text.find(END_ANSWER, start)
+    return text[start:end] if end - start <= LONGEST_ANSWER else ""
+
+
+def _literal(text: str) -> Any:
+    """The JSON document or Python literal that `text` is, or `None`."""
+    text = text.strip()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError, MemoryError, OverflowError):
+        pass
+    try:
+        # Python's tokenizer warns of "\d" and of "1if"; the text is the model's, nobody here can mend it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text)
+    # TypeError is literal_eval's answer to a dict or set with an unhashable key, such as {[]: 1}.
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, OverflowError):
+        return None
+
+
+def _item(entry: Any) -> Item | None:
+    """`entry` as an item, or `None` if it is not a dict with an integer id and a finite number as value."""
+    if not isinstance(entry, dict):
+        return None
+    image_id, value = entry.get("image_id"), entry.get("value")
+    # bool is a subclass of int: `true` is neither an id nor a value.
+    if isinstance(image_id, bool) or not isinstance(image_id, int):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return Item(image_id, float(value)) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float holds, such as 10**400
+        return None
+
+
+def _is_framed(text: str) -> bool:
+    """Whether `text` is one think block and then one answer block, white space around them free."""
+    text = text.strip()
+    if any(text.count(tag) != 1 for tag in (THINK, END_THINK, ANSWER, END_ANSWER)):
+        return False
+    thought, _, rest = text.partition(END_THINK)
+    return thought.startswith(THINK) and rest.lstrip().startswith(ANSWER) and rest.endswith(END_ANSWER)
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_answer(items: Sequence[Item], step: float) -> str:
+    """The list as JSON, in the order given: `[{"image_id": 2, "value": 3}, …]`.
+
+    A value on the grid of `step` has the step's decimals (step 1: `3`; step 0.01: `5.40`); a value off it is
+    written in full, so that what is written always reads back as what was meant.
+    """
+    entries = (f'{{"image_id": {item.image_id}, "value": {_number(item.value, step)}}}' for item in items)
+    return f"[{', '.join(entries)}]"
+
+
+def write_reply(reasoning: str, items: Sequence[Item], step: float) -> str:
+    """A whole reply: `reasoning` between think tags, then the list between answer tags."""
+    return f"{THINK}{reasoning}{END_THINK}\n{ANSWER}{write_answer(items, step)}{END_ANSWER}"
+
+
+def reasoning_template(values: Sequence[float], rule: str, step: float) -> str:
+    """Reasoning that spells the values in picture order: `Picture 1: 3. Picture 2: 7.`
+
+    The `rule` is not repeated: the prompt has just named it, and every token here costs in each rollout.
+    """
+    return " ".join(
+        f"Picture {number}: {_number(value, step)}." for number, value in enumerate(values, start=1)
+    )
+
+
+def reference_items(values: Sequence[float]) -> list[Item]:
+    """The true list for pictures 1..N with these values: ascending by value, ties by `image_id`."""
+    items = [Item(number, float(value)) for number, value in enumerate(values, start=1)]
+    return sorted(items, key=lambda item: item.value)  # sorting is stable: ties stay in order of image_id
+
+
+def reference_reply(values: Sequence[float], rule: str, step: float) -> str:
+    """The reply that earns every reward in full for pictures 1..N with these values."""
+    return write_reply(reasoning_template(values, rule, step), reference_items(values), step)
+
+
+def _number(value: float, step: float) -> str:
+    """`value` with the decimals of `step` if that is the same number, else in full."""
+    decimals = len(f"{step:.9f}".rstrip("0").partition(".")[2])
+    short = f"{value + 0.0:.{decimals}f}"  # + 0.0: minus zero is written 0
+    # The slack is for grids that binary can't hold: 0.1 + 2 * 0.1 is 0.30000000000000004.
+    same = abs(value) < 1e15 and abs(float(short) - value) <= 1e-6 * step
+    return short if same else repr(float(value))

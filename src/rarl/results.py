@@ -1,0 +1,84 @@
+"""The two files of an evaluated folder, `metrics.json` and `predictions.jsonl`: several arms in one file, of one
+task, split and seed. A file is replaced whole, so a reader never sees half of one. What the numbers mean is
+`evaluation`'s."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rarl.errors import ConfigError, DataError
+
+HEAD = ("task", "split", "seed")
+"""What all arms of a `metrics.json` have in common."""
+
+
+def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A `metrics.json`: `task`, `split`, `seed`, `lists` (by number of images) and `arms`.
+
+    Raises:
+        DataError: if the file is missing or is no metrics file.
+    """
+    file = Path(path)
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            **{key: saved[key] for key in HEAD},
+            "lists": dict(saved["lists"]),
+            "arms": {arm: dict(metrics) for arm, metrics in saved["arms"].items()},
+        }
+    except OSError as error:
+        raise DataError(f"{file}: can't be read ({error.strerror}); rarl evaluate writes one") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} is not a metrics file of this library; move it away") from error
+
+
+def open_metrics(folder: Path, task: str, split: str, seed: int) -> dict[str, Any]:
+    """The folder's `metrics.json`, or one without arms where there is none yet.
+
+    Raises:
+        ConfigError: if it is of another task, split or seed.
+        DataError: as `load_metrics`.
+    """
+    path, head = folder / "metrics.json", {"task": task, "split": split, "seed": seed}
+    if not path.exists():
+        return {**head, "lists": {}, "arms": {}}
+    saved = load_metrics(path)
+    for key, wanted in head.items():
+        if saved[key] != wanted:
+            raise ConfigError(
+                f"{path} is of {key} {saved[key]!r}, not {wanted!r}: evaluate into another folder"
+            )
+    return saved
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Replace the folder's `metrics.json`."""
+    _write(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+
+
+def write_predictions(folder: Path, arm: str, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the arm's lines in the folder's `predictions.jsonl` and keep those of the other arms.
+
+    Raises:
+        DataError: if the file that is there holds something else.
+    """
+    path = folder / "predictions.jsonl"
+    kept = []
+    # Not splitlines: other marks that it takes for line ends may stand inside a reply.
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line and json.loads(line)["arm"] != arm:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} line {number} is not a prediction; move the file away") from error
+    kept += [json.dumps(prediction, allow_nan=False) for prediction in predictions]
+    _write(path, "".join(f"{line}\n" for line in kept))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)

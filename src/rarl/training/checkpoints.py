@@ -1,0 +1,160 @@
+"""What is whole on disk: the last complete checkpoint of a stage, a finished model folder, and whether a run
+to be continued is the run that was begun. Files are looked at and renamed, never loaded; no torch."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rarl.errors import ConfigError
+from rarl.training.messages import joined, shown
+
+logger = logging.getLogger(__name__)
+
+# What may change between a run and its continuation: where it stands, and what is measured after training.
+FREE_KEYS = ("output", "evaluation")
+_MISSING = object()
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest step that holds everything needed to continue; None if there is none.
+
+    transformers takes the highest number, and trains on without an optimizer's state where `optimizer.pt` is
+    missing. Checkpoints that are not whole are passed over, each with a line in the log.
+
+    Args:
+        folder: the trainer's output folder, with folders `checkpoint-N` in it; it need not exist.
+    """
+    if not folder.is_dir():
+        return None
+    steps = {
+        int(match[1]): path
+        for path in folder.iterdir()
+        if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    for step in sorted(steps, reverse=True):
+        lacking = _lacking(steps[step], step)
+        if lacking is None:
+            return steps[step]
+        logger.warning("%s is not whole (%s): passed over", steps[step], lacking)
+    return None
+
+
+def _lacking(checkpoint: Path, step: int) -> str | None:
+    """What keeps a checkpoint from being continued; None if nothing does."""
+    if not _has_weights(checkpoint):
+        return "no model weights"
+    for name in ("optimizer.pt", "scheduler.pt"):
+        if not _filled(checkpoint / name):
+            return f"no {name}"
+    # One process writes rng_state.pth, several write rng_state_0.pth and so on.
+    if not any(_filled(path) for path in checkpoint.glob("rng_state*.pth")):
+        return "no rng_state.pth"
+    # transformers 5.23 writes this file last.
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except OSError:
+        return "no trainer_state.json"
+    except ValueError:
+        return "trainer_state.json is cut off"
+    reached = state.get("global_step") if isinstance(state, dict) else None
+    return None if reached == step else f"trainer_state.json is of step {reached}"
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a model or an adapter is there, with every file that its index names."""
+    for index in folder.glob("*.index.json"):
+        try:
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return all(_filled(folder / part) for part in parts)
+    names = ("model", "pytorch_model", "adapter_model")
+    return any(_filled(folder / f"{name}{end}") for name in names for end in (".safetensors", ".bin"))
+
+
+def _filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a model folder is whole: `finish` gives a folder its name only once everything is in it."""
+    return folder.is_dir() and _has_weights(folder)
+
+
+def unfinished(folder: Path) -> Path:
+    """An empty sibling of `folder` to write it in; what an interrupted run left there is removed."""
+    temporary = folder.with_name(f".{folder.name}.unfinished")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def finish(temporary: Path, folder: Path) -> Path:
+    """Gives a folder that is whole its name, in place of one that stands there already.
+
+    Args:
+        temporary: made by `unfinished(folder)`, on the same disk as `folder`.
+    """
+    if folder.exists():
+        # A folder can't be replaced in one step: for a moment there is none, and then the new one.
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: to a sibling that then takes its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where two configurations of plain values differ, as `stages[1].max_steps: 280 before, 300 now`."""
+    changes: list[str] = []
+    for key in dict.fromkeys([*before, *after]):
+        here = joined(path, key)
+        if here not in FREE_KEYS:
+            changes += _changes(before.get(key, _MISSING), after.get(key, _MISSING), here)
+    return changes
+
+
+def _changes(before: Any, after: Any, path: str) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return changed_keys(before, after, path)
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [change for number, (old, new) in pairs for change in _changes(old, new, joined(path, number))]
+    if before == after:
+        return []
+    return [f"{path}: {_said(before)} before, {_said(after)} now"]
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is _MISSING else shown(value)
+
+
+def check_same_run(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> None:
+    """Refuses to continue a run with another configuration.
+
+    Args:
+        before: the configuration as resolved that the run was begun with, such as its config.yaml.
+        after: that of now.
+        where: what the error begins with, such as the run's config.yaml.
+
+    Raises:
+        ConfigError: with a line for each key that differs. `output` and `evaluation` may differ.
+    """
+    if changes := changed_keys(before, after):
+        lines = "\n".join(f"  {change}" for change in changes)
+        raise ConfigError(
+            f"{where}: the run was begun with another configuration:\n{lines}\n"
+            "Give it back the values from before, or another `output` for a new run"
+        )

@@ -1,0 +1,159 @@
+"""One run as one YAML: the task, the model, the stages, the SFT baseline and the trainer's keys. The whole is
+checked before anything runs, without torch; what TRL says of the trainer's keys is trainer_fields.py's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from rarl.errors import ConfigError
+from rarl.tasks import TASKS, Task, task_named
+from rarl.training.messages import Problem, problems_of, refuse
+from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage
+from rarl.training.trainer_keys import PAPER, GRPOKeys, batch_problem
+from rarl.training.yaml_file import apply_override, read_mapping
+
+
+def _task(given: Any) -> Task:
+    """A built-in task by its name, or a task of one's own as a mapping."""
+    if isinstance(given, Task):
+        return given
+    try:
+        if isinstance(given, str):
+            return task_named(given)
+        if isinstance(given, dict):
+            return Task.from_dict(given, "a task of your own")
+    except ConfigError as error:
+        raise PydanticCustomError("said", "{text}", {"text": str(error)}) from error
+    raise PydanticCustomError(
+        "said", "must be a task's name or a mapping of name, rule, low, high, step, delta"
+    )
+
+
+def _plain_task(task: Task) -> str | dict[str, Any]:
+    return task.name if TASKS.get(task.name) == task else task.to_dict()
+
+
+class RunConfig(Section):
+    """A run. Relative folders are relative to the working directory, `output` and `data` alike."""
+
+    task: Annotated[Task, PlainValidator(_task), PlainSerializer(_plain_task)]
+    model: Annotated[str, Field(min_length=1)] = "tiny"
+    data: Folder | None = None  # a collection; None: the digits of scikit-learn
+    output: Folder
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    sft: SFT | None = None
+    trainer: GRPOSection = Field(default_factory=lambda: GRPOKeys(**PAPER))
+    lora: LoRA | None = None
+    evaluation: Evaluation = Evaluation()
+
+    @field_validator("trainer", mode="before")
+    @classmethod
+    def _paper_where_silent(cls, given: Any) -> Any:
+        return {**PAPER, **given} if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems: list[Problem] = []
+        if self.data is None and self.task != TASKS["digits"]:
+            problems.append(("data", f"missing; task '{self.task.name}' needs a collection's folder"))
+        names: dict[str, int] = {}
+        for number, stage in enumerate(self.stages):
+            where = f"stages[{number}]"
+            # Not every file system tells `RARL` from `rarl`.
+            first = names.setdefault(stage.name.lower(), number)
+            if first != number:
+                problems.append((f"{where}.name", f"'{stage.name}' is the name of stages[{first}] already"))
+            keys = self.trainer_for(stage)
+            generations = keys["num_generations"]
+            if stage.mutation and stage.mutation.k >= generations:
+                problems.append((f"{where}.mutation.k", f"must be less than num_generations ({generations})"))
+            if problem := batch_problem(keys, stage.max_steps):
+                problems.append((f"{where}.trainer", problem))
+        if problems:
+            refuse(problems)
+        return self
+
+    def trainer_for(self, stage: Stage) -> dict[str, Any]:
+        """The trainer's keys of one stage, `prompts_per_step` among them: paper, then run, then stage."""
+        return {**PAPER, **self.trainer.given(), **stage.trainer.given()}
+
+    def grpo_arguments(self, stage: Stage, *, processes: int = 1) -> dict[str, Any]:
+        """What RARLConfig is to be made with for `stage`, but for `output_dir`."""
+        keys = self.trainer_for(stage)
+        if problem := batch_problem(keys, stage.max_steps, processes=processes):
+            raise ConfigError(f"stage '{stage.name}': {problem}")
+        responses = keys.pop("prompts_per_step") * keys["num_generations"]
+        parts = keys.get("gradient_accumulation_steps", 1) * processes
+        mutation = stage.mutation.model_dump() if stage.mutation else {}
+        return keys | {
+            "per_device_train_batch_size": responses // parts,
+            "max_steps": stage.max_steps,
+            "reward_weights": stage.weights.in_order,
+            "seed": self.seed,
+            "shuffle_dataset": False,
+            **{f"mutation_{key}": value for key, value in mutation.items()},
+        }
+
+    def sft_arguments(self, *, processes: int = 1) -> dict[str, Any]:
+        """What SFTConfig is to be made with, but for `output_dir`.
+
+        What `trainer` gives holds for SFT as well, where SFTConfig has such a field, unless `sft.trainer`
+        differs: the baseline sees as many prompts a step, with the same optimizer.
+        """
+        if self.sft is None:
+            raise ConfigError("sft: this run has no such section")
+        from rarl.training.trainer_fields import sft_fields
+
+        shared = {key: value for key, value in self.trainer.given().items() if key in sft_fields()}
+        prompts = {"prompts_per_step": self.trainer.prompts_per_step}
+        keys = {**shared, **prompts, **self.sft.trainer.given()}
+        examples, parts = keys.pop("prompts_per_step"), keys.get("gradient_accumulation_steps", 1) * processes
+        if examples % parts:
+            raise ConfigError(
+                f"sft.trainer: prompts_per_step ({examples}) must be a multiple of "
+                f"gradient_accumulation_steps x processes ({parts})"
+            )
+        return keys | {
+            "per_device_train_batch_size": examples // parts,
+            "max_steps": self.sft.max_steps,
+            "seed": self.seed,
+            "shuffle_dataset": False,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as resolved, of plain values only."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The configuration as resolved; `load_config` of it gives the same configuration."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def config_from(mapping: dict[str, Any], where: str) -> RunConfig:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: with one line, which begins with `where`, for each mistake.
+    """
+    try:
+        return RunConfig.model_validate(mapping)
+    except ValidationError as error:
+        lines = [f"{where}: {key + ': ' if key else ''}{text}" for key, text in problems_of(error, RunConfig)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a YAML file, after `overrides` such as `stages.0.max_steps=10`.
+
+    Raises:
+        ConfigError: if the file is missing or is no YAML, or with one line for each mistake in it.
+    """
+    mapping = read_mapping(Path(path))
+    for override in overrides:
+        apply_override(mapping, override)
+    return config_from(mapping, str(path))

@@ -1,0 +1,221 @@
+"""`RARLTrainer`: TRL's GRPOTrainer with the paper's rewards, settings and Response Mutation Operation (section 3).
+Responses are replaced at the end of `_generate`, so that everything after it (log-probs of policy and reference,
+rewards, advantages of Eqs. 2 and 9, loss) is TRL's own. Its seams are private: pinned to trl 1.16, each with a test."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOConfig, GRPOTrainer
+
+from rarl.errors import ConfigError
+from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning
+from rarl.replies import reference_items, reference_reply, write_answer, write_reply
+from rarl.rewards import format_reward, ranking_reward, regression_reward
+
+REWARDS: list[Callable[..., list[float | None]]] = [regression_reward, ranking_reward, format_reward]
+
+
+@dataclass
+class RARLConfig(GRPOConfig):
+    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1) and the fields of `rarl.mutation.Mutation`,
+    each with the prefix `mutation_`; `mutation_probability` 0, the default, gives plain GRPO.
+
+    Raises:
+        ConfigError: for a mutation that is not possible, or a `mutation_k` that is not below `num_generations`.
+    """
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
+    beta: float = field(default=0.01, metadata={"help": "Weight of the KL divergence from the stage's start."})
+    loss_type: str = field(default="grpo", metadata={"help": "The loss of Eq. 1, averaged by response."})
+    mutation_k: int = field(default=2, metadata={"help": "At most so many responses of a group are replaced."})
+    mutation_probability: float = field(default=0.0, metadata={"help": "That a group is mutated at a step."})
+    mutation_when: str = field(default="always", metadata={"help": "always, or stagnant."})
+    mutation_reference: str = field(default="ground_truth", metadata={"help": "ground_truth, or best."})
+    mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mutation = self.mutation
+        if mutation.probability > 0 and mutation.k >= self.num_generations:
+            raise ConfigError(
+                f"mutation: k must be less than num_generations ({self.num_generations}), not {mutation.k}"
+            )
+
+    @property
+    def mutation(self) -> Mutation:
+        """The mutation fields as one value."""
+        return Mutation(
+            self.mutation_k,
+            self.mutation_probability,
+            self.mutation_when,  # type: ignore[arg-type]
+            self.mutation_reference,  # type: ignore[arg-type]
+            self.mutation_reasoning,  # type: ignore[arg-type]
+        )
+
+
+class RARLTrainer(GRPOTrainer):
+    """GRPO with ranking-aware rewards and RMO.
+
+    Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format rewards, in
+    this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). The dataset has the columns that
+    `rarl.data.groups.to_dataset` makes: `prompt`, `images`, `values`, `delta`, `range`, `step`, `rule`.
+
+    Logged beside TRL's own metrics, each over all processes:
+        policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc:
+            of the policy's own responses, without the injected ones;
+        mutation/fraction: share of responses that were replaced;
+        mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: RARLConfig | None = None,
+        train_dataset: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args or RARLConfig()
+        super().__init__(
+            model, REWARDS if reward_funcs is None else reward_funcs, args, train_dataset=train_dataset, **kwargs
+        )
+        self._mutation = args.mutation
+        self._inputs: list[dict[str, Any]] = []
+        self._scored = "group"
+        if self._image_pad_token_id is not None and not self.use_vllm:
+            # A response with an image token has no image to match it, and the next forward pass would fail.
+            self.generation_config.suppress_tokens = [
+                token for token in (self._image_pad_token_id, self._video_pad_token_id) if token is not None
+            ]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._inputs = inputs  # `_generate` is given the prompts alone, and mutation needs the truth
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        output = super()._generate(prompts)
+        if not self.model.training:
+            return output
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
+        own = self._score("policy", prompts, completions, completion_ids)
+        references = self._reference_ids(completion_ids, own)
+        reference_completions = [self._completion(ids) for ids in references]
+        reference_rewards = self._score("reference", prompts, reference_completions, references)
+        chosen = self._choose(own, reference_rewards)
+        offset = self.accelerator.process_index * len(prompts)
+        for index in range(len(prompts)):
+            if offset + index in chosen:
+                completion_ids[index] = references[index]
+                completions[index] = reference_completions[index]
+                if logprobs is not None:  # vLLM: it was not sampled, so TRL gives it an importance ratio of 1
+                    logprobs[index] = [None] * len(references[index])
+                if tool_mask is not None:
+                    tool_mask[index] = [1] * len(references[index])
+        self._log_completion_extra("mutated", [offset + index in chosen for index in range(len(prompts))])
+        return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
+
+    def _score(
+        self, scored: str, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
+    ) -> list[float]:
+        """Eq. 8 for the local responses, gathered over all processes, as TRL computes it."""
+        self._scored = scored
+        parts = self._calculate_rewards(self._inputs, prompts, completions, completion_ids)
+        self._scored = "group"
+        rewards = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
+        rewards[parts.isnan().all(dim=1)] = torch.nan
+        if scored == "policy":
+            metrics = self._metrics["train"]
+            for name, values in zip(self.reward_func_names, parts.unbind(dim=1), strict=True):
+                metrics[f"policy/rewards/{name}"].append(values.nanmean().item())
+            metrics["policy/reward"].append(rewards.nanmean().item())
+        return rewards.tolist()
+
+    def _choose(self, rewards: list[float], references: list[float]) -> set[int]:
+        """Which responses, of those of all processes, are replaced."""
+        size = self.num_generations
+        chosen: set[int] = set()
+        stagnant_before = stagnant_after = 0
+        # The same at a resumed run: a step's place in the accumulation cycle, not the number of calls so far.
+        place = f"{self.state.global_step}:{self._step % self.args.gradient_accumulation_steps}"
+        starts = range(0, len(rewards), size)
+        for start in starts:
+            group, group_references = rewards[start : start + size], references[start : start + size]
+            generator = random.Random(f"{self.args.seed}:{place}:{start}")
+            picked = choose(group, group_references, self._mutation, generator)
+            chosen.update(start + index for index in picked)
+            after = [group_references[i] if i in picked else reward for i, reward in enumerate(group)]
+            stagnant_before += is_stagnant(group, group_references)
+            stagnant_after += is_stagnant(after, group_references)
+        metrics = self._metrics["train"]
+        metrics["mutation/fraction"].append(len(chosen) / len(rewards))
+        metrics["mutation/stagnant_before"].append(stagnant_before / len(starts))
+        metrics["mutation/stagnant_after"].append(stagnant_after / len(starts))
+        return chosen
+
+    def _reference_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
+        """What each local response would be replaced by, as token ids with the end token."""
+        if self._mutation.reference == "best":
+            return self._best_ids(completion_ids, rewards)
+        return [
+            self._reference(ids, example["values"], example["rule"], example["step"])
+            for ids, example in zip(completion_ids, self._inputs, strict=True)
+        ]
+
+    def _reference(self, own: list[int], values: Sequence[float], rule: str, step: float) -> list[int]:
+        items = reference_items(values)
+        reasoning = self._mutation.reasoning
+        ids = None
+        if reasoning == "keep":
+            ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>")
+        if ids is None:
+            text = write_reply("", items, step) if reasoning == "empty" else reference_reply(values, rule, step)
+            ids = self._encode(text)
+        if len(ids) + 1 > self.max_completion_length:
+            raise ConfigError(
+                f"max_completion_length {self.max_completion_length} can't hold the reference reply for "
+                f"{len(values)} images ({len(ids) + 1} tokens); raise it to at least {len(ids) + 1}"
+            )
+        return [*ids, self._tokenizer.eos_token_id]
+
+    def _best_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
+        """The best response of each local response's group, with its own reasoning where that is kept."""
+        everyone = gather_object(completion_ids)
+        offset = self.accelerator.process_index * len(completion_ids)
+        result = []
+        for index, own in enumerate(completion_ids):
+            start = (offset + index) // self.num_generations * self.num_generations
+            group = range(start, start + self.num_generations)
+            best = everyone[max(group, key=lambda i: (rewards[i], -i))]
+            ids = None
+            if self._mutation.reasoning == "keep":
+                _, closed, answer = self._decode(best).partition("</think>")
+                ids = self._keep(own, answer) if closed else None
+            result.append(best if ids is None else [*ids, self._tokenizer.eos_token_id])
+        return result
+
+    def _keep(self, own: list[int], answer: str) -> list[int] | None:
+        return keep_reasoning(own, answer, self._encode, self._decode, self.max_completion_length - 1)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _completion(self, ids: Sequence[int]) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": self._decode(ids)}]
+
+    def _log_metric(self, name: str, value: float) -> None:
+        """The rewards' own metrics, kept apart by what is being scored."""
+        if self._scored == "group":
+            super()._log_metric(name, value)
+        elif self._scored == "policy":
+            super()._log_metric(f"policy/{name}", value)
+
+    def _log_completion_extra(self, column: str, values: list[Any]) -> None:
+        if self._scored == "group":
+            super()._log_completion_extra(column, values)

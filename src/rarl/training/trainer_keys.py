@@ -1,0 +1,162 @@
+"""The `trainer:` section of a run: the keys whose range is ours to check, the paper's values where it is
+silent, and the keys that are set elsewhere. TRL's other fields are checked by trainer_fields.py."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
+
+from rarl.training.messages import refuse
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("bool", "must be a number")
+    return value
+
+
+# Lax apart from bools: a quoted "1e-6" is the number it spells.
+Whole = Annotated[int, Strict(False), BeforeValidator(_no_bool)]
+Number = Annotated[float, Strict(False), BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+def _steps(value: float) -> float:
+    """A number of steps as a whole number, or a share below 1 as it is."""
+    if value < 1:
+        return value
+    if value != int(value):
+        raise PydanticCustomError("steps", "must be a whole number of steps, or a share of max_steps below 1")
+    return int(value)
+
+
+Steps = Annotated[Number, Field(gt=0), AfterValidator(_steps)]
+
+_STEPS = "stages[].max_steps and sft.max_steps"
+_BATCH = "trainer.prompts_per_step (times num_generations) and trainer.gradient_accumulation_steps"
+_EVALUATION = "the section `evaluation`; each arm is evaluated once it is trained"
+
+# Fields of TRL that a run sets from elsewhere: field -> where the user sets it.
+MANAGED = {
+    "output_dir": "`output`",
+    "seed": "`seed`",
+    "data_seed": "`seed`",
+    "reward_weights": "stages[].weights",
+    "max_steps": _STEPS,
+    "num_train_epochs": _STEPS,
+    "per_device_train_batch_size": _BATCH,
+    "generation_batch_size": _BATCH,
+    "auto_find_batch_size": _BATCH,
+    "shuffle_dataset": "`seed`; the groups are drawn and shuffled before training",
+    "train_sampling_strategy": "`seed`; the groups are drawn and shuffled before training",
+    "remove_unused_columns": "the rewards, which read the columns",
+    "resume_from_checkpoint": "the option --resume",
+    "ignore_data_skip": "the option --resume",
+    "save_only_model": "nothing: a run could not be continued without its optimizer",
+    "model_init_kwargs": "`model`",
+    "do_train": "`stages`",
+    "do_eval": _EVALUATION,
+    "do_predict": _EVALUATION,
+    "eval_strategy": _EVALUATION,
+    "eval_on_start": _EVALUATION,
+    "num_generations_eval": _EVALUATION,
+    "per_device_eval_batch_size": "evaluation.batch_size",
+    "load_best_model_at_end": _EVALUATION,
+}
+
+# Section 4.1 of the paper: AdamW at 1e-6, a batch of 64 responses, temperature 1, KL 0.01. G is not printed;
+# with 8 responses to each of 8 prompts the batch is 64. Eq. 2 normalises by group.
+PAPER: dict[str, Any] = {
+    "prompts_per_step": 8,
+    "num_generations": 8,
+    "learning_rate": 1e-6,
+    "temperature": 1.0,
+    "beta": 0.01,
+    "loss_type": "grpo",
+    "scale_rewards": "group",
+    # Ours: a run that is interrupted loses at most 50 steps.
+    "save_steps": 50,
+    "save_total_limit": 2,
+}
+
+
+class SharedKeys(BaseModel):
+    """The keys that GRPO and SFT share; other fields of TRL's configuration pass through."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    prompts_per_step: Annotated[Whole, Field(ge=1)] = 8
+    gradient_accumulation_steps: Annotated[Whole, Field(ge=1)] = 1
+    learning_rate: Annotated[Number, Field(gt=0)] = 1e-6
+    max_grad_norm: Annotated[Number, Field(ge=0)] = 1.0
+    logging_steps: Steps = 10
+    save_strategy: Literal["no", "steps"] = "steps"
+    save_steps: Steps = 500
+    save_total_limit: Annotated[Whole, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _not_managed(self) -> Self:
+        extra = self.__pydantic_extra__ or {}
+        problems = [(key, f"is not set here but by {MANAGED[key]}") for key in extra if key in MANAGED]
+        # RARLConfig takes what RMO needs under names that begin so.
+        problems += [
+            (k, "is not set here but by stages[].mutation") for k in extra if k.startswith("mutation")
+        ]
+        if problems:
+            refuse(problems)
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """The keys that the file gives, and no defaults."""
+        return self.model_dump(exclude_unset=True)
+
+
+class GRPOKeys(SharedKeys):
+    """The keys of `trainer:`; see PAPER for what a run starts from."""
+
+    num_generations: Annotated[Whole, Field(ge=2)] = 8
+    num_iterations: Annotated[Whole, Field(ge=1)] = 1
+    steps_per_generation: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    beta: Annotated[Number, Field(ge=0)] = 0.01
+    epsilon: Annotated[Number, Field(gt=0)] = 0.2
+    max_completion_length: Annotated[Whole, Field(ge=1)] = 512
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = (
+        "grpo"  # those of TRL 1.16
+    )
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+
+
+def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -> str | None:
+    """Why a stage can't be cut into micro-batches or continued from its checkpoints; None if it can.
+
+    Args:
+        keys: the stage's merged keys, `prompts_per_step` among them.
+    """
+    trainer = GRPOKeys(**keys)
+    responses = trainer.prompts_per_step * trainer.num_generations
+    parts = trainer.gradient_accumulation_steps * processes
+    if responses % parts:
+        return (
+            f"a step has {responses} responses ({trainer.prompts_per_step} prompts x "
+            f"{trainer.num_generations}), which gradient_accumulation_steps x processes ({parts}) "
+            "does not divide"
+        )
+    # TRL 1.16 generates once for `cycle` micro-batches and doesn't save what it generated: a run continued
+    # from within a cycle generates anew, and departs from the run that was not interrupted.
+    steps_per_generation = trainer.steps_per_generation or trainer.gradient_accumulation_steps
+    micro_batch = responses // parts
+    if micro_batch * processes * steps_per_generation % trainer.num_generations:
+        return f"steps_per_generation ({steps_per_generation}) must generate whole groups of num_generations"
+    cycle = steps_per_generation * trainer.num_iterations
+    if trainer.save_strategy == "no":
+        return None
+    every = trainer.save_steps
+    # A save_steps below 1 is a share of max_steps (transformers rounds up).
+    steps = -int(-every * max_steps // 1) if every < 1 else int(every)
+    if steps * trainer.gradient_accumulation_steps % cycle:
+        return (
+            f"save_steps ({every:g}) would save within a generation cycle of steps_per_generation x "
+            f"num_iterations ({cycle}) micro-steps, and a continued run would differ: make save_steps x "
+            f"gradient_accumulation_steps ({trainer.gradient_accumulation_steps}) a multiple of {cycle}"
+        )
+    return None
