@@ -1,6 +1,6 @@
 """Ranking-Aware Reinforcement Learning (arXiv 2601.20585): teach a vision-language model to score images on
-an ordinal scale and to rank them. These are the public names, each imported when it is first used: `import rarl`
-alone imports no torch."""
+an ordinal scale and to rank them. These are the public names, each imported when it is first used: `import
+rarl` alone imports no torch."""
 
 from importlib import import_module
 from importlib.metadata import version

@@ -1,5 +1,5 @@
-"""What the words of a command line mean: counts, ranges, the scale to rank on, and files that must be there. Every
-mistake is found before torch is imported, so that it is told at once."""
+"""What the words of a command line mean: counts, ranges, the scale to rank on, and files that must be there.
+Every mistake is found before torch is imported, so that it is told at once."""
 
 import re
 from collections.abc import Sequence

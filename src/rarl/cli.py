@@ -1,9 +1,11 @@
-"""The command `rarl`. Each command checks what it is given, imports torch only then, and leaves the work to the
-library; mistakes that a user can mend are one line on stderr, without a traceback."""
+"""The command `rarl`. Each command checks what it is given, imports torch only then, and leaves the work to
+the library; mistakes that a user can mend are a line each on stderr, without a traceback."""
 
 import json
 import os
+import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
@@ -17,10 +19,11 @@ from rarl.errors import ConfigError, RarlError
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="rarl",
-    help="Teach a vision-language model to score images on an ordinal scale and to rank them (arXiv 2601.20585).",
+    help="Teach a vision-language model to score images on an ordinal scale and rank them (arXiv 2601.20585)",
     epilog="Example: rarl demo",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
@@ -47,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        # A library's notes to its callers are not for the users of a command.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="rarl")
     except RarlError as error:
-        for line in str(error).splitlines():
-            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -66,6 +71,12 @@ def continued_by(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\ninterrupted; continue with: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def _quiet(model: str) -> None:
+    """No bars while weights are read from a disk; a download from the hub keeps its own."""
+    if model == "tiny" or Path(model).is_dir():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _version(wanted: bool) -> None:
@@ -94,10 +105,11 @@ def demo(
 ) -> None:
     """Train and evaluate the whole method on handwritten digits, on a CPU in minutes; print the table.
 
-    SFT, stage 1 (regression) and stage 2 with response mutation (RARL) are trained from the embedded model and
-    evaluated beside it. Given again, the command continues a run that was interrupted.
+    SFT, stage 1 (regression) and stage 2 with response mutation (RARL) are trained from the embedded model
+    and evaluated beside it. Given again, the command continues a run that was interrupted.
     """
-    with continued_by(f"rarl demo --out {out} --seed {seed}"):
+    _quiet("tiny")
+    with continued_by(shlex.join(["rarl", "demo", "--out", str(out), "--seed", str(seed)])):
         from rarl.demo import run_demo
 
         run_demo(out, seed)
@@ -121,16 +133,27 @@ def train(
     The configuration is checked whole before anything runs. The output folder gets config.yaml as resolved, a
     model folder for each stage, metrics.json and predictions.jsonl.
     """
+    from rarl.arguments import checked_model
+    from rarl.data.collection import load_collection
+    from rarl.training.checkpoints import check_output
     from rarl.training.config import load_config
 
     run = load_config(config, overrides or [])
-    again = " ".join(
-        ["rarl train", str(config), *(f"--set {override}" for override in overrides or []), "--resume"]
-    )
+    _quiet(checked_model(run.model))
+    check_output(run.output, run.to_dict(), resume=resume)
+    if run.data is not None:
+        load_collection(run.data)
+    flags = [word for override in overrides or [] for word in ("--set", override)]
+    again = shlex.join(["rarl", "train", str(config), *flags, "--resume"])
     with continued_by(again):
+        from rich.console import Console
+
+        from rarl.report import results_table
         from rarl.training.stages import run as run_stages
 
-        run_stages(run, resume=resume)
+        console = Console()
+        metrics = run_stages(run, resume=resume, console=console)
+        console.print(results_table(metrics, run.task, model_name=run.model))
 
 
 @app.command(epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")
@@ -148,17 +171,20 @@ def evaluate(
 ) -> None:
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
 
-    Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and prints
-    the table of all of them.
+    Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
+    prints the table of all of them.
     """
     from rarl.arguments import checked_model, counts
     from rarl.data.collection import load_collection
+    from rarl.results import load_metrics, open_metrics
 
     numbers = counts(images)
     name = checked_model(model)
+    _quiet(name)
     data = load_collection(collection)
     data.split(split)
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
+    open_metrics(folder, data.task.name, split, seed=0)
     label = arm or ("base" if model == "tiny" else Path(model).name)
 
     with redirect_stdout(sys.stderr):
@@ -175,7 +201,7 @@ def evaluate(
             split=split,
             lists=lists,
         )
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = load_metrics(folder / "metrics.json")
     if as_json:
         print(json.dumps(metrics))
         return
@@ -190,7 +216,7 @@ def evaluate(
 def rank(
     model: MODEL,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files; up to 8 go into one prompt.")
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files; up to 8 go into one prompt.")
     ],
     task: Annotated[
         str | None, typer.Option(help="age, count, aesthetics or digits; default: the model's own.")
@@ -206,6 +232,7 @@ def rank(
     from rarl.arguments import checked_images, checked_model, scale
 
     name = checked_model(model)
+    _quiet(name)
     measured = scale(model, task, rule, ends, step)
     files = checked_images(images)
 
@@ -233,27 +260,16 @@ def base(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write.")],
     seed: Annotated[int, typer.Option(min=0, help="0 gives the base that ships with the package.")] = 0,
 ) -> None:
-    """Build the embedded base model anew, in about two minutes: a tiny Qwen2.5-VL that reads digits roughly."""
+    """Build the embedded base model anew: a tiny Qwen2.5-VL that reads digits roughly. Takes two minutes."""
     from rarl.arguments import empty_folder
 
     empty_folder(out)
-    from tempfile import TemporaryDirectory
+    with continued_by(shlex.join(["rarl", "base", "--seed", str(seed), str(out)])):
+        from rich.console import Console
 
-    from rich.progress import Progress
+        from rarl.demo import digits_base
 
-    from rarl.data.digits import prepare_digits
-    from rarl.data.images import open_image
-    from rarl.models.pretraining import STEPS, build_base
-    from rarl.training.checkpoints import finish, unfinished
-
-    with TemporaryDirectory() as folder:
-        data = prepare_digits(Path(folder) / "digits")
-        pictures = [(open_image(row.path), row.value) for row in data.split("pretrain")]
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(f"base, seed {seed}", total=STEPS)
-        temporary = unfinished(out)
-        build_base(temporary, data.task, pictures, seed, lambda done, _: progress.update(bar, completed=done))
-    finish(temporary, out)
+        digits_base(out, seed, Console())
     print(f"wrote {out}")
 
 

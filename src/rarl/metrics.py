@@ -91,9 +91,10 @@ def bootstrap_interval(
     Args:
         values: one number per row (an error, a hit, the tau of a list), or for a statistic of pairs one
             `(predicted, truth)` per row.
-        statistic: takes the numbers, or the columns as `statistic(predicted, truths)`; `srcc` is one of
-        those. seed: of the generator that draws; the same seed gives the same interval. resamples: how
-        often the rows are drawn. level: the share of resamples that lie within, between 0 and 1.
+        statistic: takes the numbers, or the columns as `statistic(predicted, truths)`, as `srcc` does.
+        seed: of the generator that draws; the same seed gives the same interval.
+        resamples: how often the rows are drawn.
+        level: the share of resamples that lie within, between 0 and 1.
 
     Returns:
         The lower and the upper end.

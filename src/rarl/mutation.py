@@ -2,10 +2,11 @@
 rewards and token ids alone; `training/trainer.py` puts it into TRL's pipeline, before log-probs are computed, so that
 an injected response is trained on like any other. Advantages are Eq. 9 with the group *after* replacement."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rarl.errors import ConfigError
 
@@ -45,6 +46,10 @@ class Mutation:
             raise ConfigError(f"mutation: k must be at least 1, not {self.k}")
         if not 0 <= self.probability <= 1:
             raise ConfigError(f"mutation: probability must be between 0 and 1, not {self.probability}")
+        for key, words in (("when", When), ("reference", Reference), ("reasoning", Reasoning)):
+            if getattr(self, key) not in get_args(words):
+                allowed = " or ".join(get_args(words))
+                raise ConfigError(f"mutation: {key} must be {allowed}, not {getattr(self, key)!r}")
         if self.reference == "best" and self.when == "stagnant":
             raise ConfigError(
                 "mutation: reference 'best' with when 'stagnant' never replaces anything: in a stagnant group all "
@@ -57,10 +62,10 @@ def is_stagnant(rewards: Sequence[float], references: Sequence[float]) -> bool:
     gradient vanish) and a reference scores strictly higher. A group that is perfect throughout is not stagnant.
 
     Args:
-        rewards: of the G responses.
+        rewards: of the G responses; NaN marks one that could not be scored, which has no advantage anyway.
         references: the reward of what each response would be replaced by (G numbers).
     """
-    if not max(rewards) - min(rewards) <= TOLERANCE:
+    if _differ(rewards):
         return False
     return any(reference > reward + TOLERANCE for reward, reference in zip(rewards, references, strict=True))
 
@@ -93,9 +98,13 @@ def choose(
     ]
     chosen = sorted(below, key=lambda index: (rewards[index], index))[: mutation.k]
     after = [references[index] if index in chosen else reward for index, reward in enumerate(rewards)]
-    if not max(after) - min(after) > TOLERANCE:
-        return []
-    return sorted(chosen)
+    return sorted(chosen) if _differ(after) else []
+
+
+def _differ(rewards: Sequence[float]) -> bool:
+    """Whether a group has variance, and so advantages; TRL's leave out NaN."""
+    scored = [reward for reward in rewards if not math.isnan(reward)]
+    return len(scored) > 1 and max(scored) - min(scored) > TOLERANCE
 
 
 def keep_reasoning(

@@ -1,6 +1,6 @@
 """Score and rank any images with a trained model: what the method is for, once training is over. Up to 8
-images go into one prompt and the listed order is the ranking (Table 1); more are scored one by one. How good a
-model is at it, `evaluation` says."""
+images go into one prompt and the listed order is the ranking (Table 1); more are scored one by one. How good
+a model is at it, `evaluation` says."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -85,8 +85,9 @@ class Ranker:
 
         From 2 to 8 images the model sees all of them in one prompt, in the order given, and the order it
         lists them in is the ranking (`listed`). Where its reply is not a list of each image exactly once, and
-        where there is one image or more than 8, every image is scored alone and the values are sorted (`values`);
-        images of equal value stay in the order given. Images without a value come last and have no rank.
+        where there is one image or more than 8, every image is scored alone and the values are sorted
+        (`values`); images of equal value stay in the order given. Images without a value come last and have
+        no rank.
 
         Raises:
             DataError: if there is no image, or a file is missing or is no image.

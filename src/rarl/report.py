@@ -1,4 +1,4 @@
-"""`metrics.json` as a table in the layout of the paper's Table 2: a row per arm, a column per number of images,
+"""`metrics.json` as a table in the layout of the paper's Table 2: a row per arm, a column per image count,
 every number with its 95 % interval. It shows what was measured, and measures and concludes nothing."""
 
 from collections.abc import Mapping

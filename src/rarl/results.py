@@ -1,6 +1,6 @@
-"""The two files of an evaluated folder, `metrics.json` and `predictions.jsonl`: several arms in one file, of one
-task, split and seed. A file is replaced whole, so a reader never sees half of one. What the numbers mean is
-`evaluation`'s."""
+"""The two files of an evaluated folder, `metrics.json` and `predictions.jsonl`: several arms in a file, of
+one task, split and seed. A file is replaced whole, so a reader never sees half of one. What the
+numbers mean is `evaluation`'s."""
 
 import json
 import os

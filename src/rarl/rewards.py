@@ -3,7 +3,7 @@ one number per completion out. Each text is read once (`replies`) and scored by 
 (`equations`); weighing and adding the three (Eq. 8) is TRL's `reward_weights`.
 """
 
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Real  # numpy's numbers are some too
@@ -169,7 +169,7 @@ def _is_list(entry: object) -> bool:
 
 def _number(name: str, row: int, number: Any) -> float:
     is_number = isinstance(number, Real) and not isinstance(number, bool)
-    if not is_number or not -math.inf < number < math.inf:
+    if not is_number or not abs(number) <= sys.float_info.max:  # false for NaN, and for an int like 10**400
         raise _wrong(name, row, number)
     return float(number)
 

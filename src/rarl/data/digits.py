@@ -1,5 +1,5 @@
-"""The digits that ship inside scikit-learn: 1,797 handwritten digits, each a value from 0 to 9. They make the demo and
-the tests run without a download; the paper does not use them."""
+"""The digits that ship inside scikit-learn: 1,797 handwritten digits, each a value from 0 to 9. With them
+the demo and the tests run without a download; the paper does not use them."""
 
 import os
 from collections.abc import Iterator
@@ -11,21 +11,23 @@ from rarl.data.collection import Collection, Entry, load_collection, write_colle
 from rarl.errors import DataError
 from rarl.tasks import DIGITS
 
-# By index in the data set's own order. The embedded base model has seen `pretrain`; no run trains on it again.
+# Indices in the data set's own order. The embedded base model has seen `pretrain`; no run trains on it again.
 SPLITS = {
     "train": range(300, 1197),
     "validation": range(1197, 1397),
     "test": range(1397, 1797),
-    "pretrain": range(0, 300),
+    "pretrain": range(300),
 }
 SIZE = 28
 
 
 def prepare_digits(out: str | os.PathLike[str]) -> Collection:
-    """Writes the digits at `out` as 28 x 28 RGB images, light ink on dark as they come; a folder that has them is loaded.
+    """Writes the digits at `out` as 28 x 28 RGB PNG files, light ink on dark as they come, named by index.
+
+    A folder that holds this collection already is loaded as it is.
 
     Raises:
-        DataError: if `out` exists and is not this collection, or can't be written.
+        DataError: if something else stands at `out`, or it can't be written.
     """
     from sklearn.datasets import load_digits  # slow to import
 
@@ -37,15 +39,13 @@ def prepare_digits(out: str | os.PathLike[str]) -> Collection:
     expected = {name: [(f"{i:04d}", values[i]) for i in indices] for name, indices in SPLITS.items()}
     found = {name: [(row.id, row.value) for row in rows] for name, rows in collection.splits.items()}
     if collection.task != DIGITS or found != expected:
-        raise DataError(
-            f"{out}: exists and is not the collection of digits; remove it or choose another folder"
-        )
+        raise DataError(f"{out}: holds something other than the digits; remove it or choose another folder")
     return collection
 
 
 def _entries(images: np.ndarray, values: np.ndarray, indices: range) -> Iterator[Entry]:
     for index in indices:
-        # 8 x 8 pixels of 0-16 to 0-255.
+        # 64 numbers of 0-16 to 8 x 8 pixels of 0-255.
         grey = np.rint(images[index].reshape(8, 8) * (255 / 16)).astype(np.uint8)
         image = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")
         yield f"{index:04d}", float(values[index]), image

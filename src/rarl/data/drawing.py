@@ -1,6 +1,6 @@
 """Which values stand together in a group: endless draws of indices into a list of values, as distinct as the
-numbers of images allow and with every image's first turn before any image's second. It knows nothing of
-images: which image of a value is taken, and in what order a group shows its images, is decided in groups.py."""
+numbers of images allow and with every image's first turn before any image's second. Which image of a value is
+taken, and in what order a group shows its images, is decided in groups.py."""
 
 import heapq
 import random
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 def value_draws(sizes: Sequence[int], count: int, generator: random.Random) -> Iterator[list[int]]:
     """Endless draws of `count` indices into `sizes`, the number of images of each value (each at least 1).
 
-    With at least `count` values every draw has distinct ones. With fewer, every draw uses the values as evenly
-    as possible, and none more often than it has images. `count` must not exceed the sum of `sizes`.
+    With at least `count` values every draw has distinct ones. With fewer, every draw uses the values as
+    evenly as possible, and none more often than it has images. `count` must not exceed the sum of `sizes`.
     """
     return (_distinct if len(sizes) >= count else _even)(sizes, count, generator)
 
@@ -58,8 +58,8 @@ def _distinct(sizes: Sequence[int], count: int, generator: random.Random) -> Ite
 def _plan(left: Sequence[int], count: int) -> tuple[list[int], int]:
     """How many turns each index has in one pass, and how many whole groups they make.
 
-    No index can have more turns than there are groups (and one in the group that is begun): the rest of a value
-    that is too common waits for the next pass. There are at most `count` - 1 turns more than the groups need.
+    No index can have more turns than there are groups (and one in the group that is begun): the rest of a
+    value that is too common waits for the next pass. At most `count` - 1 turns are left over by the groups.
     """
     histogram = Counter(left)
     low, high = 0, sum(left) // count
@@ -82,17 +82,20 @@ def _bag(turns: Sequence[int]) -> list[int]:
 
 
 def _pass(turns: list[int], groups: int, count: int, generator: random.Random) -> Iterator[list[int]]:
-    """`groups` draws of distinct indices that use up `turns`; the sum is `groups * count`, none is above `groups`.
+    """`groups` draws of distinct indices that use up `turns`: sum `groups * count`, none above `groups`.
 
-    An index with as many turns left as there are groups must be in each of them; the others are drawn at random
-    in proportion to their turns. Sum and bound then hold for the groups that remain, so every draw succeeds, and
-    a blind pick from the bag finds an index that the group lacks with probability 1 / `count` or more.
+    An index with as many turns left as there are groups must be in each of them; the others are drawn at
+    random in proportion to their turns. Sum and bound then hold for the groups that remain, so every draw
+    succeeds. Forced entries aside, a pick from the bag is new to the group with probability 1 / `count` or
+    more, so the work grows with the number of images and not with its square.
     """
     bag = _bag(turns)
     by_turns: dict[int, list[int]] = {}
     for index, number in enumerate(turns):
         by_turns.setdefault(number, []).append(index)
-    forced: dict[int, None] = {}  # dicts are sets that keep their order, so a seed gives the same draws anywhere
+    forced: dict[
+        int, None
+    ] = {}  # dicts are sets that keep their order, so a seed gives the same draws anywhere
     for remaining in range(groups, 0, -1):
         # The lists also hold indices that have moved on since.
         forced |= dict.fromkeys(index for index in by_turns.pop(remaining, ()) if turns[index] == remaining)

@@ -1,6 +1,6 @@
-"""Groups: the 1, 2, 4 or 8 images that one prompt carries. They are drawn with a seed, as distinct in value as the
-images allow, saved by id, and turned into the `datasets.Dataset` that TRL's trainers read; image files are opened
-only when a row is read."""
+"""Groups: the 1, 2, 4 or 8 images that one prompt carries. They are drawn with a seed, as distinct in value
+as the images allow, saved by id, and turned into the `datasets.Dataset` that TRL's trainers read. Image files
+are opened only when a row of it is read."""
 
 import json
 import os
@@ -42,11 +42,14 @@ class Group:
 def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -> list[Group]:
     """`number` groups of `count` images; the same for the same rows, numbers and seed.
 
-    Values are distinct within a group where there are at least `count` of them, and else used as evenly as possible;
-    there are two levels where the rows have two. Among images of one value each is used before any is used again; among
-    all images of a rule too, unless one value is so common that distinct values forbid it. Rows with different rules
-    never share a group, and a rule whose images can't fill a group (or, for 2 images or more, all have one value while
-    another rule's don't) is left out.
+    Values are distinct within a group where there are `count` of them, and else used as evenly as possible,
+    so a group of 2 or more has two levels where the images have two. Every image is used before any is used
+    again; where a value is so common that distinct values forbid this, it still holds among the images of
+    each value.
+
+    Rows with different rules never share a group; each rule gets groups in proportion to its images. A rule
+    with fewer images than `count` is left out, and so is, from groups of 2 or more, a rule whose images all
+    have one value, unless there is no other.
 
     Raises:
         DataError: if there are fewer images (of any one rule) than `count`.
@@ -76,20 +79,21 @@ def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -
 
 
 def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) -> Iterator[Group]:
-    """Endless groups from the images of one rule, one list for each value; the lists are left as they are."""
-    queues: list[list[Row]] = [[] for _ in pool]
+    """Endless groups from the images of one rule, one list for each value; it shuffles the lists in place."""
+    turns = [0] * len(pool)
     for indices in value_draws([len(images) for images in pool], count, generator):
         drawn: list[Row] = []
         for index in indices:
-            queue = queues[index]
-            if not queue:
-                queue = queues[index] = list(pool[index])
-                generator.shuffle(queue)
-                # The end of the list is taken first: an image that this group holds already waits longest.
-                held = [row for row in drawn if row.value == queue[0].value]
+            images = pool[index]
+            turn = turns[index]
+            if turn == 0 and len(images) > 1:
+                generator.shuffle(images)
+                # An image that this group holds already waits for the end of the new round.
+                held = [row for row in drawn if row.value == images[0].value]
                 if held:
-                    queue[:] = held + [row for row in queue if row not in held]
-            drawn.append(queue.pop())
+                    images[:] = [row for row in images if row not in held] + held
+            turns[index] = (turn + 1) % len(images)
+            drawn.append(images[turn])
         generator.shuffle(drawn)
         yield Group(tuple(drawn))
 
@@ -97,10 +101,10 @@ def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) ->
 def training_groups(
     rows: Sequence[Row], images: Sequence[int], prompts_per_step: int, steps: int, seed: int | str
 ) -> list[Group]:
-    """`steps * prompts_per_step` groups, step after step; all groups of one step have the same number of images.
+    """`steps * prompts_per_step` groups, step after step; all those of one step have one number of images.
 
-    The numbers of images follow shuffled rounds of `images`, so each is used equally often. Each draws from all of the
-    rows by itself: its own groups use every image before any is used again.
+    The numbers follow shuffled rounds of `images`, so each is used equally often. Each draws from all the
+    rows by itself: its groups use every image before any is used again.
 
     Raises:
         DataError: as `draw_groups`.
@@ -123,7 +127,7 @@ def tie_rate(groups: Sequence[Group]) -> float:
 
 
 def save_groups(groups: Iterable[Group], path: str | os.PathLike[str]) -> None:
-    """Writes the groups to a JSON file: a list of lists of ids, one group a line. The file is replaced when whole."""
+    """Writes the groups to a JSON file as lists of ids, one group a line; it appears when whole."""
     lines = ",\n".join(json.dumps([row.id for row in group.rows]) for group in groups)
     partial = f"{os.fspath(path)}.partial"
     with open(partial, "w", encoding="utf-8") as file:
@@ -161,7 +165,7 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
 
 @dataclass(frozen=True)
 class _Reading:
-    """Adds the prompt and the opened images to rows as they are read. It holds no rows, so it is quick to pickle."""
+    """Adds the prompt and the images to rows as they are read. It holds no rows, so it is quick to pickle."""
 
     value_range: str
 
@@ -187,9 +191,9 @@ def to_dataset(
 ) -> "Dataset":
     """One row for each group, in memory, as TRL's trainers and the rewards of rewards.py read them.
 
-    Columns: `values` (list of float, picture 1..N), `delta` (float), `range` ([low, high]), `step` (float), `rule` (text),
-    `ids`, `paths`, and those of `columns`. Reading a row adds `prompt` (chat messages) and `images` (RGB images; one
-    read opens each file once).
+    Columns: `values` (list of float, picture 1..N), `delta` (float), `range` ([low, high]), `step` (float),
+    `rule` (text), `ids`, `paths`, and those of `columns`. Reading rows adds `prompt` (chat messages) and
+    `images` (RGB images; each file is opened once for all rows read together).
 
     Raises:
         DataError: when a row is read whose image can't be opened.

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
-# The architectures whose processor can be built without torchvision (there is no CPU build of it for every torch).
+# The architectures whose processor is built here, for it needs no torchvision then (which not every CPU build of torch
+# has one for).
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 
 
@@ -63,6 +64,7 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
         ModelError: if there is no such model, or it is not a vision-language model.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     source = check_model(name)
@@ -78,8 +80,8 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
         if type(config) not in AutoModelForImageTextToText._model_mapping:
             raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
         model = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"could not load the model {name}: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"could not load the model {name}: {_reason(source, error)}") from error
     return model.to("cuda" if gpu else "cpu").eval()
 
 
@@ -91,21 +93,22 @@ def load_processor(name: str | Path) -> "ProcessorMixin":
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-    source = check_model(name)
-    if (Path(source) / "adapter_config.json").is_file() and not (Path(source) / "tokenizer.json").is_file():
-        source = check_model(_adapter_base(source))
+    source = model = check_model(name)
+    if (Path(source) / "adapter_config.json").is_file():
+        model = check_model(_adapter_base(source))
+        if not (Path(source) / "tokenizer.json").is_file():
+            source = model
     try:
-        if find_spec("torchvision") is not None:
-            return AutoProcessor.from_pretrained(source, padding_side="left")
-        if not (Path(source) / "adapter_config.json").is_file():
-            kind = AutoConfig.from_pretrained(source).model_type
-            if kind not in _QWEN_VL:
+        kind = AutoConfig.from_pretrained(model).model_type
+        if kind not in _QWEN_VL:
+            if find_spec("torchvision") is None:
                 raise ModelError(f"the processor of {name} ({kind}) needs torchvision: pip install torchvision")
+            return AutoProcessor.from_pretrained(source, padding_side="left")
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         image_processor = AutoImageProcessor.from_pretrained(source)
         template = tokenizer.chat_template or _chat_template(source)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"could not load the processor of {name}: {_first_line(error)}") from error
+        raise ModelError(f"could not load the processor of {name}: {_reason(source, error)}") from error
     from rarl.models.processor import image_text_processor
 
     return image_text_processor(image_processor, tokenizer, template)
@@ -126,5 +129,7 @@ def _adapter_base(folder: str) -> str:
     return str(json.loads((Path(folder) / "adapter_config.json").read_text())["base_model_name_or_path"])
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(source: str, error: Exception) -> str:
+    """The first line of an error. What was meant as a folder may look like a hub name."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if Path(source).is_dir() else f"there is no such folder, and as a hub name: {line}"

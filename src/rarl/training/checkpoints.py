@@ -12,6 +12,7 @@ from typing import Any
 
 from rarl.errors import ConfigError
 from rarl.training.messages import joined, shown
+from rarl.training.yaml_file import read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +156,29 @@ def check_same_run(before: Mapping[str, Any], after: Mapping[str, Any], where: s
     if changes := changed_keys(before, after):
         lines = "\n".join(f"  {change}" for change in changes)
         raise ConfigError(
-            f"{where}: the run was begun with another configuration:\n{lines}\n"
-            "Give it back the values from before, or another `output` for a new run"
+            f"{where}: the run was begun with another configuration; give back the values from before, or "
+            f"choose another `output` for a new run:\n{lines}"
         )
+
+
+def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuses to write a new run over another, or to continue a run with another configuration.
+
+    Args:
+        output: the run's folder, which need not exist.
+        resolved: the configuration of now, see `check_same_run`.
+        resume: whether the run in `output`, if there is one, is to be continued.
+
+    Raises:
+        ConfigError: if `output` is a file, holds a run and `resume` is false, or holds a run that differs.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output: {output} is a file; a run is a folder")
+    saved = output / "config.yaml"
+    if not saved.is_file():
+        return
+    if not resume:
+        raise ConfigError(
+            f"{output} holds a run already: continue it with --resume, or choose another `output`"
+        )
+    check_same_run(read_mapping(saved), resolved, str(saved))

@@ -13,7 +13,7 @@ from rarl.errors import ConfigError
 from rarl.tasks import TASKS, Task, task_named
 from rarl.training.messages import Problem, problems_of, refuse
 from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage
-from rarl.training.trainer_keys import PAPER, GRPOKeys, batch_problem
+from rarl.training.trainer_keys import PAPER, GRPOKeys, SharedKeys, batch_problem
 from rarl.training.yaml_file import apply_override, read_mapping
 
 
@@ -109,7 +109,10 @@ class RunConfig(Section):
             raise ConfigError("sft: this run has no such section")
         from rarl.training.trainer_fields import sft_fields
 
-        shared = {key: value for key, value in self.trainer.given().items() if key in sft_fields()}
+        # `loss_type` is a field of both, and means something else there.
+        of_grpo = GRPOKeys.model_fields.keys() - SharedKeys.model_fields.keys()
+        fields = sft_fields().keys() - of_grpo
+        shared = {key: value for key, value in self.trainer.given().items() if key in fields}
         prompts = {"prompts_per_step": self.trainer.prompts_per_step}
         keys = {**shared, **prompts, **self.sft.trainer.given()}
         examples, parts = keys.pop("prompts_per_step"), keys.get("gradient_accumulation_steps", 1) * processes
@@ -120,10 +123,17 @@ class RunConfig(Section):
             )
         return keys | {
             "per_device_train_batch_size": examples // parts,
-            "max_steps": self.sft.max_steps,
+            "max_steps": self.sft.max_steps or -(-self._prompts() // examples),
             "seed": self.seed,
-            "shuffle_dataset": False,
+            # In the order of the stages, whose batches have one number of images each.
+            "train_sampling_strategy": "sequential",
+            # Prompt and images are made of other columns when a row is read.
+            "remove_unused_columns": False,
         }
+
+    def _prompts(self) -> int:
+        """The prompts of all stages together."""
+        return sum(stage.max_steps * self.trainer_for(stage)["prompts_per_step"] for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as resolved, of plain values only."""

@@ -93,10 +93,9 @@ class Stage(Section):
 
 
 class SFT(Section):
-    """The supervised baseline: imitation of the reference reply, from the same base, on like groups."""
+    """The supervised baseline: imitation of the reference replies, from the run's model, on like groups."""
 
-    max_steps: Annotated[int, Field(ge=1)]
-    images: Images = [1, 2, 4, 8]
+    max_steps: Annotated[int, Field(ge=1)] | None = None  # None: every group of the stages once
     reasoning: Literal["template", "empty"] = "template"  # empty: the answer only
     trainer: SharedSection = SharedKeys()
 
@@ -110,7 +109,7 @@ class LoRA(Section):
     """Low-rank adapters instead of all weights (peft)."""
 
     r: Annotated[int, Field(ge=1)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
 

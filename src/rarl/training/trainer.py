@@ -2,6 +2,7 @@
 Responses are replaced at the end of `_generate`, so that everything after it (log-probs of policy and reference,
 rewards, advantages of Eqs. 2 and 9, loss) is TRL's own. Its seams are private: pinned to trl 1.16, each with a test."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError
 from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning
@@ -86,11 +88,6 @@ class RARLTrainer(GRPOTrainer):
         self._mutation = args.mutation
         self._inputs: list[dict[str, Any]] = []
         self._scored = "group"
-        if self._image_pad_token_id is not None and not self.use_vllm:
-            # A response with an image token has no image to match it, and the next forward pass would fail.
-            self.generation_config.suppress_tokens = [
-                token for token in (self._image_pad_token_id, self._video_pad_token_id) if token is not None
-            ]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._inputs = inputs  # `_generate` is given the prompts alone, and mutation needs the truth
@@ -132,6 +129,7 @@ class RARLTrainer(GRPOTrainer):
             for name, values in zip(self.reward_func_names, parts.unbind(dim=1), strict=True):
                 metrics[f"policy/rewards/{name}"].append(values.nanmean().item())
             metrics["policy/reward"].append(rewards.nanmean().item())
+            metrics["policy/reward_std"].append(nanstd(rewards).item())
         return rewards.tolist()
 
     def _choose(self, rewards: list[float], references: list[float]) -> set[int]:
@@ -174,7 +172,7 @@ class RARLTrainer(GRPOTrainer):
         if ids is None:
             text = write_reply("", items, step) if reasoning == "empty" else reference_reply(values, rule, step)
             ids = self._encode(text)
-        if len(ids) + 1 > self.max_completion_length:
+        if len(ids) + 1 > self.max_completion_length and self._mutation.probability > 0:
             raise ConfigError(
                 f"max_completion_length {self.max_completion_length} can't hold the reference reply for "
                 f"{len(values)} images ({len(ids) + 1} tokens); raise it to at least {len(ids) + 1}"
@@ -189,12 +187,16 @@ class RARLTrainer(GRPOTrainer):
         for index, own in enumerate(completion_ids):
             start = (offset + index) // self.num_generations * self.num_generations
             group = range(start, start + self.num_generations)
-            best = everyone[max(group, key=lambda i: (rewards[i], -i))]
+            scored = [i for i in group if not math.isnan(rewards[i])]
+            best = everyone[max(scored, key=lambda i: (rewards[i], -i), default=start)]
             ids = None
             if self._mutation.reasoning == "keep":
                 _, closed, answer = self._decode(best).partition("</think>")
                 ids = self._keep(own, answer) if closed else None
-            result.append(best if ids is None else [*ids, self._tokenizer.eos_token_id])
+            if ids is None or len(ids) + 1 > self.max_completion_length:
+                result.append(best)
+            else:
+                result.append([*ids, self._tokenizer.eos_token_id])
         return result
 
     def _keep(self, own: list[int], answer: str) -> list[int] | None:

@@ -59,8 +59,7 @@ def _problem(value: Any, annotation: Any) -> str | None:
                 return None
             return f"must be one of {', '.join(words)}, not {shown(value)}{nearest(value, words)}"
     try:
-        # Numbers may be quoted (lax), but a bool is a bool.
-        TypeAdapter(annotation).validate_python(value, strict=True if bool in options else None)
+        TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError:
         return f"must be {_described(options)}, not {shown(value)}"
     return None
@@ -114,12 +113,16 @@ def check_trainer_fields(config: RunConfig) -> None:
 
 
 def machine_defaults() -> dict[str, Any]:
-    """TRL's defaults are for a GPU: on a CPU it refuses bfloat16, which is slower there than float32 as well, and
-    recomputing activations to save memory is not worth its time."""
+    """TRL's defaults are for a GPU: on a CPU it refuses bfloat16, which is slower there than float32 as well,
+    and recomputing activations to save memory is not worth its time."""
     import torch
 
     gpu = torch.cuda.is_available()
-    return {"bf16": gpu and torch.cuda.is_bf16_supported(), "activation_checkpointing": gpu}
+    return {
+        "bf16": gpu and torch.cuda.is_bf16_supported(),
+        "activation_checkpointing": gpu,
+        "dataloader_pin_memory": gpu,
+    }
 
 
 def _refused_by_trl(config: RunConfig) -> list[Problem]:

@@ -1,0 +1,151 @@
+"""What counts as whole on disk, attacked by taking one file away at a time."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from rarl.errors import ConfigError
+from rarl.training.checkpoints import (
+    changed_keys,
+    check_output,
+    finish,
+    is_finished,
+    last_complete_checkpoint,
+    unfinished,
+    write_text,
+)
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (path / name).write_bytes(b"x")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return path
+
+
+def test_the_highest_step_counts_as_a_number(tmp_path):
+    for step in (5, 50, 100):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-final").mkdir()
+    (tmp_path / "checkpoint-200").write_text("a file")
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+
+
+def test_none_where_there_is_none(tmp_path):
+    assert last_complete_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_a_checkpoint_without_one_file_is_passed_over_and_said(tmp_path, caplog, name, how):
+    before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
+    (last / name).unlink()
+    if how == "empty":
+        (last / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert last_complete_checkpoint(tmp_path) == before
+    assert "checkpoint-20 is not whole" in caplog.text
+
+
+@pytest.mark.parametrize("text", ['{"global_step": 2', '{"global_step": 19}', "[]", '{"epoch": 1}'])
+def test_a_state_that_is_cut_off_or_of_another_step_is_passed_over(tmp_path, text):
+    last = checkpoint(tmp_path, 20)
+    (last / "trainer_state.json").write_text(text)
+    assert last_complete_checkpoint(tmp_path) is None
+
+
+def test_adapter_and_several_processes(tmp_path):
+    last = checkpoint(tmp_path, 20)
+    (last / "model.safetensors").rename(last / "adapter_model.safetensors")
+    (last / "rng_state.pth").rename(last / "rng_state_0.pth")
+    assert last_complete_checkpoint(tmp_path) == last
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"), [(["a.safetensors"], False), (["a.safetensors", "b.safetensors"], True)]
+)
+def test_every_part_of_split_weights_must_be_there(tmp_path, parts, whole):
+    last = checkpoint(tmp_path, 20)
+    (last / "model.safetensors").unlink()
+    weights = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (last / "model.safetensors.index.json").write_text(json.dumps(weights))
+    for part in parts:
+        (last / part).write_bytes(b"x")
+    assert (last_complete_checkpoint(tmp_path) == last) is whole
+
+
+def test_a_model_folder_has_its_name_only_when_it_is_whole(tmp_path):
+    folder = tmp_path / "rarl"
+    temporary = unfinished(folder)
+    (temporary / "model.safetensors").write_bytes(b"half")
+    assert not is_finished(folder)
+    # Interrupted there and begun again: nothing of the first try is left.
+    temporary = unfinished(folder)
+    assert list(temporary.iterdir()) == []
+    (temporary / "model.safetensors").write_bytes(b"whole")
+    finish(temporary, folder)
+    assert is_finished(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["rarl"]
+
+
+def test_finish_takes_the_place_of_an_older_folder(tmp_path):
+    folder = tmp_path / "rarl"
+    folder.mkdir()
+    (folder / "old").touch()
+    finish(unfinished(folder), folder)
+    assert list(folder.iterdir()) == []
+    assert not is_finished(folder)
+
+
+def test_write_text_leaves_the_old_file_or_the_new(tmp_path):
+    write_text(tmp_path / "run" / "config.yaml", "a: 1\n")
+    write_text(tmp_path / "run" / "config.yaml", "a: 2\n")
+    assert (tmp_path / "run" / "config.yaml").read_text() == "a: 2\n"
+    assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+def test_changed_keys_say_where_and_what():
+    before = {
+        "seed": 0,
+        "output": "a",
+        "evaluation": {"lists": 1},
+        "stages": [{"max_steps": 280}],
+        "sft": None,
+    }
+    after = {
+        "seed": 0,
+        "output": "b",
+        "evaluation": {"lists": 2},
+        "stages": [{"max_steps": 300}],
+        "lora": {"r": 8},
+    }
+    assert changed_keys(before, after) == [
+        "stages[0].max_steps: 280 before, 300 now",
+        "sft: null before, not given now",
+        "lora: not given before, {'r': 8} now",
+    ]
+    assert changed_keys(before, {**before, "stages": []}) == ["stages: [{'max_steps': 280}] before, [] now"]
+
+
+def test_a_stage_may_not_hide_a_change_behind_a_free_name():
+    assert changed_keys({"trainer": {"output": 1}}, {"trainer": {"output": 2}}) != []
+
+
+def test_check_output(tmp_path):
+    check_output(tmp_path / "new", {"seed": 0}, resume=False)
+    check_output(tmp_path, {"seed": 0}, resume=True)  # a folder without a run
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    check_output(tmp_path, {"seed": 0}, resume=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        check_output(tmp_path, {"seed": 0}, resume=False)
+    with pytest.raises(ConfigError, match=r"another configuration(.|\n)*seed: 0 before, 1 now"):
+        check_output(tmp_path, {"seed": 1}, resume=True)
+    with pytest.raises(ConfigError, match="is a file"):
+        check_output(tmp_path / "config.yaml", {"seed": 0}, resume=False)

@@ -1,0 +1,166 @@
+"""Greedy replies: independent of how prompts are batched and of the model's own generation config, never an
+image placeholder, and no trace left on the model. A real, untrained tiny model throughout."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rarl.models.generation import greedy_replies
+from rarl.models.tiny import build_model, build_processor
+from rarl.prompts import messages
+from rarl.tasks import DIGITS
+
+COUNTS = (1, 4, 2, 8, 1, 2, 1, 8, 3)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(DIGITS)
+
+
+@pytest.fixture
+def model(processor):
+    return build_model(processor, seed=0).eval()
+
+
+def prompt(count):
+    return messages(count, DIGITS.rule, DIGITS.value_range)
+
+
+def noise(seed, width=28, height=28):
+    generator = np.random.default_rng(seed)
+    return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def pictures(counts=COUNTS):
+    """Images of two sizes, 1 and 4 tokens, so that prompts of one image count differ in length."""
+    generator = random.Random(0)
+    return [
+        [noise(10 * i + j, width=generator.choice((28, 56)), height=56) for j in range(count)]
+        for i, count in enumerate(counts)
+    ]
+
+
+def replies(model, processor, images, batch_size=64, max_new_tokens=12, **options):
+    prompts = [prompt(len(group)) for group in images]
+    return greedy_replies(
+        model, processor, prompts, images, max_new_tokens=max_new_tokens, batch_size=batch_size, **options
+    )
+
+
+def test_the_reply_does_not_depend_on_the_batch(model, processor):
+    images = pictures()
+    alone = [replies(model, processor, [group])[0] for group in images]
+    assert len(set(alone)) > 3  # an untrained model, but not one that says the same to everything
+    for batch_size in (1, 2, 64):
+        assert replies(model, processor, images, batch_size) == alone
+
+
+def test_greedy_is_the_argmax_of_plain_forward_passes(model, processor):
+    [group] = pictures((4,))
+    text = processor.apply_chat_template(prompt(4), tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[group], return_mm_token_type_ids=True, return_tensors="pt")
+    ids, types = inputs.pop("input_ids"), inputs.pop("mm_token_type_ids")
+    start = ids.shape[1]
+    banned = [model.config.image_token_id, model.config.video_token_id]
+    with torch.no_grad():
+        for _ in range(8):
+            model.model.rope_deltas = None
+            inputs["attention_mask"] = torch.ones_like(ids)
+            logits = model(input_ids=ids, mm_token_type_ids=types, use_cache=False, **inputs).logits[0, -1]
+            logits[banned] = -torch.inf
+            ids = torch.cat([ids, logits.argmax().view(1, 1)], dim=1)
+            types = torch.cat([types, torch.zeros_like(types[:, :1])], dim=1)
+    expected = processor.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+    assert replies(model, processor, [group], max_new_tokens=8) == [expected]
+
+
+def test_another_image_gives_another_reply(model, processor):
+    same, other = [noise(1)] * 3, [noise(1), noise(1), noise(2)]
+    assert len(set(replies(model, processor, [same, other, same]))) == 2
+
+
+def test_the_models_own_generation_config_changes_nothing(model, processor):
+    images = pictures()
+    plain = replies(model, processor, images)
+    model.generation_config.update(
+        do_sample=True, temperature=5.0, top_k=3, top_p=0.5, repetition_penalty=3.0, no_repeat_ngram_size=1
+    )
+    assert replies(model, processor, images) == plain
+
+
+def _prefer(model, *tokens):
+    """Make the model want `tokens`, best first, whatever it sees: the last norm gives zeros."""
+    with torch.no_grad():
+        model.model.language_model.norm.weight.zero_()
+    model.lm_head = torch.nn.Linear(model.config.text_config.hidden_size, len(model.lm_head.weight))
+    with torch.no_grad():
+        model.lm_head.bias.zero_()
+        for place, token in enumerate(tokens):
+            model.lm_head.bias[token] = 9.0 - place
+
+
+def test_placeholders_of_images_are_never_generated(model, processor):
+    letter = processor.tokenizer.convert_tokens_to_ids("a")
+    _prefer(model, model.config.image_token_id, model.config.video_token_id, letter)
+    assert replies(model, processor, pictures((1, 2)), max_new_tokens=5) == ["aaaaa"] * 2
+
+
+@pytest.mark.parametrize("own", [None, 7, [7, 9]])
+def test_a_reply_ends_at_the_tokenizers_end_or_the_models(model, processor, own):
+    model.generation_config.eos_token_id = own
+    for end in [processor.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own] if own else [])]:
+        _prefer(model, end)
+        seen = processor.tokenizer.decode([end], skip_special_tokens=True)
+        assert replies(model, processor, pictures((1,)), max_new_tokens=5) == [seen]
+
+
+def test_the_mode_is_restored_and_no_position_is_left_over(model, processor):
+    model.train()
+    during = []
+    replies(model, processor, pictures((1,)), on_batch=lambda done: during.append(model.training))
+    assert during == [False]
+    assert model.training
+    assert model.model.rope_deltas is None
+
+
+def test_training_goes_on_after_a_reply(model, processor):
+    [group] = pictures((2,))
+    replies(model, processor, [group])
+    text = processor.apply_chat_template(prompt(2), tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[group], return_mm_token_type_ids=True, return_tensors="pt")
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
+def test_the_mode_is_restored_after_an_error(model, processor):
+    model.train()
+    with pytest.raises(TypeError):
+        replies(model, processor, pictures((1,)), on_batch=lambda: None)
+    assert model.training
+
+
+def test_progress_counts_replies_batch_by_batch_of_one_image_count(model, processor):
+    done = []
+    replies(model, processor, pictures((1, 2, 1, 1)), batch_size=2, max_new_tokens=1, on_batch=done.append)
+    assert done == [2, 3, 4]
+
+
+def test_no_prompts_no_replies(model, processor):
+    assert replies(model, processor, []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "images", "batch_size", "message"),
+    [
+        ([prompt(1)], [], 1, "1 prompts but 0 lists of images"),
+        ([prompt(1)], [[]], 1, "at least one image"),
+        ([prompt(1)], [[noise(0)]], 0, "batch_size must be at least 1, not 0"),
+    ],
+)
+def test_what_can_only_be_a_mistake_is_refused(model, processor, prompts, images, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        greedy_replies(model, processor, prompts, images, max_new_tokens=1, batch_size=batch_size)

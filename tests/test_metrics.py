@@ -1,0 +1,212 @@
+"""MAE, accuracy, the correlations and the taus against values worked by hand; the intervals against what
+is known of the bootstrap. How a missing value or an invalid list is scored is decided in
+test_semantics.py.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rarl.metrics import accuracy, bootstrap_interval, filled, list_tau, mae, plcc, srcc, tau_values
+from rarl.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
+
+HALVES = Task("halves", "length", low=0.5, high=9.5, step=1, delta=2)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truths", "expected"),
+    [
+        ([3, 5], [4, 9], 2.5),  # (1 + 4) / 2
+        ([4, 9], [4, 9], 0),
+        ([0.1, 0.7, 3.3], [0.1, 0.7, 3.3], 0),
+        ([1, 2, 3], [2, 2, 1], 1),  # (1 + 0 + 2) / 3
+        ([-3], [3], 6),
+        ([1e308, 1e308, 1e308], [0, 0, 0], 1e308),  # their sum would overflow
+    ],
+)
+def test_mae(predicted: list[float], truths: list[float], expected: float) -> None:
+    assert mae(predicted, truths) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truths", "task", "expected"),
+    [
+        ([3, 4, 5, 6], [3, 4, 5, 7], COUNT, 0.75),
+        ([3.4, 3.5, 3.6], [3, 4, 4], COUNT, 1),  # halves go up
+        ([2.5, 3.4999], [3, 3], COUNT, 1),
+        ([2.4999], [3], COUNT, 0),
+        ([5.432, 5.438], [5.43, 5.43], AESTHETICS, 0.5),  # the second rounds to 5.44
+        ([1 + 443 * 0.01], [5.43], AESTHETICS, 1),
+        ([250], [200], COUNT, 0),  # not moved into the range first
+        ([-0.4], [0], DIGITS, 1),
+        ([1.4], [1.5], HALVES, 1),  # the grid starts at the low end: 0.5, 1.5, 2.5
+        ([1.4], [0.5], HALVES, 0),
+        ([1e308, -1e308], [3, 3], AESTHETICS, 0),
+    ],
+)
+def test_accuracy(predicted: list[float], truths: list[float], task: Task, expected: float) -> None:
+    assert accuracy(predicted, truths, task) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truths", "expected"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 40], 1),
+        ([1, 2, 3, 4], [1, 8, 27, 1000], 1),  # any rising relation
+        ([4, 3, 2, 1], [10, 20, 30, 40], -1),
+        ([1, 2, 3, 4], [1, 2, 4, 3], 0.8),  # 1 - 6 (1 + 1) / (4 * 15)
+        ([1, 1, 2], [1, 2, 3], 0.866025),  # ranks 1.5 1.5 3 and 1 2 3: 1.5 / sqrt(1.5 * 2)
+        ([5, 5, 5], [1, 2, 3], 0),
+        ([1, 2, 3], [5, 5, 5], 0),
+        ([3], [3], 0),
+        ([-1e308, 0, 1e308], [1, 2, 3], 1),
+    ],
+)
+def test_srcc(predicted: list[float], truths: list[float], expected: float) -> None:
+    assert srcc(predicted, truths) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truths", "expected"),
+    [
+        ([1, 2, 3], [10, 20, 30], 1),
+        ([3, 2, 1], [10, 20, 30], -1),
+        ([1, 2, 3], [1, 2, 6], 0.944911),  # (-1 0 1) . (-2 -1 3) = 5, over sqrt(2 * 14)
+        ([0, 0, 1, 1], [0, 1, 0, 1], 0),
+        ([5, 5, 5], [1, 2, 3], 0),
+        ([0.1, 0.1, 0.1], [1, 2, 3], 0),
+        ([3], [3], 0),
+        ([-1e308, 0, 1e308], [1, 2, 3], 1),  # squares would overflow
+        ([-1e-200, 0, 1e-200], [1, 2, 3], 1),  # squares would vanish
+    ],
+)
+def test_plcc(predicted: list[float], truths: list[float], expected: float) -> None:
+    assert plcc(predicted, truths) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", [mae, srcc, plcc, lambda a, b: accuracy(a, b, AGE)])
+@pytest.mark.parametrize(
+    ("predicted", "truths"),
+    [([], []), ([1, 2], [1]), ([1], [1, 2]), ([[1, 2]], [[1, 2]]), ([math.nan], [1]), ([1], [math.inf])],
+)
+def test_metrics_refuse_what_they_cannot_measure(metric: Any, predicted: Any, truths: Any) -> None:
+    with pytest.raises(ValueError, match="a metric needs"):
+        metric(predicted, truths)
+
+
+def test_filled() -> None:
+    assert filled([3, None, 0], AGE) == [3, 58, 0]
+    assert filled([None], AESTHETICS) == [5.5]
+
+
+@pytest.mark.parametrize(
+    ("positions", "truths", "expected"),
+    [
+        ([0, 1], [3, 7], 1),
+        ([1, 0], [3, 7], -1),
+        ([0, 1, 2], [3, 7, 5], 1 / 3),
+        ([0, 2, 1], [3, 3, 7], 0),  # the tied pair is left out: +1 -1 of 2
+        ([1, 0, 2], [3, 3, 7], 1),
+        ([2, 0, 1], [1, 3, 2], -1),  # the list [2, 3, 1] where the truth is [1, 3, 2]
+        ([7, 6, 5, 4, 3, 2, 1, 0], [1, 2, 3, 4, 5, 6, 7, 8], -1),
+        ([0, 1], [3, 3], 0),  # nothing to order
+        ([0], [3], 0),
+        (None, [3, 7], 0),
+        ([0, None], [3, 7], 0),  # a partial list is no permutation, whatever it gets right
+        ([0, 1, None], [3, 5, 7], 0),
+    ],
+)
+def test_list_tau(positions: list[int | None] | None, truths: list[float], expected: float) -> None:
+    assert list_tau(positions, truths) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("positions", "values", "truths", "expected"),
+    [
+        ([1, 0], [3, 7], [3, 7], 1),  # the listed order plays no part
+        ([0, 1], [7, 3], [3, 7], -1),
+        ([0, 1, 2], [4, 4, 9], [3, 5, 7], 2 / 3),  # a pair tied in the values counts 0
+        ([0, 1, 2], [4, 4, 4], [3, 5, 7], 0),
+        ([0, 1, 2], [4, 4, 9], [3, 3, 7], 1),  # a pair tied in truth is left out
+        ([0, 1, 2], [6, 4, 9], [3, 3, 7], 1),
+        (None, [3, 7], [3, 7], 0),  # both values are there, but the list names a third picture, say
+        ([0, None], [3, None], [3, 7], 0),
+    ],
+)
+def test_tau_values(
+    positions: list[int | None] | None, values: list[float | None], truths: list[float], expected: float
+) -> None:
+    assert tau_values(positions, values, truths) == pytest.approx(expected)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=8))
+def test_correlations_are_always_within_range(pairs: list[tuple[float, float]]) -> None:
+    predicted, truths = zip(*pairs, strict=True)
+    assert -1 <= srcc(predicted, truths) <= 1
+    assert -1 <= plcc(predicted, truths) <= 1
+
+
+# ── intervals ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_interval_of_constants_is_a_point() -> None:
+    assert bootstrap_interval([2.5] * 20, seed=0) == (2.5, 2.5)
+    assert bootstrap_interval([2.5], seed=0) == (2.5, 2.5)
+
+
+def test_an_interval_depends_on_its_seed_alone() -> None:
+    values = list(range(30))
+    first = bootstrap_interval(values, seed=1)
+    np.random.seed(0)  # the global generator plays no part
+    assert bootstrap_interval(values, seed=1) == first
+    assert bootstrap_interval(values, seed=2) != first
+
+
+def test_the_interval_of_a_share_is_that_of_the_normal_approximation() -> None:
+    # 50 hits of 100: standard error sqrt(0.25 / 100) = 0.05; 0.5 +- 1.96 * 0.05, and 1.645 * 0.05 at 90 %.
+    hits = [0.0, 1.0] * 50
+    assert bootstrap_interval(hits, seed=0, resamples=4000) == pytest.approx((0.402, 0.598), abs=0.012)
+    narrower = bootstrap_interval(hits, seed=0, resamples=4000, level=0.9)
+    assert narrower == pytest.approx((0.418, 0.582), abs=0.012)
+
+
+def test_more_rows_narrow_the_interval() -> None:
+    low, high = bootstrap_interval([0.0, 1.0] * 25, seed=0)
+    narrow_low, narrow_high = bootstrap_interval([0.0, 1.0] * 400, seed=0)
+    # 16 times the rows, a quarter of the width.
+    assert (narrow_high - narrow_low) == pytest.approx((high - low) / 4, rel=0.2)
+
+
+def test_a_statistic_of_pairs_draws_prediction_and_truth_together() -> None:
+    pairs = [(3.0 * n, float(n)) for n in range(40)]
+    # Drawn apart, the correlation would be about 0; drawn together it stays perfect.
+    assert bootstrap_interval(pairs, srcc, seed=0) == pytest.approx((1, 1))
+    assert bootstrap_interval(pairs, plcc, seed=0) == pytest.approx((1, 1))
+
+
+def test_an_interval_lies_around_the_statistic() -> None:
+    generator = np.random.default_rng(3)
+    truths = generator.normal(size=60)
+    predicted = truths + generator.normal(size=60)
+    low, high = bootstrap_interval(np.stack([predicted, truths], axis=1), srcc, seed=0)
+    assert -1 <= low < srcc(predicted, truths) < high <= 1
+
+
+def test_95_of_100_intervals_hold_the_true_mean() -> None:
+    generator = np.random.default_rng(5)
+    samples = generator.normal(loc=2.0, size=(200, 40))
+    intervals = [bootstrap_interval(sample, seed=n, resamples=300) for n, sample in enumerate(samples)]
+    held = sum(low <= 2.0 <= high for low, high in intervals)
+    assert 178 <= held <= 199  # 190 expected, and a little less for the percentile method at 40 rows
+
+
+def test_an_interval_needs_a_row() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        bootstrap_interval([], seed=0)

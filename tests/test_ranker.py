@@ -1,0 +1,159 @@
+"""Ranking any images: the listed order where the reply is a permutation, values where it is not, and what the
+user is told about a file that is no image. Replies are scripted, save for one pass of an untrained model."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from PIL import Image
+
+import rarl.ranker
+from rarl.errors import DataError, ModelError
+from rarl.models.tiny import build_model, build_processor
+from rarl.ranker import Ranked, Ranker
+from rarl.replies import Item, write_reply
+from rarl.tasks import DIGITS
+
+
+@pytest.fixture
+def ranker(monkeypatch):
+    """A ranker that replies `ranker.answer(levels of grey)` and keeps the questions in `ranker.asked`."""
+    monkeypatch.setattr(rarl.ranker, "load_model", lambda name: None)
+    monkeypatch.setattr(rarl.ranker, "load_processor", lambda name: None)
+    ranker = Ranker("any", DIGITS, batch_size=4)
+    ranker.asked = []
+
+    def scripted(model, processor, prompts, images, *, max_new_tokens, batch_size):
+        assert len(images) <= batch_size == 4
+        assert max_new_tokens == 1024
+        groups = [[picture.getpixel((0, 0))[0] for picture in group] for group in images]
+        assert [str(prompt).count("'type': 'image'") for prompt in prompts] == [
+            len(group) for group in groups
+        ]
+        ranker.asked.extend(groups)
+        return [ranker.answer(group) for group in groups]
+
+    monkeypatch.setattr(rarl.ranker, "greedy_replies", scripted)
+    return ranker
+
+
+def grey(level):
+    return Image.new("L", (28, 28), level)
+
+
+def reply(*items):
+    return write_reply("", [Item(*item) for item in items], step=1)
+
+
+def right(levels):
+    order = sorted(range(len(levels)), key=levels.__getitem__)
+    return reply(*((i + 1, levels[i]) for i in order))
+
+
+def test_up_to_eight_images_are_one_prompt_and_the_listed_order_is_the_ranking(ranker):
+    # The values don't ascend with the list; the list is what counts, and it is said so.
+    ranker.answer = lambda levels: reply((3, 9), (1, 4), (2, 4))
+    assert ranker.rank([grey(5), grey(9), grey(1)]) == [
+        Ranked(1, 2, 9.0, "listed"),
+        Ranked(2, 0, 4.0, "listed"),
+        Ranked(3, 1, 4.0, "listed"),
+    ]
+    assert ranker.asked == [[5, 9, 1]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no list at all",
+        "<answer>[]</answer>",
+        reply((1, 1), (2, 2)),  # a picture is missing
+        reply((1, 1), (2, 2), (2, 3)),  # one is there twice
+        reply((1, 1), (2, 2), (4, 3)),  # one is not ours
+    ],
+)
+def test_without_a_permutation_images_are_scored_alone(ranker, text):
+    ranker.answer = lambda levels: text if len(levels) > 1 else right(levels)
+    assert ranker.rank([grey(5), grey(9), grey(1)]) == [
+        Ranked(1, 2, 1.0, "values"),
+        Ranked(2, 0, 5.0, "values"),
+        Ranked(3, 1, 9.0, "values"),
+    ]
+    assert ranker.asked == [[5, 9, 1], [5], [9], [1]]
+
+
+def test_equal_values_stay_in_order_and_images_without_a_value_come_last(ranker):
+    ranker.answer = lambda levels: right(levels) if len(levels) == 1 and levels[0] != 7 else "?"
+    assert ranker.rank([grey(7), grey(3), grey(2), grey(3), grey(7)]) == [
+        Ranked(1, 2, 2.0, "values"),
+        Ranked(2, 1, 3.0, "values"),
+        Ranked(3, 3, 3.0, "values"),
+        Ranked(None, 0, None, "values"),
+        Ranked(None, 4, None, "values"),
+    ]
+
+
+@pytest.mark.parametrize(("count", "prompts"), [(1, 1), (2, 1), (8, 1), (9, 9)])
+def test_how_many_prompts_a_number_of_images_takes(ranker, count, prompts):
+    ranker.answer = right
+    levels = list(range(count, 0, -1))
+    ranked = ranker.rank([grey(level) for level in levels])
+    assert [entry.value for entry in ranked] == sorted(levels)
+    assert [entry.image for entry in ranked] == list(reversed(range(count)))
+    assert [entry.rank for entry in ranked] == list(range(1, count + 1))
+    assert {entry.method for entry in ranked} == {"listed" if 2 <= count <= 8 else "values"}
+    assert len(ranker.asked) == prompts
+
+
+def test_score_asks_for_each_image_alone(ranker):
+    ranker.answer = lambda levels: "?" if levels == [6] else right(levels)
+    assert ranker.score(grey(level) for level in (4, 6, 2)) == [4.0, None, 2.0]
+    assert ranker.asked == [[4], [6], [2]]
+    assert ranker.score([]) == []
+
+
+def test_paths_come_back_as_given_and_go_into_json(ranker, tmp_path, monkeypatch):
+    ranker.answer = right
+    monkeypatch.chdir(tmp_path)
+    for level in (8, 3):
+        grey(level).save(f"{level}.png")
+    ranked = ranker.rank(["8.png", tmp_path / "3.png"])
+    assert json.loads(json.dumps([asdict(entry) for entry in ranked])) == [
+        {"rank": 1, "image": str(tmp_path / "3.png"), "value": 3.0, "method": "listed"},
+        {"rank": 2, "image": "8.png", "value": 8.0, "method": "listed"},
+    ]
+
+
+def test_nothing_to_rank(ranker):
+    with pytest.raises(DataError, match="no images to rank: give at least one"):
+        ranker.rank([])
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_a_file_that_is_no_image_is_named_before_the_model_runs(ranker, tmp_path, count):
+    ranker.answer = right
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    grey(1).save(good)
+    bad.write_text("no image")
+    for last in (bad, tmp_path / "missing.png"):
+        with pytest.raises(DataError, match=last.name):
+            ranker.rank([good] * (count - 1) + [last])
+    with pytest.raises(DataError, match="a path or a PIL image, not a int"):
+        ranker.rank([good] * (count - 1) + [3])
+    assert ranker.asked == []
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ModelError, match="nothing"):
+        Ranker(tmp_path / "nothing", DIGITS)
+
+
+def test_a_real_model_from_its_folder(tmp_path):
+    processor = build_processor(DIGITS)
+    build_model(processor, seed=0).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    ranker = Ranker(tmp_path, DIGITS, max_new_tokens=4)
+    # Untrained, it gives no image a value: all are there, in the order given, and none has a rank.
+    assert ranker.rank([grey(1), grey(2)]) == [
+        Ranked(None, 0, None, "values"),
+        Ranked(None, 1, None, "values"),
+    ]

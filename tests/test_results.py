@@ -1,0 +1,43 @@
+"""The files of an evaluated folder, read back: one that is missing or foreign is an error that names it. How
+arms share them is in `test_evaluation`."""
+
+import json
+
+import pytest
+
+from rarl.errors import DataError
+from rarl.results import load_metrics, write_metrics, write_predictions
+
+METRICS = {
+    "task": "digits",
+    "split": "test",
+    "seed": 0,
+    "lists": {"2": {"n": 1, "tie_rate": 0.0}},
+    "arms": {"base": {"tau2": {"value": 0.5, "low": 0.25, "high": 1.0, "n": 1}}},
+}
+
+
+def test_metrics_are_read_as_written(tmp_path):
+    write_metrics(tmp_path, METRICS)
+    assert load_metrics(tmp_path / "metrics.json") == METRICS
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"metrics\.json: can't be read \(No such file"):
+        load_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "3", "{}", json.dumps({**METRICS, "arms": {"base": 3}})])
+def test_a_foreign_file(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.json is not a metrics file of this library"):
+        load_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("write", [write_metrics, lambda out, x: write_predictions(out, "base", [x])])
+def test_a_number_that_json_has_no_word_for_leaves_the_old_file(tmp_path, write):
+    write_metrics(tmp_path, METRICS)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="JSON"):
+        write(tmp_path, {"arm": "base", "value": float("nan")})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
