@@ -37,7 +37,8 @@ def tiny_processor():
 
 @pytest.fixture(scope="session")
 def prompts_of(digits):
-    """`prompts_of([3, 7], [0, 5])`: a dataset of prompts, each with one training image of each of these digits."""
+    """`prompts_of([3, 7], [0, 5])`: a dataset of prompts, each with one training image of each of these
+    digits."""
     from rarl.data.groups import Group, to_dataset
 
     first = {row.value: row for row in reversed(digits.split("train"))}

@@ -1,5 +1,6 @@
-"""The whole method on handwritten digits, on a laptop CPU, with one command: `rarl demo`. It builds the collection,
-takes the embedded base, and hands the configuration in `demo.yaml` to the same stages that `rarl train` runs."""
+"""The whole method on handwritten digits, on a laptop CPU, with one command: `rarl demo`. It builds the
+collection, takes the embedded base, and hands the configuration in `demo.yaml` to the same stages that
+`rarl train` runs."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rarl.data.digits import prepare_digits
 from rarl.data.images import open_image
@@ -15,6 +15,8 @@ from rarl.models.loading import BASE_FOLDER
 from rarl.report import results_table
 from rarl.training.checkpoints import finish, is_finished, unfinished
 from rarl.training.config import config_from
+from rarl.training.preparation import begin
+from rarl.training.progress import progress_bar
 from rarl.training.stages import run
 from rarl.training.yaml_file import read_mapping
 
@@ -22,7 +24,7 @@ CONFIG = Path(__file__).with_name("demo.yaml")
 
 
 def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, Any]:
-    """Trains SFT, stage 1 and stage 2 with mutation on the digits, evaluates each beside the base, prints the table.
+    """Trains SFT, stage 1 and stage 2 with mutation, evaluates each beside the base, prints the table.
 
     A demo that was interrupted goes on where it stopped; one that is complete prints its table again.
 
@@ -37,8 +39,12 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     Raises:
         ConfigError: if `out` holds a run with another configuration.
     """
+    _use_one_thread()
     console = console or Console()
     base = out / "base"
+    given = {"model": str(base), "data": str(out / "data"), "output": str(out), "seed": seed}
+    config = config_from(read_mapping(CONFIG) | given, CONFIG.name)
+    begin(config, resume=True)  # first of all: a base must not be taken for that of another seed
     if not is_finished(base):
         console.print(f"building the embedded base of seed {seed}" if seed else "taking the embedded base")
         if seed == 0:
@@ -47,8 +53,6 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
             finish(temporary, base)
         else:
             digits_base(base, seed, console)
-    given = {"model": str(base), "data": str(out / "data"), "output": str(out), "seed": seed}
-    config = config_from(read_mapping(CONFIG) | given, CONFIG.name)
     prepare_digits(out / "data")
     metrics = run(config, resume=True, console=console)
     console.print(results_table(metrics, config.task, model_name="embedded base"))
@@ -60,12 +64,19 @@ def digits_base(out: Path, seed: int, console: Console) -> Path:
     """Builds the embedded base of that seed from the digits' `pretrain` part, whole or not at all."""
     from rarl.models.pretraining import STEPS, build_base
 
+    _use_one_thread()
     with TemporaryDirectory() as folder:
         data = prepare_digits(Path(folder) / "digits")
         images = [(open_image(row.path), row.value) for row in data.split("pretrain")]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task("base", total=STEPS)
         temporary = unfinished(out)
         build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
     return finish(temporary, out)
+
+
+def _use_one_thread() -> None:
+    """More gain nothing with so small a model, and sums of floats would depend on the number of cores."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,6 +1,7 @@
-"""The Response Mutation Operation (section 3.2): which responses of a group are replaced, and by what. It decides over
-rewards and token ids alone; `training/trainer.py` puts it into TRL's pipeline, before log-probs are computed, so that
-an injected response is trained on like any other. Advantages are Eq. 9 with the group *after* replacement."""
+"""The Response Mutation Operation (section 3.2): which responses of a group are replaced, and by what. It
+decides over rewards and token ids alone; `training/trainer.py` puts it into TRL's pipeline, before log-probs
+are computed, so that an injected response is trained on like any other. Advantages are Eq. 9 with the group
+*after* replacement."""
 
 import math
 import random
@@ -31,8 +32,8 @@ class Mutation:
             reasoning in place and changes its answer alone; `empty` is none.
 
     Raises:
-        ConfigError: if a field is out of its range, or for `best` with `stagnant`, which could never do anything:
-            in a stagnant group no response is better than another.
+        ConfigError: if a field is out of its range, or for `best` with `stagnant`, which could never do
+            anything: in a stagnant group no response is better than another.
     """
 
     k: int = 2
@@ -52,14 +53,15 @@ class Mutation:
                 raise ConfigError(f"mutation: {key} must be {allowed}, not {getattr(self, key)!r}")
         if self.reference == "best" and self.when == "stagnant":
             raise ConfigError(
-                "mutation: reference 'best' with when 'stagnant' never replaces anything: in a stagnant group all "
-                "rewards are equal. Take when 'always', or reference 'ground_truth'"
+                "mutation: reference 'best' with when 'stagnant' never replaces anything: in a stagnant "
+                "group all rewards are equal. Take when 'always', or reference 'ground_truth'"
             )
 
 
 def is_stagnant(rewards: Sequence[float], references: Sequence[float]) -> bool:
-    """Whether a group has nothing to learn from although it could do better: all rewards are equal (advantages and
-    gradient vanish) and a reference scores strictly higher. A group that is perfect throughout is not stagnant.
+    """Whether a group has nothing to learn from although it could do better: all rewards are equal
+    (advantages and gradient vanish) and a reference scores strictly higher. A group that is perfect
+    throughout is not stagnant.
 
     Args:
         rewards: of the G responses; NaN marks one that could not be scored, which has no advantage anyway.
@@ -75,8 +77,8 @@ def choose(
 ) -> list[int]:
     """Which responses of one group are replaced (Eq. 9's mutated responses).
 
-    The candidates are the k lowest rewards among the responses that score strictly below their reference; ties go to
-    the earlier response. Nothing is replaced where that would leave the group without variance.
+    The candidates are the k lowest rewards among the responses that score strictly below their reference;
+    ties go to the earlier response. Nothing is replaced where that would leave the group without variance.
 
     Args:
         rewards: of the G responses; NaN marks one that could not be scored, and is never replaced.
@@ -114,9 +116,9 @@ def keep_reasoning(
     decode: Callable[[Sequence[int]], str],
     room: int,
 ) -> list[int] | None:
-    """A response's own reasoning with another answer, spliced by token ids: as many of its own tokens as end at or
-    before `</think>` are left untouched, only what follows is encoded anew. Reasoning that leaves too little room for
-    the answer is cut at its end.
+    """A response's own reasoning with another answer, spliced by token ids: as many of its own tokens as end
+    at or before `</think>` are left untouched, only what follows is encoded anew. Reasoning that leaves too
+    little room for the answer is cut at its end.
 
     Args:
         own: token ids of the response.
@@ -125,7 +127,8 @@ def keep_reasoning(
         room: tokens that the result may have.
 
     Returns:
-        Token ids without an end token, or None where the response has no `</think>`.
+        Token ids without an end token, or None where the response has no `</think>`, or there is no room for
+        its `<think>`.
     """
     text = decode(own)
     end = text.find("</think>")
@@ -137,6 +140,8 @@ def keep_reasoning(
     if len(head) + len(tail) > room:
         tail = encode("</think>" + answer)
         head = head[: max(room - len(tail), 0)]
+        if "<think>" in text[:end] and "<think>" not in decode(head):
+            return None
     return head + tail
 
 

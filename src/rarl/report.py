@@ -4,6 +4,7 @@ every number with its 95 % interval. It shows what was measured, and measures an
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,22 +13,23 @@ from rarl.tasks import Metric, Task
 # In the order of the rows. Anything else that stands in the file comes after these, under its own name.
 ARM_NAMES = {
     "sft": "+ SFT",
-    "sft_answer_only": "+ SFT (answer only)",
-    "regression": "+ Regression (stage 1)",
-    "ranking": "+ Ranking (alone)",
-    "joint": "+ Joint (one stage)",
-    "rarl_no_mutation": "+ RARL (no RMO)",
+    "sft_answer_only": "+ SFT, answer only",
+    "regression": "+ Regression",
+    "ranking": "+ Ranking",
+    "joint": "+ Joint",
+    "rarl_no_mutation": "+ RARL, no RMO",
     "rarl": "+ RARL",
 }
 ARROWS: dict[Metric, str] = {"mae": "↓", "accuracy": "↑", "srcc": "↑"}
-# How a metric is written: what it is multiplied with, and its decimals. Shares are in per cent, as there.
-STYLES = {
-    "mae": (1, 2),
-    "accuracy": (100, 2),
-    "srcc": (1, 3),
-    "tau": (1, 3),
-    "parsed": (100, 1),
-    "valid": (100, 1),
+# How a metric is written: what it is multiplied with, the decimals of the value and those of its interval,
+# None for no interval (it stands in the file). Shares are in per cent, as there.
+STYLES: dict[str, tuple[int, int, int | None]] = {
+    "mae": (1, 2, 2),
+    "accuracy": (100, 2, 1),
+    "srcc": (1, 3, 2),
+    "tau": (1, 3, 2),
+    "parsed": (100, 1, None),
+    "valid": (100, 1, None),
 }
 MISSING = "-"
 
@@ -41,7 +43,7 @@ def results_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "
         model_name: what the row of the arm `base` is called, such as "Qwen2.5-VL-3B".
     """
     header, rows = _cells(metrics, task, model_name, separator="\n")
-    table = Table(title=_title(metrics, task))
+    table = Table(title=_title(metrics, task), box=box.SIMPLE_HEAD, pad_edge=False)  # 80 columns are enough
     for place, name in enumerate(header):
         table.add_column(name, justify="left" if place == 0 else "right")
     for row in rows:
@@ -52,7 +54,7 @@ def results_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "
 
 def markdown_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "base") -> str:
     """The same table in Markdown, without the title; ends with a newline."""
-    header, rows = _cells(metrics, task, model_name, separator=" ")
+    header, rows = _cells(metrics, task, model_name, separator="<br>")
     rule = ["---", *["---:" for _ in header[1:]]]
     return "".join(f"| {' | '.join(row)} |\n" for row in [header, rule, *rows])
 
@@ -60,7 +62,8 @@ def markdown_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = 
 def _title(metrics: Mapping[str, Any], task: Task) -> str:
     names = {"mae": "MAE", "accuracy": "accuracy in %", "srcc": "SRCC"}
     where = f"{metrics['task']}, {metrics['split']} split, seed {metrics['seed']}"
-    return f"{where}: {names[task.metric]} for single images, Kendall's tau for lists, 95 % intervals"
+    what = f"{names[task.metric]} for single images, tau for lists, with 95 % intervals"
+    return f"{where}\n{what}; parsed and valid in %"
 
 
 def _cells(
@@ -75,7 +78,7 @@ def _cells(
     if any(task.metric in arm for arm in arms.values()):
         columns[f"1-img{ARROWS[task.metric]}"] = task.metric
     columns |= {f"{count}-imgs↑": f"tau{count}" for count in counts}
-    columns |= {"parsed %": "parsed", "valid %": "valid"}
+    columns |= {"parsed": "parsed", "valid": "valid"}
     names = {
         "base": model_name,
         **ARM_NAMES,
@@ -92,6 +95,9 @@ def _cells(
 def _cell(entry: Mapping[str, float] | None, key: str, separator: str) -> str:
     if entry is None:
         return MISSING
-    factor, decimals = STYLES["tau" if key.startswith("tau") else key]
-    value, low, high = (f"{entry[part] * factor:.{decimals}f}" for part in ("value", "low", "high"))
-    return f"{value}{separator}[{low}, {high}]"
+    factor, decimals, finer = STYLES["tau" if key.startswith("tau") else key]
+    value = f"{entry['value'] * factor:.{decimals}f}"
+    if finer is None:
+        return value
+    low, high = (f"{entry[end] * factor:.{finer}f}" for end in ("low", "high"))
+    return f"{value}{separator}{low} – {high}" if low.startswith("-") else f"{value}{separator}{low}–{high}"

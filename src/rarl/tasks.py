@@ -1,5 +1,5 @@
-"""What is measured: a rule, a value range and a step (the slots of Table 1), with the tolerance of Eq. 3 and the
-metric that heads the paper's tables. A new task is a new `Task(...)`; nothing here knows about images or files."""
+"""What is measured: a rule, a value range and a step (the slots of Table 1), with the tolerance of Eq. 3 and
+the metric that heads the paper's tables. A new task is a new `Task(...)`; nothing here knows about images."""
 
 import math
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from rarl.errors import ConfigError, DataError
 
 Metric = Literal["mae", "accuracy", "srcc"]
 METRICS: tuple[Metric, ...] = ("mae", "accuracy", "srcc")
+LARGEST = 1e15  # up to here every whole number is a float, and is written without an exponent
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Task:
                 raise ConfigError(f"{where}: {key} must be a text that is not empty")
         for key in ("low", "high", "step", "delta"):
             number = getattr(self, key)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            # Compared, because a whole number can be too large for `math.isfinite`; NaN is never less.
+            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= LARGEST:
                 raise ConfigError(f"{where}: {key} must be a finite number, not {number!r}")
         if not self.low < self.high:
             raise ConfigError(f"{where}: low ({self.low:g}) must be less than high ({self.high:g})")
@@ -57,7 +59,7 @@ class Task:
     @property
     def value_range(self) -> str:
         """What fills `[Value_Range]` in Table 1, such as "0-116"."""
-        return f"{self.low:g}-{self.high:g}"
+        return f"{self.low:.15g}-{self.high:.15g}"
 
     @property
     def midpoint(self) -> float:
@@ -71,14 +73,18 @@ class Task:
     def check(self, value: object, where: str) -> float:
         """`value` as a float, or a `DataError` that begins with `where` (a file and a row)."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{where}: value {value!r} is not a number; {self.name} expects {self.value_range}")
+            raise DataError(
+                f"{where}: value {value!r} is not a number; {self.name} expects {self.value_range}"
+            )
         # An int can be too large for a float: compare before converting.
         if not self.low <= value <= self.high:
-            raise DataError(f"{where}: value {value} is outside the range; {self.name} expects {self.value_range}")
+            raise DataError(
+                f"{where}: value {value} is outside the range; {self.name} expects {self.value_range}"
+            )
         return float(value)
 
     def nearest(self, value: float) -> float:
-        """`value` moved to the task's grid (halves go up) and then into its range."""
+        """`value`, a finite number, moved to the task's grid (halves go up) and then into its range."""
         steps = math.floor((value - self.low) / self.step + 0.5)
         return min(max(self.low + steps * self.step, self.low), self.high)
 

@@ -1,10 +1,11 @@
-"""A model and its processor, by folder or by hub name. `tiny` names the embedded base that ships with the package.
-Nothing is downloaded for a folder, and a folder that is no model is refused before torch is imported."""
+"""A model and its processor, by folder or by hub name. `tiny` names the embedded base that ships with the
+package. Nothing is downloaded for a folder, and a folder that is no model is refused before torch is
+imported."""
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rarl.errors import ModelError
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
-# The architectures whose processor is built here, for it needs no torchvision then (which not every CPU build of torch
-# has one for).
+# The architectures whose processor is built here, for it needs no torchvision then (which not every CPU build
+# of torch has one for).
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 
 
@@ -58,7 +59,8 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
 
     Args:
         name: as in `check_model`.
-        training: weights in float32, for AdamW's small steps are lost in bfloat16; otherwise bfloat16 on a GPU.
+        training: weights in float32, for AdamW's small steps are lost in bfloat16; otherwise bfloat16 on a
+            GPU.
 
     Raises:
         ModelError: if there is no such model, or it is not a vision-language model.
@@ -79,7 +81,7 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
         config = AutoConfig.from_pretrained(source)
         if type(config) not in AutoModelForImageTextToText._model_mapping:
             raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
-        model = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=dtype)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"could not load the model {name}: {_reason(source, error)}") from error
     return model.to("cuda" if gpu else "cpu").eval()
@@ -102,7 +104,9 @@ def load_processor(name: str | Path) -> "ProcessorMixin":
         kind = AutoConfig.from_pretrained(model).model_type
         if kind not in _QWEN_VL:
             if find_spec("torchvision") is None:
-                raise ModelError(f"the processor of {name} ({kind}) needs torchvision: pip install torchvision")
+                raise ModelError(
+                    f"the processor of {name} ({kind}) needs torchvision: pip install torchvision"
+                )
             return AutoProcessor.from_pretrained(source, padding_side="left")
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         image_processor = AutoImageProcessor.from_pretrained(source)
@@ -121,7 +125,7 @@ def _chat_template(source: str) -> str:
     jinja = cached_file(source, "chat_template.jinja", _raise_exceptions_for_missing_entries=False)
     if jinja is not None:
         return Path(jinja).read_text(encoding="utf-8")
-    path = cached_file(source, "chat_template.json")
+    path: Any = cached_file(source, "chat_template.json")
     return json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
 
 

@@ -1,5 +1,5 @@
-"""How the embedded base is made (`rarl base --seed N OUT`): supervised pre-training on a handful of images with noisy
-labels, so that its replies have the right format and rough values, as those of a general pre-trained model do.
+"""How the embedded base is made (`rarl base --seed N OUT`): supervised pre-training on a handful of images
+with noisy labels, so that its replies have the right format and rough values, as those of a general model do.
 It sees only the collection's `pretrain` part; its level is designed, not measured on anything."""
 
 import math
@@ -18,15 +18,17 @@ from rarl.replies import reference_reply
 from rarl.tasks import Task
 
 IMAGES = 40  # distinct images it ever sees
-LABEL_NOISE = 0.35  # share of labels that are moved, by a rounded normal of standard deviation 1.5
+LABEL_NOISE = 0.35  # share of the labels that are moved, by a rounded normal of standard deviation 1.5
 NOISE_SCALE = 1.5
 IMAGES_PER_STEP = 64
 LEARNING_RATE = 3e-3
-# (images a prompt, steps): from one image straight to eight, which is where pictures and ids get bound.
-CURRICULUM = ((1, 300), (8, 800), (4, 150), (2, 150))
+# (images a prompt, steps, label noise). From one image straight to eight, where the model has to bind
+# images to their numbers; it learns that only while the labels can be trusted. The noise comes back with
+# the mix.
+CURRICULUM = ((1, 200, LABEL_NOISE), (8, 1100, 0.0))
 MIX = {1: 0.15, 2: 0.45, 4: 0.25, 8: 0.15}
-MIX_STEPS = 900
-STEPS = sum(steps for _, steps in CURRICULUM) + MIX_STEPS
+MIX_STEPS = 1000
+STEPS = sum(steps for _, steps, _ in CURRICULUM) + MIX_STEPS
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class _Prompt:
 
 
 def pretrain(
-    task: Task, images: Sequence[tuple[Image, float]], seed: int, on_step: Callable[[int, float], None] | None = None
+    task: Task,
+    images: Sequence[tuple[Image, float]],
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[Any, Any]:
     """Train the embedded base.
 
@@ -66,9 +71,11 @@ def pretrain(
     )
     prompts: dict[int, _Prompt] = {}
     model.train()
-    for step, count in enumerate(_image_counts(generator)):
-        batch = [[generator.randrange(len(chosen)) for _ in range(count)] for _ in range(IMAGES_PER_STEP // count)]
-        noisy = [[_noisy(values[index], task, generator) for index in group] for group in batch]
+    for step, (count, noise) in enumerate(_schedule(generator)):
+        batch = [
+            [generator.randrange(len(chosen)) for _ in range(count)] for _ in range(IMAGES_PER_STEP // count)
+        ]
+        noisy = [[_noisy(values[index], task, noise, generator) for index in group] for group in batch]
         loss = _loss(model, processor, task, prompts, batch, noisy, patches, grid)
         optimizer.zero_grad()
         loss.backward()
@@ -94,14 +101,16 @@ def build_base(
     return out
 
 
-def _image_counts(generator: random.Random) -> list[int]:
-    """How many images the prompts of each step have."""
-    counts = [count for count, steps in CURRICULUM for _ in range(steps)]
-    return counts + generator.choices(list(MIX), list(MIX.values()), k=MIX_STEPS)
+def _schedule(generator: random.Random) -> list[tuple[int, float]]:
+    """The number of images and the label noise of each step."""
+    mixed = generator.choices(list(MIX), list(MIX.values()), k=MIX_STEPS)
+    return [(count, noise) for count, steps, noise in CURRICULUM for _ in range(steps)] + [
+        (count, LABEL_NOISE) for count in mixed
+    ]
 
 
-def _noisy(value: float, task: Task, generator: random.Random) -> float:
-    if generator.random() >= LABEL_NOISE:
+def _noisy(value: float, task: Task, noise: float, generator: random.Random) -> float:
+    if generator.random() >= noise:
         return value
     return task.nearest(value + task.step * round(generator.gauss(0, NOISE_SCALE)))
 
@@ -123,11 +132,15 @@ def _loss(
         prompts[count] = _prompt(model, processor, task, count)
     prompt = prompts[count]
     replies = [
-        tokenizer.encode(reference_reply(group, task.rule, task.step) + tokenizer.eos_token, add_special_tokens=False)
+        tokenizer.encode(
+            reference_reply(group, task.rule, task.step) + tokenizer.eos_token, add_special_tokens=False
+        )
         for group in values
     ]
     width = max(len(reply) for reply in replies)
-    ids = torch.tensor([prompt.ids + reply + [tokenizer.pad_token_id] * (width - len(reply)) for reply in replies])
+    ids = torch.tensor(
+        [prompt.ids + reply + [tokenizer.pad_token_id] * (width - len(reply)) for reply in replies]
+    )
     mask = ids != tokenizer.pad_token_id
     labels = ids.masked_fill(~mask, -100)
     labels[:, : len(prompt.ids)] = -100

@@ -1,6 +1,7 @@
-"""The embedded vision-language model: a real `Qwen2_5_VLForConditionalGeneration` of about 0.3 million parameters
-with its own tokenizer, chat template and image processor, which learns on a laptop CPU. Its base is trained to imitate
-a general pre-trained model, with the format right and the values rough: *the level of the base is designed*."""
+"""The embedded vision-language model: a real `Qwen2_5_VLForConditionalGeneration` of about 0.3 million
+parameters with its own tokenizer, chat template and image processor, which learns on a laptop CPU. Its base
+is trained to imitate a general pre-trained model, with the format right and the values rough: *the level of
+the base is designed*."""
 
 import random
 from collections.abc import Sequence
@@ -46,8 +47,8 @@ IMAGE_SIDE = 28  # pixels; one merged patch of the vision tower, so one token
 def build_tokenizer(task: Task, counts: Sequence[int] = (1, 2, 4, 8)) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on the task's own prompts and replies.
 
-    Merges run across spaces, so that a prompt is some dozens of tokens; "Picture 3: " is one token, because what is
-    hard for so small a model is to bind an image to its number. Any text can be encoded.
+    Merges run across spaces, so that a prompt is some dozens of tokens; "Picture 3: " is one token, because
+    what is hard for so small a model is to bind an image to its number. Any text can be encoded.
     """
     generator = random.Random(0)
     texts = []

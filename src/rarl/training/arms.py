@@ -1,9 +1,10 @@
-"""Training one arm, by GRPO or SFT, from its last complete checkpoint to a model folder that is whole. What the arms of
-a run are, and in which order, is `stages`'s."""
+"""Training one arm, by GRPO or SFT, from its last complete checkpoint to a model folder that is whole. What
+the arms of a run are, and in which order, is `stages`'s."""
 
 import json
 import os
 import shutil
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import yaml
 from rich.console import Console
 
 from rarl.data.groups import Group, to_dataset
-from rarl.models.loading import load_model, load_processor
-from rarl.training.checkpoints import finish, last_complete_checkpoint, unfinished
+from rarl.models.loading import check_model, load_model, load_processor
+from rarl.training.checkpoints import finish, is_finished, last_complete_checkpoint, unfinished
 from rarl.training.config import RunConfig
 from rarl.training.progress import ProgressLines
 from rarl.training.sections import Stage
@@ -27,16 +28,18 @@ def train_stage(
     from rarl.training.trainer import RARLConfig, RARLTrainer
 
     args = RARLConfig(**(_common(config, stage.name) | config.grpo_arguments(stage, processes=_processes())))
+    start = _whole(start, _checkpoints(config, stage.name))
     model, processor = load_model(start, training=True), load_processor(start)
+    lines = ProgressLines(stage.name, console)
     trainer = RARLTrainer(
         model,
         args=args,
         train_dataset=to_dataset(groups, config.task),
         processing_class=processor,
-        callbacks=[ProgressLines(stage.name, console)],
+        callbacks=[lines],
         peft_config=_lora(config),
     )
-    _fit(trainer, folder, config)
+    _fit(trainer, lines, start, folder, config)
 
 
 def train_sft(config: RunConfig, groups: list[Group], folder: Path, console: Console) -> None:
@@ -46,12 +49,14 @@ def train_sft(config: RunConfig, groups: list[Group], folder: Path, console: Con
     from rarl.training.sft import sft_dataset, sft_trainer
 
     assert config.sft is not None
-    args = SFTConfig(**(_common(config, folder.name) | config.sft_arguments(processes=_processes())))
+    # TRL 1.16 cuts at 1,024 tokens, which may be within the images, unless it is told not to.
+    common = _common(config, folder.name) | {"max_length": None}
+    args = SFTConfig(**(common | config.sft_arguments(processes=_processes())))
     dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning)
     model, processor = load_model(config.model, training=True), load_processor(config.model)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
-    _fit(trainer, folder, config)
+    _fit(trainer, lines, config.model, folder, config)
 
 
 def _common(config: RunConfig, arm: str) -> dict[str, Any]:
@@ -63,21 +68,30 @@ def _common(config: RunConfig, arm: str) -> dict[str, Any]:
     }
 
 
-def _fit(trainer: Any, folder: Path, config: RunConfig) -> None:
+def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, config: RunConfig) -> None:
     """Trains from the last complete checkpoint, and gives the model folder its name once it is whole."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     checkpoints = _checkpoints(config, folder.name)
-    trainer.train(resume_from_checkpoint=_last(checkpoints))
+    with lines, warnings.catch_warnings():
+        # transformers 5.23 says at every step that TRL 1.16 asks for it under the old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        trainer.train(resume_from_checkpoint=_last(checkpoints))
     trainer.accelerator.wait_for_everyone()
     main = trainer.is_world_process_zero()
     temporary = unfinished(folder) if main else folder  # the others write nothing
-    trainer.save_model(str(temporary))  # all take part: weights may be spread over them
+    # All take part in saving: weights may be spread over them.
+    if config.lora is None:
+        trainer.save_model(str(temporary))
+    else:
+        trainer.save_model(str(checkpoints / "adapter"))
+        if main:
+            _merged(start, checkpoints / "adapter").save_pretrained(temporary)
     if main:
         trainer.processing_class.save_pretrained(temporary)
-        lines = [json.dumps(log) for log in trainer.state.log_history]
-        (temporary / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        logs = [json.dumps(log) for log in trainer.state.log_history]
+        (temporary / "log.jsonl").write_text("\n".join(logs) + "\n", encoding="utf-8")
         task = yaml.safe_dump(config.task.to_dict(), sort_keys=False)
         (temporary / "task.yaml").write_text(task, encoding="utf-8")
         finish(temporary, folder)
@@ -85,6 +99,31 @@ def _fit(trainer: Any, folder: Path, config: RunConfig) -> None:
         with suppress(OSError):  # the checkpoints of other arms are still there
             checkpoints.parent.rmdir()
     trainer.accelerator.wait_for_everyone()
+
+
+def _merged(start: str | Path, adapter: Path) -> Any:
+    """The model `start` with the adapter in its weights: a whole model, which needs no other folder, and from
+    which the next stage can start with an adapter of its own."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(start, training=True), adapter).merge_and_unload()
+
+
+def _whole(start: str | Path, checkpoints: Path) -> str | Path:
+    """`start`, or where it is an adapter, a folder with it merged: TRL 1.16 loads the KL's reference from the
+    folder that the model came from, and for an adapter that is the model without it."""
+    from accelerate import PartialState
+
+    if not (Path(check_model(start)) / "adapter_config.json").is_file():
+        return start
+    folder = checkpoints / "start"
+    if PartialState().is_main_process and not is_finished(folder):
+        temporary = unfinished(folder)
+        load_model(start, training=True).save_pretrained(temporary)
+        load_processor(start).save_pretrained(temporary)
+        finish(temporary, folder)
+    PartialState().wait_for_everyone()
+    return folder
 
 
 def _checkpoints(config: RunConfig, arm: str) -> Path:

@@ -1,15 +1,16 @@
-"""What a person sees while a model trains: a progress bar, and one line per logging step with the reward and its
-three parts, stagnant groups, mutated responses, KL, entropy and seconds. It reads TRL's logs and changes nothing."""
+"""What a person sees while a model trains: a progress bar, and one line per logging step with the reward and
+its three parts, stagnant groups, mutated responses, KL, entropy and seconds. It reads TRL's logs and changes
+nothing."""
 
 import time
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-# What a line shows: its label, and the first of these metrics that the log has. A trainer with mutation logs the
-# policy's own responses apart from the injected ones; the line shows the former.
+# What a line shows: its label, and the first of these metrics that the log has. A trainer with mutation logs
+# the policy's own responses apart from the injected ones; the line shows the former.
 COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("loss", ("loss",), ".3f"),
     ("reward", ("policy/reward", "reward"), ".3f"),
@@ -26,7 +27,7 @@ def line(log: dict[str, Any]) -> str:
     """One log of TRL as one line; what was not logged is left out, and an undefined reward is a dash.
 
     Examples:
-        `reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  KL 0.0121  entropy 0.342`
+        `reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  KL 0.0121`
     """
     parts = []
     for label, names, form in COLUMNS:
@@ -42,8 +43,14 @@ def line(log: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def progress_bar(console: Console) -> Progress:
+    """A bar that goes when it is done. None where there is no terminal: it would leave empty lines."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 class ProgressLines(TrainerCallback):
-    """The bar and the lines of one arm.
+    """The bar and the lines of one arm. `with` it, the bar goes when training is interrupted, too.
 
     Args:
         arm: the arm's name, in front of every line.
@@ -60,14 +67,7 @@ class ProgressLines(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
+        self._progress = progress_bar(self._console)
         self._progress.start()
         self._task = self._progress.add_task(self._arm, total=state.max_steps, completed=state.global_step)
         self._since, self._logged = time.monotonic(), state.global_step
@@ -76,7 +76,8 @@ class ProgressLines(TrainerCallback):
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         if self._progress is None or "train_runtime" in logs:
             return
         steps = max(state.global_step - self._logged, 1)
@@ -90,6 +91,15 @@ class ProgressLines(TrainerCallback):
         )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -1,5 +1,5 @@
-"""The supervised baseline (Tables 2, 4, 5): TRL's SFTTrainer imitates the reference reply of every group that the
-stages see, in the same order and once each. Only the reply is learned from, not the prompt."""
+"""The supervised baseline (Tables 2, 4, 5): TRL's SFTTrainer imitates the reference reply of every group that
+the stages see, in the same order and once each. Only the reply is learned from, not the prompt."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,14 +7,16 @@ from typing import Any, Literal
 from datasets import Dataset
 from trl import SFTTrainer
 
-from rarl.replies import reference_items, reference_reply, write_answer, write_reply
+from rarl.replies import reference_items, reference_reply, write_reply
+from rarl.training.resuming import Resuming
 
 SFTReasoning = Literal["template", "empty"]
 
 
 @dataclass(frozen=True)
 class WithReference:
-    """A dataset transform that adds the column `completion`, the reference reply, to what `rows` makes of a batch.
+    """A dataset transform that adds the column `completion`, the reference reply, to what `rows` makes of a
+    batch.
 
     Args:
         rows: the transform of `rarl.data.groups.to_dataset`.
@@ -44,11 +46,15 @@ def sft_dataset(groups: Dataset, reasoning: SFTReasoning) -> Dataset:
     return groups.with_transform(WithReference(groups.format["format_kwargs"]["transform"], reasoning))
 
 
+class _Baseline(Resuming, SFTTrainer):
+    """TRL's SFTTrainer, which can be continued."""
+
+
 def sft_trainer(
     model: Any, processor: Any, dataset: Dataset, args: Any, callbacks: list[Any], peft_config: Any = None
 ) -> SFTTrainer:
     """The trainer of the baseline; `dataset` is what `sft_dataset` made."""
-    return SFTTrainer(
+    return _Baseline(
         model=model,
         args=args,
         train_dataset=dataset,

@@ -1,6 +1,7 @@
-"""`RARLTrainer`: TRL's GRPOTrainer with the paper's rewards, settings and Response Mutation Operation (section 3).
-Responses are replaced at the end of `_generate`, so that everything after it (log-probs of policy and reference,
-rewards, advantages of Eqs. 2 and 9, loss) is TRL's own. Its seams are private: pinned to trl 1.16, each with a test."""
+"""`RARLTrainer`: TRL's GRPOTrainer with the paper's rewards, settings and Response Mutation Operation
+(section 3). Responses are replaced at the end of `_generate`, so that everything after it (log-probs of
+policy and reference, rewards, advantages of Eqs. 2 and 9, loss) is TRL's own. Its seams are private: pinned
+to trl 1.16, each with a test."""
 
 import math
 import random
@@ -17,23 +18,30 @@ from rarl.errors import ConfigError
 from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning
 from rarl.replies import reference_items, reference_reply, write_answer, write_reply
 from rarl.rewards import format_reward, ranking_reward, regression_reward
+from rarl.training.resuming import Resuming
 
-REWARDS: list[Callable[..., list[float | None]]] = [regression_reward, ranking_reward, format_reward]
+REWARDS: list[Callable[..., Any]] = [regression_reward, ranking_reward, format_reward]
 
 
 @dataclass
 class RARLConfig(GRPOConfig):
-    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1) and the fields of `rarl.mutation.Mutation`,
-    each with the prefix `mutation_`; `mutation_probability` 0, the default, gives plain GRPO.
+    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1) and the fields of
+    `rarl.mutation.Mutation`, each with the prefix `mutation_`; `mutation_probability` 0, the default, gives
+    plain GRPO.
 
     Raises:
-        ConfigError: for a mutation that is not possible, or a `mutation_k` that is not below `num_generations`.
+        ConfigError: for a mutation that is not possible, or a `mutation_k` that is not below
+            `num_generations`.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
-    beta: float = field(default=0.01, metadata={"help": "Weight of the KL divergence from the stage's start."})
+    beta: float = field(
+        default=0.01, metadata={"help": "Weight of the KL divergence from the stage's start."}
+    )
     loss_type: str = field(default="grpo", metadata={"help": "The loss of Eq. 1, averaged by response."})
-    mutation_k: int = field(default=2, metadata={"help": "At most so many responses of a group are replaced."})
+    mutation_k: int = field(
+        default=2, metadata={"help": "At most so many responses of a group are replaced."}
+    )
     mutation_probability: float = field(default=0.0, metadata={"help": "That a group is mutated at a step."})
     mutation_when: str = field(default="always", metadata={"help": "always, or stagnant."})
     mutation_reference: str = field(default="ground_truth", metadata={"help": "ground_truth, or best."})
@@ -42,7 +50,7 @@ class RARLConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         mutation = self.mutation
-        if mutation.probability > 0 and mutation.k >= self.num_generations:
+        if mutation.probability > 0 and mutation.k >= (self.num_generations or 0):
             raise ConfigError(
                 f"mutation: k must be less than num_generations ({self.num_generations}), not {mutation.k}"
             )
@@ -59,12 +67,13 @@ class RARLConfig(GRPOConfig):
         )
 
 
-class RARLTrainer(GRPOTrainer):
+class RARLTrainer(Resuming, GRPOTrainer):
     """GRPO with ranking-aware rewards and RMO.
 
-    Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format rewards, in
-    this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). The dataset has the columns that
-    `rarl.data.groups.to_dataset` makes: `prompt`, `images`, `values`, `delta`, `range`, `step`, `rule`.
+    Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format
+    rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). The dataset has the
+    columns that `rarl.data.groups.to_dataset` makes: `prompt`, `images`, `values`, `delta`, `range`, `step`,
+    `rule`.
 
     Logged beside TRL's own metrics, each over all processes:
         policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc:
@@ -72,6 +81,10 @@ class RARLTrainer(GRPOTrainer):
         mutation/fraction: share of responses that were replaced;
         mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
     """
+
+    # Set by the configurations; TRL's types allow for none.
+    num_generations: int
+    max_completion_length: int
 
     def __init__(
         self,
@@ -82,9 +95,9 @@ class RARLTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or RARLConfig()
-        super().__init__(
-            model, REWARDS if reward_funcs is None else reward_funcs, args, train_dataset=train_dataset, **kwargs
-        )
+        if reward_funcs is None:
+            reward_funcs = list(REWARDS)
+        super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
         self._inputs: list[dict[str, Any]] = []
         self._scored = "group"
@@ -170,7 +183,9 @@ class RARLTrainer(GRPOTrainer):
         if reasoning == "keep":
             ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>")
         if ids is None:
-            text = write_reply("", items, step) if reasoning == "empty" else reference_reply(values, rule, step)
+            text = (
+                write_reply("", items, step) if reasoning == "empty" else reference_reply(values, rule, step)
+            )
             ids = self._encode(text)
         if len(ids) + 1 > self.max_completion_length and self._mutation.probability > 0:
             raise ConfigError(

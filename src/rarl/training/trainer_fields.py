@@ -114,11 +114,13 @@ def check_trainer_fields(config: RunConfig) -> None:
 
 def machine_defaults() -> dict[str, Any]:
     """TRL's defaults are for a GPU: on a CPU it refuses bfloat16, which is slower there than float32 as well,
-    and recomputing activations to save memory is not worth its time."""
+    and recomputing activations to save memory is not worth its time. Without `use_cpu`, several processes on
+    a CPU would each train by itself."""
     import torch
 
     gpu = torch.cuda.is_available()
     return {
+        "use_cpu": not gpu,
         "bf16": gpu and torch.cuda.is_bf16_supported(),
         "activation_checkpointing": gpu,
         "dataloader_pin_memory": gpu,

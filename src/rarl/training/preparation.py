@@ -1,0 +1,132 @@
+"""What is checked before a run begins, and the beginning itself: model, collection, groups and the run's
+folder. A run that can't be finished is refused here, with its folder left as it was; nothing is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rarl.data.collection import Collection, Row, load_collection
+from rarl.data.digits import SPLITS, prepare_digits
+from rarl.data.groups import Group, draw_groups, training_groups
+from rarl.errors import ConfigError, DataError
+from rarl.models.loading import check_model, load_processor
+from rarl.replies import reference_items, reference_reply, write_reply
+from rarl.results import open_metrics
+from rarl.training.checkpoints import check_output, write_text
+from rarl.training.config import RunConfig
+from rarl.training.sections import Stage
+from rarl.training.trainer_keys import GRPOKeys
+
+
+def prepare(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks what can be checked before anything runs, but for the trainers' keys, and begins the run.
+
+    Returns:
+        The collection to train and evaluate on; the digits are built where `config.data` is not given.
+
+    Raises:
+        ConfigError, DataError, ModelError: for what can't work. The run's folder is as it was then.
+    """
+    check_model(config.model)
+    processor = load_processor(config.model)  # a hub name that can't be reached is known only now
+    _check_folder(config, resume=resume)
+    if config.data is not None:
+        collection = load_collection(config.data)
+        _check_collection(config, collection)
+    elif config.evaluation.split in SPLITS:
+        collection = prepare_digits(config.output / "data")
+    else:
+        raise ConfigError(
+            f"evaluation.split: the digits have no split '{config.evaluation.split}', "
+            f"only {', '.join(SPLITS)}"
+        )
+    _check_lengths(config, collection, processor.tokenizer)
+    begin(config, resume=resume)
+    return collection
+
+
+def begin(config: RunConfig, *, resume: bool) -> None:
+    """Writes the run's `config.yaml`, with which the folder is the run's.
+
+    Raises:
+        ConfigError: if the folder holds a run that is not to be continued, or not of this configuration.
+    """
+    _check_folder(config, resume=resume)
+    write_text(config.output / "config.yaml", config.to_yaml())
+
+
+def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[Group]:
+    """The prompts of a stage, step after step; the same for the same seed and stage name."""
+    prompts = config.trainer_for(stage)["prompts_per_step"]
+    return training_groups(rows, stage.images, prompts, stage.max_steps, f"{config.seed}:{stage.name}")
+
+
+def arms(config: RunConfig) -> list[str]:
+    """The names of the arms that are trained, which are their folders: SFT, then the stages."""
+    baseline = [] if config.sft is None else [config.sft.name]
+    return baseline + [stage.name for stage in config.stages]
+
+
+def completion_length(config: RunConfig, stage: Stage) -> int:
+    """How many tokens a response of the stage may have. TRL's own default is that of `GRPOKeys`."""
+    return GRPOKeys(**config.trainer_for(stage)).max_completion_length
+
+
+def _check_folder(config: RunConfig, *, resume: bool) -> None:
+    check_output(config.output, config.to_dict(), resume=resume)
+    if not (config.output / "config.yaml").is_file():
+        # Taken for the run's own, they would stand in its table without having been trained by it.
+        parts = [*arms(config), "checkpoints", "metrics.json", "predictions.jsonl"]
+        if strays := [part for part in parts if (config.output / part).exists()]:
+            raise ConfigError(
+                f"output: {config.output} holds {', '.join(strays)}, but no config.yaml that says of which "
+                "run: remove them, or choose another `output`"
+            )
+        return
+    metrics = open_metrics(config.output, config.task.name, config.evaluation.split, config.seed)
+    for drawn in metrics["lists"].values():
+        if drawn["n"] != config.evaluation.lists:
+            raise ConfigError(
+                f"evaluation.lists: {config.output} has been evaluated on {drawn['n']} lists, not "
+                f"{config.evaluation.lists}: give as many, or evaluate its models into another folder"
+            )
+
+
+def _check_collection(config: RunConfig, collection: Collection) -> None:
+    """Refuses a collection of another task, and one that has too few images for the run's groups."""
+    if collection.task != config.task:
+        raise ConfigError(
+            f"task: the run's task '{config.task.name}' is not that of {Path(collection.root) / 'task.yaml'} "
+            f"('{collection.task.name}', {collection.task.value_range}, delta {collection.task.delta:g})"
+        )
+    train, held_out = collection.split("train"), collection.split(config.evaluation.split)
+    wanted = [(f"stages[{i}].images", train, stage.images) for i, stage in enumerate(config.stages)]
+    for key, rows, counts in [*wanted, ("evaluation.images", held_out, config.evaluation.images)]:
+        for count in sorted(set(counts)):
+            try:
+                draw_groups(rows, count, 1, config.seed)
+            except DataError as error:
+                raise ConfigError(f"{key}: {error}") from error
+
+
+def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:
+    """Refuses a stage whose responses may not be long enough for the references that replace them (RMO): the
+    trainer would, at the first such group."""
+    task, rows = config.task, collection.split("train")
+    for number, stage in enumerate(config.stages):
+        mutation = stage.mutation
+        if mutation is None or mutation.probability == 0 or mutation.reference == "best":
+            continue
+        replies = [
+            write_reply("", reference_items(group.values), task.step)
+            if mutation.reasoning == "empty"
+            else reference_reply(group.values, group.rule or task.rule, task.step)
+            for group in stage_groups(config, stage, rows)
+        ]
+        longest = max(len(ids) for ids in tokenizer(replies, add_special_tokens=False)["input_ids"]) + 1
+        given = completion_length(config, stage)
+        if longest > given:
+            raise ConfigError(
+                f"stages[{number}] with trainer.max_completion_length {given}: the longest reference reply, "
+                f"which mutation puts in place of a response, has {longest} tokens; raise it to at least that"
+            )

@@ -1,0 +1,203 @@
+"""What is refused before a run begins, and that the run's folder is as it was then: through `stages.run`, so
+that nothing is checked too late."""
+
+import io
+from dataclasses import fields
+
+import pytest
+from rich.console import Console
+
+from rarl.data.collection import write_collection
+from rarl.errors import ConfigError, DataError, ModelError
+from rarl.tasks import DIGITS
+from rarl.training import stages
+from rarl.training.config import config_from
+from rarl.training.preparation import begin, completion_length, prepare
+
+
+@pytest.fixture(scope="module")
+def collection(digits, tmp_path_factory):
+    """Seven digits to train on, three to evaluate on, and no validation part."""
+    splits = {
+        split: [(row.id, row.value, row.path.read_bytes()) for row in digits.split(split)[:size]]
+        for split, size in {"train": 7, "test": 3}.items()
+    }
+    return write_collection(tmp_path_factory.mktemp("collections") / "few", DIGITS, splits)
+
+
+@pytest.fixture
+def config_of(collection, tmp_path):
+    def make(**changes):
+        plain = {
+            "task": "digits",
+            "data": str(collection.root),
+            "output": str(tmp_path / "run"),
+            "stages": [{"name": "rarl", "images": [1, 2], "max_steps": 2, "mutation": {}}],
+            "sft": {},
+            "trainer": {"num_generations": 4},
+            "evaluation": {"images": [1, 2], "lists": 2},
+        }
+        return config_from(plain | changes, "test")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs(monkeypatch):
+    def refuse(*args, **kwargs):
+        pytest.fail("something ran")
+
+    for name in ("train_sft", "train_stage", "evaluate"):
+        monkeypatch.setattr(stages, name, refuse)
+
+
+STAGE = {"name": "rarl", "images": [1, 2], "max_steps": 2}
+FALSE_TASK = {"name": "digits", "rule": "handwritten digit", "low": 0, "high": 9, "step": 1, "delta": 3}
+REFUSED = {
+    "an unknown field of the trainer": (
+        {"trainer": {"num_generations": 4, "learning_rat": 1e-3}},
+        ConfigError,
+        r"trainer.learning_rat: unknown key",
+    ),
+    "a wrong type in a stage": (
+        {"stages": [{**STAGE, "trainer": {"warmup_steps": "many"}}]},
+        ConfigError,
+        r"stages\[0\].trainer.warmup_steps",
+    ),
+    "an unknown field of SFT": (
+        {"sft": {"trainer": {"num_generations": 4}}},
+        ConfigError,
+        r"sft.trainer.num_generations: unknown key",
+    ),
+    "what TRL refuses": (
+        {"trainer": {"num_generations": 4, "lr_scheduler_type": "reduce_lr_on_plateau"}},
+        ConfigError,
+        r"trainer",
+    ),
+    "another task than the collection's": (
+        {"task": FALSE_TASK},
+        ConfigError,
+        r"task: .* is not that of .*task.yaml \('digits', .*delta 2\)",
+    ),
+    "a collection that is not there": ({"data": "no/such/folder"}, DataError, "no/such/folder"),
+    "a split that is not there": (
+        {"evaluation": {"images": [1], "split": "validation"}},
+        DataError,
+        "validation.*test",
+    ),
+    "a split that the digits don't have": (
+        {"data": None, "evaluation": {"split": "tests"}},
+        ConfigError,
+        "evaluation.split: the digits have no split 'tests', only train, validation, test, pretrain",
+    ),
+    "too few images to train on": (
+        {"stages": [{**STAGE, "images": [1, 8]}]},
+        ConfigError,
+        r"stages\[0\].images: a group of 8 images can't be drawn from 7 images",
+    ),
+    "too few images to evaluate on": (
+        {"evaluation": {"images": [2, 4], "lists": 2}},
+        ConfigError,
+        "evaluation.images: a group of 4 images can't be drawn from 3 images",
+    ),
+    "a model that is not there": ({"model": "no-such-model"}, ModelError, "no model at 'no-such-model'"),
+    "a hub name that can't be reached": (
+        {"model": "nobody/nothing"},
+        ModelError,
+        "could not load the processor of nobody/nothing",
+    ),
+    "responses too short for the references": (
+        {
+            "stages": [{**STAGE, "mutation": {}}],
+            "trainer": {"num_generations": 4, "max_completion_length": 6},
+        },
+        ConfigError,
+        r"stages\[0\] with trainer.max_completion_length 6: .* has \d+ tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("resume", [False, True])
+def test_refused_before_anything_is_written(config_of, changes, error, message, resume):
+    config = config_of(**changes)
+    with pytest.raises(error, match=message):
+        stages.run(config, resume=resume, console=Console(file=io.StringIO()))
+    assert not config.output.exists()
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [None, {"probability": 0.0}, {"reference": "best", "k": 1}],
+)
+def test_short_responses_are_allowed_where_no_reference_replaces_them(config_of, mutation):
+    trainer = {"num_generations": 4, "max_completion_length": 6}
+    prepare(config_of(stages=[{**STAGE, "mutation": mutation}], trainer=trainer), resume=False)
+
+
+def test_the_longest_reference_just_fits(config_of):
+    """What is refused with one token less is allowed with the number that the message names."""
+    stage = {**STAGE, "mutation": {"reasoning": "empty"}}
+    with pytest.raises(ConfigError, match="tokens") as caught:
+        prepare(config_of(stages=[stage], trainer={"max_completion_length": 2}), resume=False)
+    longest = int(str(caught.value).split(" has ")[1].split()[0])
+    with pytest.raises(ConfigError, match=f"has {longest} tokens"):
+        prepare(config_of(stages=[stage], trainer={"max_completion_length": longest - 1}), resume=False)
+    prepare(config_of(stages=[stage], trainer={"max_completion_length": longest}), resume=False)
+
+
+@pytest.mark.parametrize("stray", ["rarl", "sft", "checkpoints", "metrics.json", "predictions.jsonl"])
+def test_what_no_configuration_accounts_for_is_not_taken_for_the_runs_own(config_of, stray):
+    """As when config.yaml alone was removed to begin again: nothing would train, and old numbers show."""
+    config = config_of()
+    (config.output / stray).mkdir(parents=True)
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match=rf"holds {stray}, but no config.yaml"):
+            prepare(config, resume=resume)
+        with pytest.raises(ConfigError, match=stray):
+            begin(config, resume=resume)
+    assert [path.name for path in config.output.iterdir()] == [stray]
+
+
+def test_the_length_of_a_response_is_trls_where_the_run_names_none(config_of):
+    from trl import GRPOConfig
+
+    default = {field.name: field.default for field in fields(GRPOConfig)}["max_completion_length"]
+    config = config_of()
+    assert completion_length(config, config.stages[0]) == default
+    own = config_of(stages=[{**STAGE, "trainer": {"max_completion_length": 33}}])
+    assert completion_length(own, own.stages[0]) == 33
+
+
+def test_other_files_in_the_folder_are_left_alone(config_of):
+    config = config_of()
+    config.output.mkdir()
+    (config.output / "notes.txt").write_text("mine")
+    prepare(config, resume=False)
+    assert sorted(path.name for path in config.output.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_a_run_begins_with_its_configuration(config_of, collection):
+    config = config_of()
+    assert prepare(config, resume=False).splits == collection.splits
+    assert (config.output / "config.yaml").read_text() == config.to_yaml()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        prepare(config, resume=False)
+    prepare(config, resume=True)
+
+
+def test_the_digits_are_built_where_no_collection_is_given(config_of):
+    config = config_of(data=None)
+    built = prepare(config, resume=False)
+    assert built.root == config.output / "data"
+    assert prepare(config, resume=True).splits == built.splits
+
+
+def test_results_of_another_split_are_refused(config_of):
+    config = config_of()
+    prepare(config, resume=False)
+    (config.output / "metrics.json").write_text(
+        '{"task": "digits", "split": "validation", "seed": 0, "lists": {}, "arms": {}}'
+    )
+    with pytest.raises(ConfigError, match="is of split 'validation', not 'test'"):
+        prepare(config, resume=True)

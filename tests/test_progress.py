@@ -1,0 +1,120 @@
+"""The line that a person sees, for logs as TRL makes them, and the bar's callback over a run."""
+
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from rarl.training.progress import ProgressLines, line
+
+GRPO = {
+    "loss": 0.0123,
+    "grad_norm": 1.5,
+    "reward": 3.2,
+    "rewards/regression_reward/mean": 0.7,
+    "rewards/ranking_reward/mean": 1.5,
+    "rewards/format_reward/mean": 1.0,
+    "policy/reward": 2.914,
+    "policy/reward_std": 1.0,
+    "policy/rewards/regression_reward": 0.640,
+    "policy/rewards/ranking_reward": 1.296,
+    "policy/rewards/format_reward": 0.978,
+    "mutation/fraction": 0.08,
+    "mutation/stagnant_before": 0.12,
+    "mutation/stagnant_after": 0.04,
+    "kl": 0.0121,
+    "entropy": 0.342,
+}
+
+
+def test_the_line_of_a_mutated_run_shows_the_policys_own_rewards():
+    assert line(GRPO) == (
+        "reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  "
+        "KL 0.0121  entropy 0.342"
+    )
+
+
+def test_the_line_of_the_stock_trainer():
+    log = {key: value for key, value in GRPO.items() if not key.startswith(("policy/", "mutation/"))}
+    assert (
+        line(log) == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0121  entropy 0.342"
+    )
+
+
+def test_the_line_of_sft():
+    assert line({"loss": 1.5, "entropy": 0.25, "mean_token_accuracy": 0.9}) == "loss 1.500  entropy 0.250"
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_a_reward_that_no_response_has_is_a_dash(value):
+    """One-image prompts have no ranking reward."""
+    assert " rank -  " in line(GRPO | {"policy/rewards/ranking_reward": value})
+
+
+def test_what_was_not_logged_is_left_out():
+    assert line({}) == ""
+    assert "KL" not in line({key: value for key, value in GRPO.items() if key != "kl"})
+
+
+@pytest.fixture
+def shown():
+    return io.StringIO()
+
+
+def run(shown, state):
+    lines = ProgressLines("rarl", Console(file=shown, width=200))
+    lines.on_train_begin(None, state, None)
+    for step in range(1, 3):
+        state.global_step = step
+        lines.on_step_end(None, state, None)
+        lines.on_log(None, state, None, logs=GRPO)
+    lines.on_log(None, state, None, logs={"train_runtime": 1.0})
+    lines.on_train_end(None, state, None)
+
+
+def test_one_line_for_each_log(shown):
+    run(shown, SimpleNamespace(is_world_process_zero=True, max_steps=280, global_step=0))
+    lines = [text for text in shown.getvalue().splitlines() if text.startswith("rarl")]
+    assert len(lines) == 2
+    assert lines[0].startswith("rarl   1/280  reward 2.914  ")
+    assert lines[1].startswith("rarl   2/280  reward 2.914  ")
+    assert lines[1].endswith(" s/step")
+
+
+def test_only_the_first_process_writes(shown):
+    run(shown, SimpleNamespace(is_world_process_zero=False, max_steps=280, global_step=0))
+    assert shown.getvalue() == ""
+
+
+def test_every_label_is_a_metric_that_the_trainer_logs(prompts_of, tmp_path):
+    """The names in COLUMNS are RARLTrainer's and TRL's own."""
+    from rarl.models.loading import load_model, load_processor
+    from rarl.training.trainer import RARLConfig, RARLTrainer
+
+    shown = io.StringIO()
+    args = RARLConfig(
+        str(tmp_path),
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=8,
+        max_steps=1,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        bf16=False,
+        activation_checkpointing=False,
+        use_cpu=True,
+    )
+    RARLTrainer(
+        load_model("tiny", training=True),
+        args=args,
+        train_dataset=prompts_of([3, 7]),
+        processing_class=load_processor("tiny"),
+        callbacks=[ProgressLines("rarl", Console(file=shown, width=300))],
+    ).train()
+    [text] = [text for text in shown.getvalue().splitlines() if text.startswith("rarl 1/1")]
+    for label in ("reward", "reg", "rank", "format", "stagnant", "mutated", "KL", "entropy"):
+        assert f"  {label} " in text

@@ -1,0 +1,313 @@
+"""The embedded model: that it is a real, small Qwen2.5-VL which plain transformers loads, that its tokenizer
+spells any text, and that its base is made the same way twice, from the images it is given and no others."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+import rarl.models.pretraining as pretraining
+from rarl.data.images import open_image
+from rarl.models.generation import greedy_replies
+from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
+from rarl.prompts import messages
+from rarl.replies import parse, reference_reply
+from rarl.tasks import AGE, DIGITS, Task
+
+TOKENIZER = load_processor("tiny").tokenizer
+
+
+def test_it_is_a_qwen_of_a_third_of_a_million_parameters():
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = load_model("tiny")
+    assert type(model) is Qwen2_5_VLForConditionalGeneration
+    assert 0.2e6 < sum(parameter.numel() for parameter in model.parameters()) < 0.35e6
+
+
+def test_the_folder_is_small_and_tells_nothing_of_where_it_was_made(tiny):
+    files = sorted(path for path in Path(tiny).rglob("*") if path.is_file())
+    assert sum(path.stat().st_size for path in files) <= 1.5e6
+    for path in files:
+        assert path.suffix in {".json", ".jinja", ".safetensors"}
+        assert not [word for word in (b"/tmp/", b"/work/", b"/home/", b"/root/") if word in path.read_bytes()]
+
+
+def test_plain_transformers_loads_the_folder(tiny):
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    model, report = AutoModelForImageTextToText.from_pretrained(tiny, output_loading_info=True)
+    assert not any(report.values())
+    tokenizer, image_processor = AutoTokenizer.from_pretrained(tiny), AutoImageProcessor.from_pretrained(tiny)
+    assert len(tokenizer) == model.config.text_config.vocab_size
+    features = image_processor([Image.new("RGB", (28, 28))], return_tensors="pt")
+    assert features["image_grid_thw"].tolist() == [[1, 2, 2]]
+    own = load_processor("tiny")
+    assert tokenizer.encode("Picture 1: 3.") == own.tokenizer.encode("Picture 1: 3.")
+
+
+def test_its_config_and_its_tokenizer_agree(tiny):
+    config, processor = load_model(tiny).config, load_processor(tiny)
+    token = processor.tokenizer.convert_tokens_to_ids
+    assert config.image_token_id == processor.image_token_id == token("<|image_pad|>")
+    assert config.video_token_id == processor.video_token_id == token("<|video_pad|>")
+    assert config.vision_start_token_id == token("<|vision_start|>")
+    assert config.text_config.eos_token_id == processor.tokenizer.eos_token_id == token("<|im_end|>")
+    assert config.text_config.pad_token_id == processor.tokenizer.pad_token_id == token("<|endoftext|>")
+    # mrope_section must sum to half of a head, or transformers splits it wrongly.
+    text = config.text_config
+    assert sum(text.rope_parameters["mrope_section"]) == text.hidden_size // text.num_attention_heads // 2
+
+
+def test_the_shipped_processor_is_what_the_code_builds(tiny, tmp_path):
+    build_processor(DIGITS).save_pretrained(tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (Path(tiny) / path.name).read_bytes(), path.name
+
+
+# ── tokenizer ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def not_special(text):
+    return not any(token in text for token in SPECIAL)
+
+
+@given(st.text().filter(not_special))
+@example("")
+@example(" \n\t  two  spaces . and a stop ")
+@example("Picture 9: Picture 10: \u0661 \u00b2")
+@example("é日本🙂\u200d\ufeff")
+def test_every_text_comes_back(text):
+    ids = TOKENIZER.encode(text, add_special_tokens=False)
+    assert TOKENIZER.decode(ids) == text
+    assert TOKENIZER.decode(ids, skip_special_tokens=True) == text
+
+
+def test_special_tokens_are_one_token_each_and_no_text():
+    for token in SPECIAL:
+        ids = TOKENIZER.encode(f"a{token}b", add_special_tokens=False)
+        assert ids[1] == TOKENIZER.convert_tokens_to_ids(token)
+        assert TOKENIZER.decode(ids, skip_special_tokens=True) == "ab"
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_picture_and_its_number_are_one_token(number):
+    [token] = TOKENIZER.encode(f"Picture {number}: ", add_special_tokens=False)
+    text = f"<think>Picture {number}: 3. Picture {number}: 7.</think>"
+    assert TOKENIZER.encode(text, add_special_tokens=False).count(token) == 2
+
+
+def test_digits_are_never_merged():
+    ids = TOKENIZER.encode('"value": 7}, {"image_id": 12, "value": 345', add_special_tokens=False)
+    pieces = [TOKENIZER.decode([index]) for index in ids]
+    assert [piece for piece in pieces if any(character.isdigit() for character in piece)] == [*"712345"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_prompts_and_replies_are_short(count, tiny_processor):
+    prompt = tiny_processor.apply_chat_template(
+        messages(count, DIGITS.rule, DIGITS.value_range), tokenize=False, add_generation_prompt=True
+    )
+    assert prompt.count("<|image_pad|>") == count
+    assert len(TOKENIZER.encode(prompt)) < 30 + 6 * count
+    reply = reference_reply([float(i) for i in range(count)], DIGITS.rule, DIGITS.step)
+    assert len(TOKENIZER.encode(reply)) < 12 + 7 * count
+
+
+def test_a_tokenizer_of_another_task_spells_its_values():
+    task = Task("stars", "number of stars", low=0, high=5, step=0.5, delta=1)
+    tokenizer = build_tokenizer(task, counts=(1, 2))
+    reply = reference_reply([4.5, 0.0], task.rule, task.step)
+    assert tokenizer.decode(tokenizer.encode(reply)) == reply
+
+
+# ── model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_untrained_model_is_drawn_with_its_seed_and_leaves_the_generator(tiny_processor):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (build_model(tiny_processor, seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_an_image_is_one_token_or_four(tiny_processor):
+    for side, tokens in ((8, 1), (28, 1), (56, 4)):
+        features = tiny_processor.image_processor([Image.new("RGB", (side, side))], return_tensors="pt")
+        assert features["image_grid_thw"].prod() == 4 * tokens
+
+
+def test_the_base_writes_the_format_and_reads_roughly(digits, tiny_processor):
+    """Its level is designed: well-formed replies most of the time, values better than a constant and not
+    right."""
+    rows = digits.split("validation")[:60]
+    prompt = messages(1, DIGITS.rule, DIGITS.value_range)
+    texts = greedy_replies(
+        load_model("tiny"),
+        tiny_processor,
+        [prompt] * len(rows),
+        [[open_image(row.path)] for row in rows],
+        max_new_tokens=40,
+        batch_size=30,
+    )
+    replies = [parse(text) for text in texts]
+    assert sum(reply.well_formed for reply in replies) > 0.9 * len(rows)
+    values = [(reply.values(1)[0], row.value) for reply, row in zip(replies, rows, strict=True)]
+    errors = [abs(value - truth) for value, truth in values if value is not None]
+    assert 0.5 < sum(errors) / len(errors) < 2.4  # 2.5 is the error of always answering 4 or 5
+
+
+# ── pre-training ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Six steps in place of some thousands."""
+    monkeypatch.setattr(pretraining, "CURRICULUM", ((1, 2, 0.35), (2, 2, 0.0)))
+    monkeypatch.setattr(pretraining, "MIX_STEPS", 2)
+    monkeypatch.setattr(pretraining, "STEPS", 6)
+    monkeypatch.setattr(pretraining, "IMAGES_PER_STEP", 8)
+
+
+def pictures(count=50):
+    return [(Image.new("RGB", (28, 28), (5 * index,) * 3), float(index % 10)) for index in range(count)]
+
+
+def test_pretraining_is_the_same_for_a_seed_and_differs_between_seeds(short, tmp_path):
+    losses = {0: [], 1: [], 2: []}
+    weights = {}
+    for run, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(run)  # whatever the generator did before
+        folder = pretraining.build_base(
+            tmp_path / str(run),
+            DIGITS,
+            pictures(),
+            seed,
+            lambda done, loss, run=run: losses[run].append((done, loss)),
+        )
+        weights[run] = (folder / "model.safetensors").read_bytes()
+    assert [done for done, _ in losses[0]] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(loss) for _, loss in losses[0])
+    assert losses[0][-1][1] < losses[0][0][1]
+    assert losses[0] == losses[1]
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+    model = load_model(check_model(tmp_path / "0"))
+    assert not model.training
+    assert load_processor(tmp_path / "0").tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_pretraining_uses_40_images_drawn_with_the_seed(short, monkeypatch):
+    seen = []
+    build = pretraining.build_processor
+
+    def spying(task):
+        processor = build(task)
+        original = processor.image_processor
+
+        def process(images, **options):
+            seen.append([image.getpixel((0, 0))[0] // 5 for image in images])
+            return original(images, **options)
+
+        monkeypatch.setattr(processor, "image_processor", process)
+        return processor
+
+    monkeypatch.setattr(pretraining, "build_processor", spying)
+    for seed in (0, 1):
+        pretraining.pretrain(DIGITS, pictures(), seed)
+    assert [len(set(images)) for images in seen] == [40, 40]
+    assert set(seen[0]) != set(seen[1])
+
+
+def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path, monkeypatch, digits):
+    from rarl.cli import main
+
+    given = {}
+
+    def build(out, task, images, seed, on_step):
+        given.update(task=task, images=[(image.tobytes(), value) for image, value in images], seed=seed)
+        (out / "made").touch()
+        return out
+
+    monkeypatch.setattr(pretraining, "build_base", build)
+    with pytest.raises(SystemExit) as end:
+        main(["base", "--seed", "7", str(tmp_path / "base")])
+    assert end.value.code in (0, None)
+    assert (tmp_path / "base" / "made").is_file()
+    rows = digits.split("pretrain")
+    assert len(rows) == 300
+    assert given["task"] == DIGITS
+    assert given["seed"] == 7
+    assert given["images"] == [(open_image(row.path).tobytes(), row.value) for row in rows]
+    others = {open_image(row.path).tobytes() for row in digits.split("test")}
+    assert not others & {image for image, _ in given["images"]}
+
+
+def test_labels_are_noisy_and_on_the_grid():
+    import random
+
+    generator = random.Random(0)
+    labels = [pretraining._noisy(5.0, DIGITS, 0.35, generator) for _ in range(4000)]
+    moved = [label for label in labels if label != 5]
+    assert all(pretraining._noisy(5.0, DIGITS, 0.0, generator) == 5 for _ in range(100))
+    # 35 % are drawn, of which a rounded normal of deviation 1.5 leaves 26 % where they are.
+    assert 0.22 < len(moved) / len(labels) < 0.30
+    assert all(label == round(label) and 0 <= label <= 9 for label in labels)
+    assert all(0 <= pretraining._noisy(116.0, AGE, 1.0, generator) <= 116 for _ in range(100))
+
+
+def test_every_step_is_in_the_schedule():
+    import random
+
+    schedule = pretraining._schedule(random.Random(0))
+    assert len(schedule) == pretraining.STEPS
+    assert {count for count, _ in schedule} == {1, 2, 4, 8}
+    assert all(0 <= noise <= 1 for _, noise in schedule)
+
+
+def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(tiny_processor, digits):
+    """What pre-training computes by hand, ids, positions and labels, against the processor and the model's
+    own."""
+    model = load_model("tiny")
+    rows = digits.split("pretrain")[:4]
+    images = [open_image(row.path) for row in rows]
+    values = [row.value for row in rows]
+    features = tiny_processor.image_processor(images, return_tensors="pt")
+    patches = features["pixel_values"].view(4, -1, features["pixel_values"].shape[-1])
+    with torch.no_grad():
+        loss = pretraining._loss(
+            model,
+            tiny_processor,
+            DIGITS,
+            {},
+            [[0, 1], [2, 3]],
+            [values[:2], values[2:]],
+            patches,
+            features["image_grid_thw"],
+        )
+        prompt = messages(2, DIGITS.rule, DIGITS.value_range)
+        text = tiny_processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        total, tokens = 0.0, 0
+        for start in (0, 2):
+            inputs = tiny_processor(text=[text], images=[images[start : start + 2]], return_tensors="pt")
+            # Joined as tokens: as one text, `assistant` and `<think>` would share a token.
+            reply = reference_reply(values[start : start + 2], DIGITS.rule, DIGITS.step) + "<|im_end|>"
+            ids = torch.tensor([TOKENIZER.encode(reply)])
+            for name, more in (
+                ("input_ids", ids),
+                ("attention_mask", torch.ones_like(ids)),
+                ("mm_token_type_ids", torch.zeros_like(ids)),
+            ):
+                inputs[name] = torch.cat([inputs[name], more], dim=1)
+            model.model.rope_deltas = None
+            logps = model(**inputs).logits[0, -len(ids[0]) - 1 : -1].log_softmax(-1)
+            total -= logps.gather(1, ids.T).sum().item()
+            tokens += len(ids[0])
+    assert loss.item() == pytest.approx(total / tokens, rel=1e-4)
