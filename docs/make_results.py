@@ -33,8 +33,8 @@ TEXT = """# Digits: the demo's tables for three bases and seeds
 `rarl demo --seed N` for N = {seeds}: base N, groups and training of seed N, everything else as in
 [`src/rarl/demo.yaml`](../../src/rarl/demo.yaml). Test part: {images} single digits, {lists} lists each of 2,
 4 and 8; MAE for one image, Kendall's tau by listed order for lists, an invalid list counting 0. Below each
-number its 95 % bootstrap interval over replies; parsed and valid replies are in %. Settings were chosen on the
-validation part.
+number its 95 % bootstrap interval over replies; parsed and valid replies are in %. Settings were chosen on
+the validation part.
 
 {tables}
 ## RARL against its base
@@ -44,7 +44,7 @@ validation part.
 {ratios}
 ## What these numbers do not show
 
-- The level of the base is designed: it is pre-trained on 40 images with noisy labels, so that the format is
+- The level of the base is designed: it is pre-trained on 30 images with noisy labels, so that the format is
   right and the values are rough. How far training gets above it says nothing about another model.
 - Three seeds and the intervals of one test part are too few to tell the trained arms apart where their
   intervals overlap.

@@ -219,6 +219,22 @@ def test_other_mistakes(capsys, tmp_path, image):
     assert (code, "did you mean 'digits'?" in text) == (2, True)
     code, text = error_of(capsys, "base", tmp_path)
     assert (code, "is there already" in text) == (2, True)
+    assert rarl("base", "--seed", 2**32, tmp_path / "out") == 2
+
+
+@pytest.mark.parametrize("command", [["demo", "--out"], ["evaluate", "MODEL", "DATA", "--out"]])
+def test_a_folder_that_cannot_be_written_is_named(capsys, monkeypatch, tmp_path, image, model, command):
+    def write(folder):
+        (folder / "new").mkdir(parents=True)
+
+    stand_in(monkeypatch, "rarl.demo", run_demo=lambda out, seed: write(out))
+    stand_in(monkeypatch, "rarl.evaluation", evaluate=lambda m, p, data, folder, **options: write(folder))
+    monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
+    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
+    places = {"MODEL": model, "DATA": digits(tmp_path)}
+    code, text = error_of(capsys, *(places.get(word, word) for word in command), image / "out")
+    assert code == 1
+    assert str(image / "out") in text
 
 
 def test_a_mistake_in_a_process_of_its_own_has_no_traceback():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from rarl.equations import advantages, final_reward, mutated_advantages
@@ -597,6 +598,55 @@ def test_the_papers_settings_are_the_defaults(tmp_path):
     assert (args.learning_rate, args.beta, args.loss_type, args.num_generations) == (1e-6, 0.01, "grpo", 8)
     assert args.scale_rewards == "group"
     assert args.mutation.probability == 0
+
+
+# ── datasets and rewards of one's own ────────────────────────────────────────────────────────────────────
+
+
+def count_characters(completions, **columns):
+    """A reward that needs no column, of texts or messages; all must be of one kind."""
+    assert len({type(completion) for completion in completions}) == 1
+    return [float(len(str(completion))) for completion in completions]
+
+
+def texts_of(**columns):
+    """Prompts that are plain texts, as in any text dataset."""
+    rows = {"prompt": ["handwritten digit"] * 4} | {name: [value] * 4 for name, value in columns.items()}
+    return Dataset.from_dict(rows)
+
+
+def test_without_mutation_a_dataset_need_not_say_the_truth(tmp_path):
+    trainer = ours(texts_of(), tmp_path, reward_funcs=[count_characters], reward_weights=None)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert "policy/reward" in logged
+    assert "mutation/fraction" not in logged
+
+
+def test_mutation_names_the_columns_it_lacks(tmp_path):
+    trainer = ours(
+        texts_of(values=TRUTH), tmp_path, {"probability": 1.0}, None, [count_characters], reward_weights=None
+    )
+    with pytest.raises(ConfigError, match="missing: step$"):
+        trainer.train()
+
+
+def test_rewards_are_given_texts_where_the_prompts_are_texts(tmp_path):
+    trainer = ours(
+        texts_of(values=TRUTH, step=1.0),
+        tmp_path,
+        {"probability": 1.0},
+        None,
+        [count_characters],
+        reward_weights=None,
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["mutation/fraction"] > 0
+
+
+def test_arguments_of_trl_are_refused_by_name(prompts_of, tmp_path):
+    with pytest.raises(ConfigError, match="must be a RARLConfig, .* not a GRPOConfig"):
+        RARLTrainer("tiny", args=GRPOConfig(**settings(tmp_path)), train_dataset=prompts_of(TRUTH))
 
 
 # ── the same choice again ────────────────────────────────────────────────────────────────────────────────

@@ -35,6 +35,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 SOURCES = ("digits",)
+LARGEST_SEED = 2**32 - 1  # numpy's
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 MODEL = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder such as runs/demo/rarl, a hub name, or tiny.")
@@ -58,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RarlError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that can't be written, a full disk: nothing that the library could know beforehand.
+        print(f"error: {error.filename}: can't be read or written ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -100,7 +107,8 @@ def _root(
 def demo(
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the groups, the training and the model's start.")
+        int,
+        typer.Option(min=0, max=LARGEST_SEED, help="Seed of the groups, the training and the model's start."),
     ] = 0,
 ) -> None:
     """Train and evaluate the whole method on handwritten digits, on a CPU in minutes; print the table.
@@ -185,7 +193,7 @@ def evaluate(
     data.split(split)
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
     open_metrics(folder, data.task.name, split, seed=0)
-    label = arm or ("base" if model == "tiny" else Path(model).name)
+    label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
 
     with redirect_stdout(sys.stderr):
         from rarl.evaluation import evaluate as evaluate_model
@@ -248,7 +256,8 @@ def rank(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("rank", "file", measured.rule)
+    table = Table("rank", "file")
+    table.add_column(Text(measured.rule))  # Text, because rich would take [...] for markup
     for r in ranking:
         value = "-" if r.value is None else f"{r.value:g}"
         table.add_row("-" if r.rank is None else str(r.rank), Text(str(r.image), overflow="fold"), value)
@@ -258,7 +267,9 @@ def rank(
 @app.command(epilog="Example: rarl base --seed 1 bases/1")
 def base(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="0 gives the base that ships with the package.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="0 gives the base that ships with the package.")
+    ] = 0,
 ) -> None:
     """Build the embedded base model anew: a tiny Qwen2.5-VL that reads digits roughly. Takes two minutes."""
     from rarl.arguments import empty_folder

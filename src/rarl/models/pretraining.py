@@ -4,6 +4,7 @@ It sees only the collection's `pretrain` part; its level is designed, not measur
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from rarl.prompts import messages
 from rarl.replies import reference_reply
 from rarl.tasks import Task
 
-IMAGES = 40  # distinct images it ever sees
+IMAGES = 30  # distinct images it ever sees, equally many of each value
 LABEL_NOISE = 0.35  # share of the labels that are moved, by a rounded normal of standard deviation 1.5
 NOISE_SCALE = 1.5
 IMAGES_PER_STEP = 64
@@ -59,7 +60,7 @@ def pretrain(
     processor = build_processor(task)
     model = build_model(processor, seed)
     generator = random.Random(f"{seed}:pretraining")
-    chosen = generator.sample(range(len(images)), min(IMAGES, len(images)))
+    chosen = _balanced([value for _, value in images], IMAGES, generator)
     features = processor.image_processor([images[index][0] for index in chosen], return_tensors="pt")
     patches = features["pixel_values"].view(len(chosen), -1, features["pixel_values"].shape[-1])
     grid = features["image_grid_thw"]
@@ -99,6 +100,17 @@ def build_base(
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return out
+
+
+def _balanced(values: Sequence[float], number: int, generator: random.Random) -> list[int]:
+    """Indices of `number` images, as evenly over the values as can be: one hardly seen is hardly learned."""
+    order = generator.sample(range(len(values)), len(values))
+    turns: Counter[float] = Counter()
+    rounds = []
+    for index in order:
+        rounds.append((turns[values[index]], index))
+        turns[values[index]] += 1
+    return [index for _, index in sorted(rounds, key=lambda turn: turn[0])][:number]
 
 
 def _schedule(generator: random.Random) -> list[tuple[int, float]]:

@@ -60,6 +60,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
             found.append((path, "missing; it must be given"))
         elif detail["type"] == "model_type":
             found.append((path, f"must be a mapping of keys to values, not {shown(detail['input'])}"))
+        elif detail["type"] == "path_type":
+            found.append((path, f"must be a folder's path, not {shown(detail['input'])}"))
         elif detail["type"] == "said":
             found.append((path, detail["msg"]))
         else:

@@ -71,15 +71,20 @@ class RARLTrainer(Resuming, GRPOTrainer):
     """GRPO with ranking-aware rewards and RMO.
 
     Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format
-    rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). The dataset has the
-    columns that `rarl.data.groups.to_dataset` makes: `prompt`, `images`, `values`, `delta`, `range`, `step`,
-    `rule`.
+    rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). These need the columns
+    `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values` and
+    `step`. `rarl.data.groups.to_dataset` makes them all.
 
     Logged beside TRL's own metrics, each over all processes:
         policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc:
             of the policy's own responses, without the injected ones;
         mutation/fraction: share of responses that were replaced;
         mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
+    The last two lines are left out where nothing is mutated and the dataset can't say the ground truth.
+
+    Raises:
+        ConfigError: if `args` is no RARLConfig; in training, if mutation lacks a column, or a reference is
+            longer than `max_completion_length`.
     """
 
     # Set by the configurations; TRL's types allow for none.
@@ -95,6 +100,10 @@ class RARLTrainer(Resuming, GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or RARLConfig()
+        if not isinstance(args, RARLConfig):
+            raise ConfigError(
+                f"args must be a RARLConfig, which takes the same fields, not a {type(args).__name__}"
+            )
         if reward_funcs is None:
             reward_funcs = list(REWARDS)
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
@@ -112,8 +121,11 @@ class RARLTrainer(Resuming, GRPOTrainer):
             return output
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
         own = self._score("policy", prompts, completions, completion_ids)
+        if not self._has_references():
+            return output
         references = self._reference_ids(completion_ids, own)
-        reference_completions = [self._completion(ids) for ids in references]
+        as_text = isinstance(completions[0], str)  # TRL's, where the prompts are texts
+        reference_completions = [self._completion(ids, as_text) for ids in references]
         reference_rewards = self._score("reference", prompts, reference_completions, references)
         chosen = self._choose(own, reference_rewards)
         offset = self.accelerator.process_index * len(prompts)
@@ -167,12 +179,22 @@ class RARLTrainer(Resuming, GRPOTrainer):
         metrics["mutation/stagnant_after"].append(stagnant_after / len(starts))
         return chosen
 
+    def _has_references(self) -> bool:
+        """Whether the dataset says the ground truth, which a dataset of one's own need not without mutation."""
+        lacking = [column for column in ("values", "step") if column not in self._inputs[0]]
+        if lacking and self._mutation.reference == "ground_truth" and self._mutation.probability > 0:
+            raise ConfigError(
+                "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as [3, 7] "
+                f"and 1; missing: {', '.join(lacking)}"
+            )
+        return not lacking or self._mutation.reference == "best"
+
     def _reference_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
         """What each local response would be replaced by, as token ids with the end token."""
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._reference(ids, example["values"], example["rule"], example["step"])
+            self._reference(ids, example["values"], example.get("rule") or "", example["step"])
             for ids, example in zip(completion_ids, self._inputs, strict=True)
         ]
 
@@ -223,8 +245,9 @@ class RARLTrainer(Resuming, GRPOTrainer):
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _completion(self, ids: Sequence[int]) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": self._decode(ids)}]
+    def _completion(self, ids: Sequence[int], as_text: bool) -> str | list[dict[str, str]]:
+        text = self._decode(ids)
+        return text if as_text else [{"role": "assistant", "content": text}]
 
     def _log_metric(self, name: str, value: float) -> None:
         """The rewards' own metrics, kept apart by what is being scored."""
