@@ -52,7 +52,7 @@ def script(monkeypatch):
 
 
 def right(values):
-    return reference_reply(values, TASK.rule, TASK.step)
+    return reference_reply(values, TASK.step)
 
 
 def run(collection, out, arm="base", images=(1, 2, 4), lists=6, **options):

@@ -77,7 +77,7 @@ REFUSED = {
     "another task than the collection's": (
         {"task": FALSE_TASK},
         ConfigError,
-        r"task: .* is not that of .*task.yaml \('digits', .*delta 2\)",
+        r"task: the run's is not that of .*task.yaml: .*delta 3.*, there 2",
     ),
     "a collection that is not there": ({"data": "no/such/folder"}, DataError, "no/such/folder"),
     "a split that is not there": (

@@ -62,7 +62,7 @@ def test_a_rule_is_not_filled_in_again() -> None:
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_each_image_is_announced_before_the_question(count: int) -> None:
     system, user = messages(count, "facial age", "0-116")
-    assert system == {"role": "system", "content": SYSTEM}
+    assert system == {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
     assert user["role"] == "user"
     *announced, question = user["content"]
     assert question["text"].startswith("Analyze each image")

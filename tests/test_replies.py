@@ -252,7 +252,7 @@ def test_not_well_formed(text: str) -> None:
 
 
 def test_every_truncation_of_a_reply_reads_and_none_is_well_formed() -> None:
-    text = reference_reply([30.0, 7.0, 7.0, 12.5], "facial age", 1.0)
+    text = reference_reply([30.0, 7.0, 7.0, 12.5], 1.0)
     closed = text.index("</answer>") + len("</answer>")
     assert parse(text).well_formed
     for length in range(len(text)):
@@ -529,8 +529,8 @@ def test_write_reply() -> None:
 
 
 def test_reasoning_template_spells_the_values_in_picture_order() -> None:
-    assert reasoning_template([3.0, 7.0], "handwritten digit", 1) == "Picture 1: 3. Picture 2: 7."
-    assert reasoning_template([5.4], "aesthetic quality", 0.01) == "Picture 1: 5.40."
+    assert reasoning_template([3.0, 7.0], 1) == "Picture 1: 3. Picture 2: 7."
+    assert reasoning_template([5.4], 0.01) == "Picture 1: 5.40."
 
 
 def test_reference_items_ascend_and_ties_go_by_id() -> None:
@@ -538,7 +538,7 @@ def test_reference_items_ascend_and_ties_go_by_id() -> None:
 
 
 def test_reference_reply() -> None:
-    assert reference_reply([7, 3], "facial age", 1) == (
+    assert reference_reply([7, 3], 1) == (
         "<think>Picture 1: 7. Picture 2: 3.</think>\n"
         '<answer>[{"image_id": 2, "value": 3}, {"image_id": 1, "value": 7}]</answer>'
     )
@@ -549,7 +549,7 @@ def test_reference_reply() -> None:
     st.sampled_from([1, 0.5, 0.01, 5, 1 / 3, 1e-12]),
 )
 def test_what_is_written_reads_back(values: list[float], step: float) -> None:
-    read = parse(reference_reply(values, "facial age", step))
+    read = parse(reference_reply(values, step))
     assert read.well_formed
     assert read.is_permutation(len(values))
     assert read.values(len(values)) == pytest.approx(values, rel=0, abs=1e-6 * step)

@@ -171,7 +171,7 @@ def test_duplicate_and_foreign_ids_fail_the_ranking_and_not_the_format(text: str
     "truths", [[3, 7], [7, 3], [5, 1, 9, 3], [4, 4, 1], [0, 1, 2, 3, 4, 5, 6, 7], [2.25, 2.5]]
 )
 def test_the_reference_reply_earns_everything(truths: list[float]) -> None:
-    text = reference_reply(truths, "handwritten digit", 1)
+    text = reference_reply(truths, 1)
     assert regression(text, truths) == 1
     assert terms(text, truths) == (1, 1, 1)
     assert format_reward([text]) == [1]
@@ -247,7 +247,7 @@ def test_a_pair_tied_in_values_counts_0_in_consistency_and_by_position_in_accura
 
 @pytest.mark.parametrize("truths", [[5.0], [5.0, 5.0], [5.0] * 8])
 def test_one_image_or_tied_truths_have_no_ranking_reward(truths: list[float]) -> None:
-    for text in (reference_reply(truths, "rule", 1), "no idea"):
+    for text in (reference_reply(truths, 1), "no idea"):
         assert ranking_reward([text], values=[truths]) == [None]
     assert regression(listing((1, 4)), [5]) == 0.5625  # Eq. 3: (1 - 1/4)^2
 
@@ -332,7 +332,7 @@ def test_nan_and_infinity_never_leave_a_reward(value: str) -> None:
 
 
 def test_the_ranking_reward_reaches_3_while_the_regression_reward_reaches_1() -> None:
-    text = reference_reply([3, 7], "handwritten digit", 1)
+    text = reference_reply([3, 7], 1)
     assert regression(text, [3, 7]) == 1
     assert ranking_reward([text], values=[[3, 7]]) == [3]
 

@@ -115,14 +115,14 @@ def test_prompts_and_replies_are_short(count, tiny_processor):
     )
     assert prompt.count("<|image_pad|>") == count
     assert len(TOKENIZER.encode(prompt)) < 30 + 6 * count
-    reply = reference_reply([float(i) for i in range(count)], DIGITS.rule, DIGITS.step)
+    reply = reference_reply([float(i) for i in range(count)], DIGITS.step)
     assert len(TOKENIZER.encode(reply)) < 12 + 7 * count
 
 
 def test_a_tokenizer_of_another_task_spells_its_values():
     task = Task("stars", "number of stars", low=0, high=5, step=0.5, delta=1)
     tokenizer = build_tokenizer(task, counts=(1, 2))
-    reply = reference_reply([4.5, 0.0], task.rule, task.step)
+    reply = reference_reply([4.5, 0.0], task.step)
     assert tokenizer.decode(tokenizer.encode(reply)) == reply
 
 
@@ -298,7 +298,7 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(tiny_pr
         for start in (0, 2):
             inputs = tiny_processor(text=[text], images=[images[start : start + 2]], return_tensors="pt")
             # Joined as tokens: as one text, `assistant` and `<think>` would share a token.
-            reply = reference_reply(values[start : start + 2], DIGITS.rule, DIGITS.step) + "<|im_end|>"
+            reply = reference_reply(values[start : start + 2], DIGITS.step) + "<|im_end|>"
             ids = torch.tensor([TOKENIZER.encode(reply)])
             for name, more in (
                 ("input_ids", ids),

@@ -30,7 +30,7 @@ from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer
 
 # Replies to two pictures of digits 3 and 7, and what they earn (R_reg + R_rank + R_format).
 TRUTH = [3.0, 7.0]
-PERFECT = reference_reply(TRUTH, "handwritten digit", 1)  # 1 + 3 + 1 = 5
+PERFECT = reference_reply(TRUTH, 1)  # 1 + 3 + 1 = 5
 # Both values off by more than delta (2): 0. The list has its length (1) and agrees with its values (1), not
 # with the truth (0); its form is right (1).
 WRONG = '<think>a</think>\n<answer>[{"image_id": 2, "value": 0}, {"image_id": 1, "value": 9}]</answer>'  # 3
@@ -603,10 +603,10 @@ def test_the_papers_settings_are_the_defaults(tmp_path):
 # ── datasets and rewards of one's own ────────────────────────────────────────────────────────────────────
 
 
-def count_characters(completions, **columns):
+def answers_at_all(completions, **columns):
     """A reward that needs no column, of texts or messages; all must be of one kind."""
     assert len({type(completion) for completion in completions}) == 1
-    return [float(len(str(completion))) for completion in completions]
+    return [float("<answer>" in str(completion)) for completion in completions]
 
 
 def texts_of(**columns):
@@ -616,7 +616,7 @@ def texts_of(**columns):
 
 
 def test_without_mutation_a_dataset_need_not_say_the_truth(tmp_path):
-    trainer = ours(texts_of(), tmp_path, reward_funcs=[count_characters], reward_weights=None)
+    trainer = ours(texts_of(), tmp_path, reward_funcs=[answers_at_all], reward_weights=None)
     trainer.train()
     logged = trainer.state.log_history[0]
     assert "policy/reward" in logged
@@ -625,27 +625,28 @@ def test_without_mutation_a_dataset_need_not_say_the_truth(tmp_path):
 
 def test_mutation_names_the_columns_it_lacks(tmp_path):
     trainer = ours(
-        texts_of(values=TRUTH), tmp_path, {"probability": 1.0}, None, [count_characters], reward_weights=None
+        texts_of(values=TRUTH), tmp_path, {"probability": 1.0}, None, [answers_at_all], reward_weights=None
     )
-    with pytest.raises(ConfigError, match="missing: step$"):
+    with pytest.raises(ConfigError, match=r"missing: step$"):
         trainer.train()
 
 
-def test_rewards_are_given_texts_where_the_prompts_are_texts(tmp_path):
+def test_rewards_are_given_texts_where_the_prompts_are_texts(tmp_path, monkeypatch):
+    script(monkeypatch, [NOTHING] * 8)
     trainer = ours(
         texts_of(values=TRUTH, step=1.0),
         tmp_path,
         {"probability": 1.0},
         None,
-        [count_characters],
+        [answers_at_all],
         reward_weights=None,
     )
     trainer.train()
-    assert trainer.state.log_history[0]["mutation/fraction"] > 0
+    assert trainer.state.log_history[0]["mutation/fraction"] == 0.5
 
 
 def test_arguments_of_trl_are_refused_by_name(prompts_of, tmp_path):
-    with pytest.raises(ConfigError, match="must be a RARLConfig, .* not a GRPOConfig"):
+    with pytest.raises(ConfigError, match=r"must be a RARLConfig, .* not a GRPOConfig"):
         RARLTrainer("tiny", args=GRPOConfig(**settings(tmp_path)), train_dataset=prompts_of(TRUTH))
 
 

@@ -123,7 +123,9 @@ def demo(
         run_demo(out, seed)
 
 
-@app.command(epilog="Example: rarl train configs/digits.yaml --set seed=1 --set output=runs/digits-1")
+@app.command(
+    epilog="Example: rarl train configs/qwen2.5-vl-3b.yaml --set data=data/faces --set output=runs/faces"
+)
 def train(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG.yaml", help="The run: task, model, stages, trainer.")
@@ -149,6 +151,8 @@ def train(
     run = load_config(config, overrides or [])
     _quiet(checked_model(run.model))
     check_output(run.output, run.to_dict(), resume=resume)
+    if resume and not (run.output / "config.yaml").is_file():
+        print(f"{run.output} holds no run to continue: a new one begins", file=sys.stderr)
     if run.data is not None:
         load_collection(run.data)
     flags = [word for override in overrides or [] for word in ("--set", override)]
@@ -171,6 +175,7 @@ def evaluate(
     images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
     split: Annotated[str, typer.Option(help="The part of the collection.")] = "test",
     lists: Annotated[int, typer.Option(min=1, help="Lists for each number of images above 1.")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Default: runs/evaluation/TASK-SPLIT.")] = None,
     arm: Annotated[
         str | None, typer.Option(help="The model's name in the results; default: its folder's.")
@@ -192,29 +197,35 @@ def evaluate(
     data = load_collection(collection)
     data.split(split)
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
-    open_metrics(folder, data.task.name, split, seed=0)
     label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
+    if label in open_metrics(folder, data.task.name, split, seed=0)["arms"]:
+        print(f"the results of '{label}' in {folder} are replaced; --arm NAME keeps both", file=sys.stderr)
 
     with redirect_stdout(sys.stderr):
+        from rich.console import Console
+
         from rarl.evaluation import evaluate as evaluate_model
         from rarl.models.loading import load_model, load_processor
+        from rarl.training.progress import progress_bar
 
-        evaluate_model(
-            load_model(name),
-            load_processor(name),
-            data,
-            folder,
-            arm=label,
-            images=numbers,
-            split=split,
-            lists=lists,
-        )
+        with progress_bar(Console(stderr=True)) as progress:
+            bar = progress.add_task(f"evaluating {label}", total=None)
+            evaluate_model(
+                load_model(name),
+                load_processor(name),
+                data,
+                folder,
+                arm=label,
+                images=numbers,
+                split=split,
+                lists=lists,
+                batch_size=batch_size,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
     metrics = load_metrics(folder / "metrics.json")
     if as_json:
         print(json.dumps(metrics))
         return
-    from rich.console import Console
-
     from rarl.report import results_table
 
     Console().print(results_table(metrics, data.task))

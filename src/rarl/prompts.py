@@ -36,7 +36,7 @@ def messages(count: int, rule: str, value_range: str) -> list[dict[str, Any]]:
         value_range: fills `[Value_Range]`, such as "0-116".
 
     Returns:
-        A system message, and a user message whose content is a list of text and image parts.
+        A system and a user message; the content of each is a list of parts, of text or for an image.
 
     Raises:
         ConfigError: if `count` is less than 1.
@@ -49,6 +49,6 @@ def messages(count: int, rule: str, value_range: str) -> list[dict[str, Any]]:
     # The rule goes in last: it may be a user's own words, and those are not filled in again.
     instruct = INSTRUCT.replace("[Value_Range]", value_range).replace("[Rule]", rule)
     return [
-        {"role": "system", "content": SYSTEM},
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [*parts, {"type": "text", "text": instruct}]},
     ]

@@ -162,10 +162,10 @@ def write_reply(reasoning: str, items: Sequence[Item], step: float) -> str:
     return f"{THINK}{reasoning}{END_THINK}\n{ANSWER}{write_answer(items, step)}{END_ANSWER}"
 
 
-def reasoning_template(values: Sequence[float], rule: str, step: float) -> str:
+def reasoning_template(values: Sequence[float], step: float) -> str:
     """Reasoning that spells the values in picture order: `Picture 1: 3. Picture 2: 7.`
 
-    The `rule` is not repeated: the prompt has just named it, and every token here costs in each rollout.
+    The rule is not repeated: the prompt has just named it, and every token here costs in each rollout.
     """
     return " ".join(
         f"Picture {number}: {_number(value, step)}." for number, value in enumerate(values, start=1)
@@ -178,9 +178,10 @@ def reference_items(values: Sequence[float]) -> list[Item]:
     return sorted(items, key=lambda item: item.value)  # sorting is stable: ties stay in order of image_id
 
 
-def reference_reply(values: Sequence[float], rule: str, step: float) -> str:
-    """The reply that earns every reward in full for pictures 1..N with these values."""
-    return write_reply(reasoning_template(values, rule, step), reference_items(values), step)
+def reference_reply(values: Sequence[float], step: float, *, reasoned: bool = True) -> str:
+    """The reply that earns every reward in full for pictures 1..N with these values; its reasoning spells the
+    values, or is empty where it is not to be `reasoned`."""
+    return write_reply(reasoning_template(values, step) if reasoned else "", reference_items(values), step)
 
 
 def _number(value: float, step: float) -> str:

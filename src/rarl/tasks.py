@@ -59,7 +59,8 @@ class Task:
     @property
     def value_range(self) -> str:
         """What fills `[Value_Range]` in Table 1, such as "0-116"."""
-        return f"{self.low:.15g}-{self.high:.15g}"
+        between = "-" if self.low >= 0 else " to "
+        return f"{self.low:.15g}{between}{self.high:.15g}"
 
     @property
     def midpoint(self) -> float:

@@ -2,7 +2,7 @@
 always the same, whatever the model's own generation config says, so that arms can be compared. Sampling for
 training is TRL's."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,6 @@ def greedy_replies(
     *,
     max_new_tokens: int,
     batch_size: int,
-    on_batch: Callable[[int], None] | None = None,
 ) -> list[str]:
     """The model's most likely reply to each prompt, as text without special tokens.
 
@@ -33,7 +32,6 @@ def greedy_replies(
         images: the images of each prompt, in the order of its image parts; at least one per prompt.
         max_new_tokens: where a reply that doesn't end by itself is cut.
         batch_size: prompts in one pass.
-        on_batch: called after each batch with the number of replies done so far.
 
     Raises:
         ValueError: if there are not as many lists of images as prompts, or a prompt has no image.
@@ -46,7 +44,6 @@ def greedy_replies(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     replies = [""] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
-    done = 0
     with torch.inference_mode(), _evaluating(model):
         for batch in _batches(images, batch_size):
             texts = processor.apply_chat_template(
@@ -68,9 +65,6 @@ def greedy_replies(
             )
             for i, text in zip(batch, texts, strict=True):
                 replies[i] = text
-            done += len(batch)
-            if on_batch is not None:
-                on_batch(done)
     return replies
 
 

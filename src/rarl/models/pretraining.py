@@ -144,9 +144,7 @@ def _loss(
         prompts[count] = _prompt(model, processor, task, count)
     prompt = prompts[count]
     replies = [
-        tokenizer.encode(
-            reference_reply(group, task.rule, task.step) + tokenizer.eos_token, add_special_tokens=False
-        )
+        tokenizer.encode(reference_reply(group, task.step) + tokenizer.eos_token, add_special_tokens=False)
         for group in values
     ]
     width = max(len(reply) for reply in replies)

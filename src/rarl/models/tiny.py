@@ -56,10 +56,9 @@ def build_tokenizer(task: Task, counts: Sequence[int] = (1, 2, 4, 8)) -> PreTrai
         for count in counts:
             values = [task.nearest(generator.uniform(task.low, task.high)) for _ in range(count)]
             for message in messages(count, task.rule, task.value_range):
-                parts = message["content"]
-                joined = parts if isinstance(parts, str) else " ".join(part.get("text", "") for part in parts)
+                joined = " ".join(part.get("text", "") for part in message["content"])
                 texts.append(f"{message['role']}\n{joined}")
-            texts.append("assistant\n" + reference_reply(values, task.rule, task.step))
+            texts.append("assistant\n" + reference_reply(values, task.step))
         texts.append("".join(f"Picture {number}: " for number in range(1, 9)))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

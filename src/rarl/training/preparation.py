@@ -10,7 +10,7 @@ from rarl.data.digits import SPLITS, prepare_digits
 from rarl.data.groups import Group, draw_groups, training_groups
 from rarl.errors import ConfigError, DataError
 from rarl.models.loading import check_model, load_processor
-from rarl.replies import reference_items, reference_reply, write_reply
+from rarl.replies import reference_reply
 from rarl.results import open_metrics
 from rarl.training.checkpoints import check_output, write_text
 from rarl.training.config import RunConfig
@@ -95,9 +95,12 @@ def _check_folder(config: RunConfig, *, resume: bool) -> None:
 def _check_collection(config: RunConfig, collection: Collection) -> None:
     """Refuses a collection of another task, and one that has too few images for the run's groups."""
     if collection.task != config.task:
+        ours, theirs = config.task.to_dict(), collection.task.to_dict()
+        wrong = [
+            f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]
+        ]
         raise ConfigError(
-            f"task: the run's task '{config.task.name}' is not that of {Path(collection.root) / 'task.yaml'} "
-            f"('{collection.task.name}', {collection.task.value_range}, delta {collection.task.delta:g})"
+            f"task: the run's is not that of {Path(collection.root) / 'task.yaml'}: {'; '.join(wrong)}"
         )
     train, held_out = collection.split("train"), collection.split(config.evaluation.split)
     wanted = [(f"stages[{i}].images", train, stage.images) for i, stage in enumerate(config.stages)]
@@ -118,9 +121,7 @@ def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) ->
         if mutation is None or mutation.probability == 0 or mutation.reference == "best":
             continue
         replies = [
-            write_reply("", reference_items(group.values), task.step)
-            if mutation.reasoning == "empty"
-            else reference_reply(group.values, group.rule or task.rule, task.step)
+            reference_reply(group.values, task.step, reasoned=mutation.reasoning != "empty")
             for group in stage_groups(config, stage, rows)
         ]
         longest = max(len(ids) for ids in tokenizer(replies, add_special_tokens=False)["input_ids"]) + 1

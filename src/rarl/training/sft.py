@@ -7,7 +7,7 @@ from typing import Any, Literal
 from datasets import Dataset
 from trl import SFTTrainer
 
-from rarl.replies import reference_items, reference_reply, write_reply
+from rarl.replies import reference_reply
 from rarl.training.resuming import Resuming
 
 SFTReasoning = Literal["template", "empty"]
@@ -29,16 +29,11 @@ class WithReference:
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         batch = self.rows(batch)
         replies = [
-            self._reply(values, rule, step)
-            for values, rule, step in zip(batch["values"], batch["rule"], batch["step"], strict=True)
+            reference_reply(values, step, reasoned=self.reasoning == "template")
+            for values, step in zip(batch["values"], batch["step"], strict=True)
         ]
         batch["completion"] = [[{"role": "assistant", "content": reply}] for reply in replies]
         return batch
-
-    def _reply(self, values: list[float], rule: str, step: float) -> str:
-        if self.reasoning == "template":
-            return reference_reply(values, rule, step)
-        return write_reply("", reference_items(values), step)
 
 
 def sft_dataset(groups: Dataset, reasoning: SFTReasoning) -> Dataset:

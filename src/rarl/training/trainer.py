@@ -16,7 +16,7 @@ from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError
 from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning
-from rarl.replies import reference_items, reference_reply, write_answer, write_reply
+from rarl.replies import reference_items, reference_reply, write_answer
 from rarl.rewards import format_reward, ranking_reward, regression_reward
 from rarl.training.resuming import Resuming
 
@@ -72,8 +72,8 @@ class RARLTrainer(Resuming, GRPOTrainer):
 
     Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format
     rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). These need the columns
-    `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values` and
-    `step`. `rarl.data.groups.to_dataset` makes them all.
+    `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values`
+    and `step`. `rarl.data.groups.to_dataset` makes them all.
 
     Logged beside TRL's own metrics, each over all processes:
         policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc:
@@ -81,6 +81,8 @@ class RARLTrainer(Resuming, GRPOTrainer):
         mutation/fraction: share of responses that were replaced;
         mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
     The last two lines are left out where nothing is mutated and the dataset can't say the ground truth.
+    For these metrics and for mutation the reward functions are called three times a step: for the policy's
+    own responses, for the references, and by TRL for the group as it is trained on.
 
     Raises:
         ConfigError: if `args` is no RARLConfig; in training, if mutation lacks a column, or a reference is
@@ -180,12 +182,12 @@ class RARLTrainer(Resuming, GRPOTrainer):
         return chosen
 
     def _has_references(self) -> bool:
-        """Whether the dataset says the ground truth, which a dataset of one's own need not without mutation."""
+        """Whether there is something to replace responses by; without mutation a dataset need not say it."""
         lacking = [column for column in ("values", "step") if column not in self._inputs[0]]
         if lacking and self._mutation.reference == "ground_truth" and self._mutation.probability > 0:
             raise ConfigError(
-                "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as [3, 7] "
-                f"and 1; missing: {', '.join(lacking)}"
+                "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as "
+                f"[3, 7] and 1; missing: {', '.join(lacking)}"
             )
         return not lacking or self._mutation.reference == "best"
 
@@ -194,21 +196,16 @@ class RARLTrainer(Resuming, GRPOTrainer):
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._reference(ids, example["values"], example.get("rule") or "", example["step"])
+            self._reference(ids, example["values"], example["step"])
             for ids, example in zip(completion_ids, self._inputs, strict=True)
         ]
 
-    def _reference(self, own: list[int], values: Sequence[float], rule: str, step: float) -> list[int]:
-        items = reference_items(values)
-        reasoning = self._mutation.reasoning
+    def _reference(self, own: list[int], values: Sequence[float], step: float) -> list[int]:
         ids = None
-        if reasoning == "keep":
-            ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>")
+        if self._mutation.reasoning == "keep":
+            ids = self._keep(own, f"\n<answer>{write_answer(reference_items(values), step)}</answer>")
         if ids is None:
-            text = (
-                write_reply("", items, step) if reasoning == "empty" else reference_reply(values, rule, step)
-            )
-            ids = self._encode(text)
+            ids = self._encode(reference_reply(values, step, reasoned=self._mutation.reasoning != "empty"))
         if len(ids) + 1 > self.max_completion_length and self._mutation.probability > 0:
             raise ConfigError(
                 f"max_completion_length {self.max_completion_length} can't hold the reference reply for "
