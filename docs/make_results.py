@@ -7,6 +7,7 @@ Everything in them is read from the runs' files. It needs matplotlib, which the 
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -85,7 +86,7 @@ def _against_base(found: dict[str, Any]) -> str:
 
 
 def draw(run: Path) -> None:
-    """The picture of one run: a median list before and after, and the numbers of all arms."""
+    """The picture of one run: a typical list before and after, and the numbers of all arms."""
     metrics = json.loads((run / "metrics.json").read_text())["arms"]
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     pictures = {row.id: row.path for row in load_collection(run / "data").split("test")}
@@ -93,9 +94,12 @@ def draw(run: Path) -> None:
         arm: [line for line in lines if line["arm"] == arm and line["images"] == 8]
         for arm in ("base", "rarl")
     }
-    # The list on which RARL is at its median, so that the strip is neither its best nor its worst.
-    order = sorted(range(len(eights["rarl"])), key=lambda i: eights["rarl"][i]["tau"])
-    middle = order[len(order) // 2]
+    # The list on which both are nearest to their medians: neither the best nor the worst of either.
+    medians = {arm: median(line["tau"] for line in eights[arm]) for arm in eights}
+    middle = min(
+        range(len(eights["rarl"])),
+        key=lambda i: sum(abs(eights[arm][i]["tau"] - medians[arm]) for arm in eights),
+    )
 
     figure = plt.figure(figsize=(11, 6.2), dpi=150, layout="constrained")
     rows = figure.subfigures(3, 1, height_ratios=[1.25, 1.25, 2])

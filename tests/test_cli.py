@@ -299,7 +299,7 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
 
     def evaluate(model, processor, collection, out, *, arm, **options):
         asked.update(options, arm=arm)
-        Path(out).mkdir()
+        Path(out).mkdir(exist_ok=True)
         arms = {arm: dict.fromkeys(("mae", "tau2", "parsed", "valid"), entry)}
         (Path(out) / "metrics.json").write_text(json.dumps({**metrics, "arms": arms}))
         print("chatter")
@@ -313,16 +313,21 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
         rarl("evaluate", model, digits(tmp_path), "--images", "2,1", "--lists", "5", "--out", out, *flags)
         == 0
     )
-    assert asked == {"arm": "rarl", "images": (1, 2), "split": "test", "lists": 5}
-    printed = capsys.readouterr().out
+    del asked["progress"]
+    assert asked == {"arm": "rarl", "images": (1, 2), "split": "test", "lists": 5, "batch_size": 16}
+    printed, said = capsys.readouterr()
+    assert "replaced" not in said
     if as_json:
         assert json.loads(printed)["arms"]["rarl"]["mae"] == entry
     else:
         assert "0.25" in printed
         assert "chatter" not in printed
+    # Another model of that name would take the place of the first.
+    assert rarl("evaluate", model, tmp_path / "digits", "--out", out, "--json") == 0
+    assert "the results of 'rarl'" in capsys.readouterr().err
 
 
-def test_train_hands_over_the_configuration(monkeypatch, config):
+def test_train_hands_over_the_configuration(capsys, monkeypatch, config):
     seen = {}
 
     def run_stages(run, *, resume, console):
@@ -332,6 +337,7 @@ def test_train_hands_over_the_configuration(monkeypatch, config):
     stand_in(monkeypatch, "rarl.training.stages", run=run_stages)
     assert rarl("train", config, "--set", "seed=3", "--set", "stages[0].max_steps=7", "--resume") == 0
     assert (seen["run"].seed, seen["run"].stages[0].max_steps, seen["resume"]) == (3, 7, True)
+    assert "holds no run to continue: a new one begins" in capsys.readouterr().err
 
 
 def test_demo_hands_over_folder_and_seed(monkeypatch, tmp_path):

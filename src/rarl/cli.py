@@ -282,7 +282,7 @@ def base(
         int, typer.Option(min=0, max=LARGEST_SEED, help="0 gives the base that ships with the package.")
     ] = 0,
 ) -> None:
-    """Build the embedded base model anew: a tiny Qwen2.5-VL that reads digits roughly. Takes two minutes."""
+    """Build the embedded base model anew: a tiny Qwen2.5-VL that reads digits roughly. Takes some minutes."""
     from rarl.arguments import empty_folder
 
     empty_folder(out)

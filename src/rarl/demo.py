@@ -30,7 +30,7 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
 
     Args:
         out: the run's folder.
-        seed: of the base (0 is shipped, another is built first, in two minutes), the groups and the training.
+        seed: of the base (0 is shipped, another is built first), the groups and the training.
         console: where the progress and the table go.
 
     Returns:

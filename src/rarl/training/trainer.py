@@ -48,6 +48,8 @@ class RARLConfig(GRPOConfig):
     mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
 
     def __post_init__(self) -> None:
+        if self.bf16 is None and not torch.accelerator.is_available():
+            self.bf16 = False  # TRL 1.16 takes True where nothing is said, and refuses it on a CPU
         super().__post_init__()
         mutation = self.mutation
         if mutation.probability > 0 and mutation.k >= (self.num_generations or 0):
