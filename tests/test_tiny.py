@@ -3,6 +3,7 @@ spells any text, and that its base is made the same way twice, from the images i
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,7 @@ def test_pretraining_is_the_same_for_a_seed_and_differs_between_seeds(short, tmp
     assert load_processor(tmp_path / "0").tokenizer.get_vocab() == TOKENIZER.get_vocab()
 
 
-def test_pretraining_uses_40_images_drawn_with_the_seed(short, monkeypatch):
+def test_pretraining_uses_30_images_as_many_of_each_value_drawn_with_the_seed(short, monkeypatch):
     seen = []
     build = pretraining.build_processor
 
@@ -224,8 +225,12 @@ def test_pretraining_uses_40_images_drawn_with_the_seed(short, monkeypatch):
     monkeypatch.setattr(pretraining, "build_processor", spying)
     for seed in (0, 1):
         pretraining.pretrain(DIGITS, pictures(), seed)
-    assert [len(set(images)) for images in seen] == [40, 40]
+    assert [len(set(images)) for images in seen] == [30, 30]
     assert set(seen[0]) != set(seen[1])
+    values = [value for _, value in pictures()]
+    for images in seen:
+        counts = Counter(values[index] for index in images)
+        assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path, monkeypatch, digits):

@@ -96,9 +96,7 @@ def _check_collection(config: RunConfig, collection: Collection) -> None:
     """Refuses a collection of another task, and one that has too few images for the run's groups."""
     if collection.task != config.task:
         ours, theirs = config.task.to_dict(), collection.task.to_dict()
-        wrong = [
-            f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]
-        ]
+        wrong = [f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
         raise ConfigError(
             f"task: the run's is not that of {Path(collection.root) / 'task.yaml'}: {'; '.join(wrong)}"
         )
