@@ -1,10 +1,9 @@
-"""How the embedded base is made (`rarl base --seed N OUT`): supervised pre-training on a handful of images
-with noisy labels, so that its replies have the right format and rough values, as those of a general model do.
-It sees only the collection's `pretrain` part; its level is designed, not measured on anything."""
+"""How the embedded base is made (`rarl base --seed N OUT`): supervised pre-training on images that are mostly
+mislabelled, so that its replies have the right format and rough values, as those of a general model do. It
+sees only the collection's `pretrain` part; its level is designed, not measured on anything."""
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,14 @@ from rarl.prompts import messages
 from rarl.replies import reference_reply
 from rarl.tasks import Task
 
-IMAGES = 30  # distinct images it ever sees, equally many of each value
+MISLABELED = 0.8  # share of the images whose label is moved once and for all
 LABEL_NOISE = 0.35  # share of the labels that are moved, by a rounded normal of standard deviation 1.5
 NOISE_SCALE = 1.5
 IMAGES_PER_STEP = 64
 LEARNING_RATE = 3e-3
 # (images a prompt, steps, label noise). From one image straight to eight, where the model has to bind
-# images to their numbers; it learns that only while the labels can be trusted. The noise comes back with
-# the mix.
+# images to their numbers; it learns that only while an image keeps its label. The noise, with which replies
+# get some entropy, comes back with the mix.
 CURRICULUM = ((1, 200, LABEL_NOISE), (8, 1100, 0.0))
 MIX = {1: 0.15, 2: 0.45, 4: 0.25, 8: 0.15}
 MIX_STEPS = 1000
@@ -50,7 +49,7 @@ def pretrain(
 
     Args:
         task: what the prompts ask for; also what the tokenizer is made from.
-        images: (image of 28x28 pixels, value) pairs; 40 of them, drawn with `seed`, are ever used.
+        images: (image of 28x28 pixels, value) pairs.
         seed: of the weights, the images, the noise and the order.
         on_step: called after each step with the number of steps done and the loss.
 
@@ -60,11 +59,10 @@ def pretrain(
     processor = build_processor(task)
     model = build_model(processor, seed)
     generator = random.Random(f"{seed}:pretraining")
-    chosen = _balanced([value for _, value in images], IMAGES, generator)
-    features = processor.image_processor([images[index][0] for index in chosen], return_tensors="pt")
-    patches = features["pixel_values"].view(len(chosen), -1, features["pixel_values"].shape[-1])
+    features = processor.image_processor([image for image, _ in images], return_tensors="pt")
+    patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])
     grid = features["image_grid_thw"]
-    values = [images[index][1] for index in chosen]
+    values = [_noisy(value, task, MISLABELED, generator) for _, value in images]
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -74,7 +72,7 @@ def pretrain(
     model.train()
     for step, (count, noise) in enumerate(_schedule(generator)):
         batch = [
-            [generator.randrange(len(chosen)) for _ in range(count)] for _ in range(IMAGES_PER_STEP // count)
+            [generator.randrange(len(images)) for _ in range(count)] for _ in range(IMAGES_PER_STEP // count)
         ]
         noisy = [[_noisy(values[index], task, noise, generator) for index in group] for group in batch]
         loss = _loss(model, processor, task, prompts, batch, noisy, patches, grid)
@@ -100,17 +98,6 @@ def build_base(
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return out
-
-
-def _balanced(values: Sequence[float], number: int, generator: random.Random) -> list[int]:
-    """Indices of `number` images, as evenly over the values as can be: one hardly seen is hardly learned."""
-    order = generator.sample(range(len(values)), len(values))
-    turns: Counter[float] = Counter()
-    rounds = []
-    for index in order:
-        rounds.append((turns[values[index]], index))
-        turns[values[index]] += 1
-    return [index for _, index in sorted(rounds, key=lambda turn: turn[0])][:number]
 
 
 def _schedule(generator: random.Random) -> list[tuple[int, float]]:
