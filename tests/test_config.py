@@ -354,3 +354,8 @@ def test_trainer_keys_that_trl_takes(path):
         "min_p=null",
     ]
     check_trainer_fields(load_config(path, [f"trainer.{key}" for key in keys]))
+
+
+@pytest.mark.parametrize("file", ["configs/qwen2.5-vl-3b.yaml", "src/rarl/demo.yaml"])
+def test_the_configurations_that_ship_are_right(file):
+    check_trainer_fields(load_config(Path(__file__).parents[1] / file))
