@@ -57,7 +57,7 @@ def test_the_demo_leaves_a_run_and_a_second_call_its_table(tmp_path, monkeypatch
         assert (out / name).is_file()
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert list(metrics["arms"]) == ["base", *ARMS]
-    for row in ("embedded base", "+ SFT", "+ Regression (stage 1)", "+ RARL"):
+    for row in ("embedded base", "+ SFT", "+ Regression", "+ RARL"):
         assert row in table(text)
     assert str(out) in text.replace("\n", "")
     assert len(steps(text)) == 4 + 2 + 2

@@ -306,9 +306,9 @@ def test_the_reference_of_the_kl_is_the_stages_own_start(whole):
     assert same(watched.reference["rarl"], watched.start["rarl"])
     assert not same(watched.reference["rarl"], watched.reference["regression"])
     for arm in ("regression", "rarl"):
-        first, second = logs(config.output / arm)[:2]
-        assert first["kl"] == pytest.approx(0, abs=1e-6)
-        assert second["kl"] > 1e-6
+        first, *later = [log["kl"] for log in logs(config.output / arm) if "kl" in log]
+        assert first == pytest.approx(0, abs=1e-6)
+    assert max(later) > 1e-6  # of the last stage, whose groups have variance by mutation
 
 
 def test_sft_sees_the_groups_of_all_stages_in_order_and_once_each(whole, small):
@@ -441,7 +441,11 @@ def test_a_killed_process_continues_to_the_same_end(whole, config_of, tmp_path):
     assert lines, "the steps that were left"
     assert all(line.startswith("rarl ") and line.endswith(" s/step") for line in lines)
     table = output.stdout[output.stdout.index("digits, test split") :]
-    assert table.count("│ +") == 3
+    assert [name for name in ("+ SFT", "+ Regression", "+ RARL") if table.count(name) == 1] == [
+        "+ SFT",
+        "+ Regression",
+        "+ RARL",
+    ]
     # Our lines and the table: no bars, no warnings, no empty lines in between.
     assert output.stdout.split("digits, test split")[0].strip().splitlines() == lines
 
