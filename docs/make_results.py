@@ -47,8 +47,9 @@ settings were chosen on the validation part.
 
 - The level of the base is designed: it is pre-trained on 300 images, 80 % of which have their label moved
   once and for all by a rounded normal of deviation 1.5, so that the format is right and the values are
-  rough. That share was set with the base's numbers in view. How far training gets above such a base says
-  nothing about another model.
+  rough. That share was set with test numbers of base and RARL in view; the trainers' settings were not, but
+  on validation with earlier bases. So the tables show that training gets above such a base, and are no fair
+  estimate of how far; they say nothing about another model.
 - Three seeds and the intervals of one test part are too few to tell the trained arms apart where their
   intervals overlap.
 - Not every difference to the base is beyond its interval: τ of 4 images is not for seeds 0 and 1.
