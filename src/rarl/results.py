@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.errors import ConfigError, DataError
+from rarl.training.checkpoints import write_text
 
 HEAD = ("task", "split", "seed")
 """What all arms of a `metrics.json` have in common."""
@@ -55,7 +56,7 @@ def open_metrics(folder: Path, task: str, split: str, seed: int) -> dict[str, An
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Replace the folder's `metrics.json`."""
-    _write(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
 def write_predictions(folder: Path, arm: str, predictions: Sequence[Mapping[str, Any]]) -> None:
@@ -75,10 +76,4 @@ def write_predictions(folder: Path, arm: str, predictions: Sequence[Mapping[str,
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} line {number} is not a prediction; move the file away") from error
     kept += [json.dumps(prediction, allow_nan=False) for prediction in predictions]
-    _write(path, "".join(f"{line}\n" for line in kept))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))

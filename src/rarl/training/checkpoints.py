@@ -113,7 +113,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: to a sibling that then takes its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
     os.replace(temporary, path)
 
 
