@@ -203,7 +203,9 @@ def stock_run(prompts_of, tmp_path_factory):
 )
 def test_probability_0_gives_the_stock_losses_and_weights_bit_for_bit(stock_run, tmp_path, mutation):
     dataset, (stock_logs, stock_weights) = stock_run
-    trainer = ours(dataset, tmp_path, mutation, max_steps=3, beta=0.04, learning_rate=3e-3)
+    trainer = ours(
+        dataset, tmp_path, mutation, max_steps=3, beta=0.04, learning_rate=3e-3, shared_prefix="off"
+    )
     logs, weights = trained(trainer)
     assert [log["loss"] for log in stock_logs[:3]] == [log["loss"] for log in logs[:3]]
     assert any(abs(log["loss"]) > 1e-4 for log in stock_logs[:3])  # the comparison says something

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from rarl.ranker import Ranker
     from rarl.rewards import format_reward, ranking_reward, regression_reward
     from rarl.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
-    from rarl.training.trainer import RARLConfig, RARLTrainer
+    from rarl.training.rarl_config import RARLConfig
+    from rarl.training.trainer import RARLTrainer
 
 __version__ = version("rarl")
 
@@ -34,7 +35,7 @@ _MODULES = {
     "AGE": "rarl.tasks",
     "COUNT": "rarl.tasks",
     "DIGITS": "rarl.tasks",
-    "RARLConfig": "rarl.training.trainer",
+    "RARLConfig": "rarl.training.rarl_config",
     "RARLTrainer": "rarl.training.trainer",
     "Ranker": "rarl.ranker",
     "Task": "rarl.tasks",

@@ -163,11 +163,19 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
     return groups
 
 
-@dataclass(frozen=True)
 class _Reading:
-    """Adds the prompt and the images to rows as they are read. It holds no rows, so it is quick to pickle."""
+    """Adds the prompt and the images to rows as they are read. It holds no rows and is quick to pickle.
 
-    value_range: str
+    The images of the last call are kept for the next: TRL reads a batch again for each of the micro-batches
+    that it is cut into.
+    """
+
+    def __init__(self, value_range: str) -> None:
+        self.value_range = value_range
+        self._opened: dict[str, Image.Image] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Reading, (self.value_range,)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "paths" not in batch or "rule" not in batch:  # one column was asked for by name
@@ -175,7 +183,8 @@ class _Reading:
         opened: dict[str, Image.Image] = {}
         for path in (path for paths in batch["paths"] for path in paths):
             if path not in opened:
-                opened[path] = open_image(path)
+                opened[path] = self._opened.get(path) or open_image(path)
+        self._opened = opened
         prompts = [
             messages(len(p), r, self.value_range) for p, r in zip(batch["paths"], batch["rule"], strict=True)
         ]

@@ -25,7 +25,8 @@ def train_stage(
     config: RunConfig, stage: Stage, start: str | Path, groups: list[Group], folder: Path, console: Console
 ) -> None:
     """One stage of GRPO from the model `start`, which is also the KL's reference, into `folder`."""
-    from rarl.training.trainer import RARLConfig, RARLTrainer
+    from rarl.training.rarl_config import RARLConfig
+    from rarl.training.trainer import RARLTrainer
 
     args = RARLConfig(**(_common(config, stage.name) | config.grpo_arguments(stage, processes=_processes())))
     start = _whole(start, _checkpoints(config, stage.name))

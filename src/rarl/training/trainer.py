@@ -6,70 +6,25 @@ to trl 1.16, each with a test."""
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError
-from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning
+from rarl.mutation import choose, is_stagnant, keep_reasoning
 from rarl.replies import reference_items, reference_reply, write_answer
 from rarl.rewards import format_reward, ranking_reward, regression_reward
+from rarl.training.rarl_config import RARLConfig
 from rarl.training.resuming import Resuming
+from rarl.training.sharing import Sharing
 
 REWARDS: list[Callable[..., Any]] = [regression_reward, ranking_reward, format_reward]
 
 
-@dataclass
-class RARLConfig(GRPOConfig):
-    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1) and the fields of
-    `rarl.mutation.Mutation`, each with the prefix `mutation_`; `mutation_probability` 0, the default, gives
-    plain GRPO.
-
-    Raises:
-        ConfigError: for a mutation that is not possible, or a `mutation_k` that is not below
-            `num_generations`.
-    """
-
-    learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
-    beta: float = field(
-        default=0.01, metadata={"help": "Weight of the KL divergence from the stage's start."}
-    )
-    loss_type: str = field(default="grpo", metadata={"help": "The loss of Eq. 1, averaged by response."})
-    mutation_k: int = field(
-        default=2, metadata={"help": "At most so many responses of a group are replaced."}
-    )
-    mutation_probability: float = field(default=0.0, metadata={"help": "That a group is mutated at a step."})
-    mutation_when: str = field(default="always", metadata={"help": "always, or stagnant."})
-    mutation_reference: str = field(default="ground_truth", metadata={"help": "ground_truth, or best."})
-    mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
-
-    def __post_init__(self) -> None:
-        if self.bf16 is None and not torch.accelerator.is_available():
-            self.bf16 = False  # TRL 1.16 takes True where nothing is said, and refuses it on a CPU
-        super().__post_init__()
-        mutation = self.mutation
-        if mutation.probability > 0 and mutation.k >= (self.num_generations or 0):
-            raise ConfigError(
-                f"mutation: k must be less than num_generations ({self.num_generations}), not {mutation.k}"
-            )
-
-    @property
-    def mutation(self) -> Mutation:
-        """The mutation fields as one value."""
-        return Mutation(
-            self.mutation_k,
-            self.mutation_probability,
-            self.mutation_when,  # type: ignore[arg-type]
-            self.mutation_reference,  # type: ignore[arg-type]
-            self.mutation_reasoning,  # type: ignore[arg-type]
-        )
-
-
-class RARLTrainer(Resuming, GRPOTrainer):
+class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     """GRPO with ranking-aware rewards and RMO.
 
     Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format
@@ -112,12 +67,8 @@ class RARLTrainer(Resuming, GRPOTrainer):
             reward_funcs = list(REWARDS)
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
-        self._inputs: list[dict[str, Any]] = []
         self._scored = "group"
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._inputs = inputs  # `_generate` is given the prompts alone, and mutation needs the truth
-        return super()._generate_and_score_completions(inputs)
+        self._start_sharing()
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         output = super()._generate(prompts)

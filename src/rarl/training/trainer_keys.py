@@ -31,6 +31,14 @@ def _steps(value: float) -> float:
 
 Steps = Annotated[Number, Field(gt=0), AfterValidator(_steps)]
 
+
+def _word(value: Any) -> Any:
+    """YAML reads the words on and off as true and false."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+Sharing = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
+
 _STEPS = "stages[].max_steps and sft.max_steps"
 _BATCH = "trainer.prompts_per_step (times num_generations) and trainer.gradient_accumulation_steps"
 _EVALUATION = "the section `evaluation`; each arm is evaluated once it is trained"
@@ -124,6 +132,7 @@ class GRPOKeys(SharedKeys):
         "grpo"  # those of TRL 1.16
     )
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    shared_prefix: Sharing = "auto"
 
 
 def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -> str | None:
@@ -147,6 +156,12 @@ def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -
     micro_batch = responses // parts
     if micro_batch * processes * steps_per_generation % trainer.num_generations:
         return f"steps_per_generation ({steps_per_generation}) must generate whole groups of num_generations"
+    if trainer.shared_prefix == "on" and micro_batch % trainer.num_generations:
+        return (
+            f"shared_prefix: on needs whole groups in a micro-batch: {micro_batch} responses "
+            f"({responses} by gradient_accumulation_steps x processes, {parts}) are not a multiple of "
+            f"num_generations ({trainer.num_generations})"
+        )
     cycle = steps_per_generation * trainer.num_iterations
     if trainer.save_strategy == "no":
         return None

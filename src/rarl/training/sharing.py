@@ -1,0 +1,257 @@
+"""One prompt pass for G responses in TRL's GRPOTrainer: a prompt's images are processed once, the prompt is
+encoded once in generation, in the reference pass and in the update, and groups stay whole in micro-batches.
+What is computed is in `rarl.models.shared_prefix`; here it takes the place of private methods of trl 1.16."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from trl.data_utils import prepare_multimodal_messages
+
+from rarl.errors import ConfigError
+from rarl.models.shared_prefix import Prompts, pack, rollouts, share, why_not
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+class Sharing:
+    """Put before GRPOTrainer among the bases of a class, whose `__init__` calls `_start_sharing` at its end.
+    In evaluation, which has other batches, and where `_shares` is false, everything is TRL's own."""
+
+    args: Any
+    model: Any
+    accelerator: Any
+    num_generations: int
+    _tokenizer: Any
+    _buffered_inputs: Any
+    _step: int
+
+    def _start_sharing(self) -> None:
+        """Decides by `args.shared_prefix` whether prompts are shared, and readies the models.
+
+        Raises:
+            ConfigError: where it is "on" and not possible.
+        """
+        wanted = self.args.shared_prefix
+        reason = None if wanted == "off" else self._why_not_shared()
+        if reason and wanted == "on":
+            raise ConfigError(f"shared_prefix: on is not possible: {reason}")
+        if reason and self.accelerator.is_main_process:
+            logger.warning("shared_prefix is off, each response has its own prompt pass: %s", reason)
+        self._shares = wanted != "off" and reason is None
+        self._inputs: list[Batch] = []
+        self._images: Batch = {}
+        if self._shares:
+            share(self._unwrapped(self.model))
+            if getattr(self, "ref_model", None) is not None:
+                share(self._unwrapped(self.ref_model))  # type: ignore[attr-defined]
+            if getattr(self, "use_vllm", False) and self.accelerator.is_main_process:
+                logger.warning("shared_prefix: vLLM generates, so that only the log-probs share their prompt")
+
+    def _why_not_shared(self) -> str | None:
+        size = self.args.per_device_train_batch_size
+        if size % self.num_generations:
+            return (
+                f"a batch of {size} responses (per_device_train_batch_size) can't hold whole groups of "
+                f"{self.num_generations} (num_generations); make it a multiple"
+            )
+        if getattr(self, "tools", None) or getattr(self, "environment_factories", None) is not None:
+            return "with tools or environments the responses to a prompt have different images"
+        if getattr(self, "rollout_func", None) is not None:
+            return "a rollout_func makes its own prompts"
+        generation = self.args.generation_kwargs or {}
+        if self.args.cache_implementation or {"cache_implementation", "num_beams", "use_cache"} & set(
+            generation
+        ):
+            return "generation is given a cache or beams of its own"
+        if getattr(self, "aux_loss_enabled", False):
+            return "the load-balancing loss counts a prompt's tokens once for each response"
+        return why_not(self._unwrapped(self.model))
+
+    def _unwrapped(self, model: Any) -> Any:
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def _sharing(self) -> bool:
+        return self._shares and self.model.training
+
+    def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
+        """TRL is given prompts that have their images within, one object for a whole group, and no column of
+        images: so it reads none for the log-probs, and gets what was read for generation."""
+        self._inputs = inputs  # below, TRL sees only a part of it
+        if not self._sharing:
+            return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        prompts = [_with_images(row) for row in inputs[:: self.num_generations]]
+        rows = [
+            {key: value for key, value in row.items() if key not in ("image", "images")}
+            | {"prompt": prompts[index // self.num_generations]}
+            for index, row in enumerate(inputs)
+        ]
+        output: Batch = super()._generate_and_score_completions(rows)  # type: ignore[misc]
+        if getattr(self, "log_multimodal", False):
+            self._log_images(inputs)
+        return output | self._images
+
+    def _log_images(self, inputs: list[Batch]) -> None:
+        from accelerate.utils import gather_object
+
+        self._logs["images"].extend(gather_object([_images_of(row) for row in inputs]))  # type: ignore[attr-defined]
+
+    def _calculate_rewards(self, inputs: list[Batch], *others: Any) -> Any:
+        """The rewards are given the columns as they are, images too."""
+        return super()._calculate_rewards(self._inputs if self._sharing else inputs, *others)  # type: ignore[misc]
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Batch]:
+        if not self._sharing:
+            return super()._tokenize_prompts(prompts)  # type: ignore[misc]
+        ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])  # type: ignore[misc]
+        device = self.accelerator.device
+        self._images = {
+            key: torch.as_tensor(np.asarray(fields[key])).to(device)
+            for key in ("pixel_values", "image_grid_thw")
+            if key in fields
+        }
+        if self._images:
+            self._images["num_images"] = [len(of_prompt or []) for of_prompt in images]
+        return self._for_each(ids), None if images is None else self._for_each(images), {}
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        output = super()._generate(prompts)  # type: ignore[misc]
+        # Without the images, of which TRL would read every response's for the log-probs.
+        return (*output[:6], None, output[7]) if self._sharing else output
+
+    def _for_each(self, of_prompts: list[Any]) -> list[Any]:
+        return [each for each in of_prompts for _ in range(self.num_generations)]
+
+    def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
+        if not self._sharing:
+            return super()._generate_single_turn(*arguments, **named)  # type: ignore[misc]
+        with self._shared_generate():
+            return super()._generate_single_turn(*arguments, **named)  # type: ignore[misc]
+
+    @contextmanager
+    def _shared_generate(self) -> Iterator[None]:
+        """TRL's own generation, with the model's `generate` encoding each prompt once."""
+        model = self.accelerator.unwrap_model(self.model)
+
+        def generate(input_ids: Any, attention_mask: Any, generation_config: Any) -> torch.Tensor:
+            firsts = slice(None, None, self.num_generations)
+            prompts = Prompts(input_ids[firsts], attention_mask[firsts], _tensors(self._images))
+            tokens = rollouts(model, prompts, self.num_generations, generation_config)
+            return torch.cat([input_ids, tokens], dim=1)
+
+        model.generate = generate
+        try:
+            yield
+        finally:
+            del model.generate
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """As TRL's, but for the shuffling of rows, which would tear groups apart. The order of the prompts is
+        random already."""
+        if not self._sharing:
+            return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:  # type: ignore[attr-defined]
+            batch = self._generate_and_score_completions(generation_batch)
+            size = len(batch["completion_ids"]) // steps
+            self._buffered_inputs = [self._part(batch, at * size, size) for at in range(steps)]
+        return self._buffered_inputs[self._step % steps]
+
+    def _part(self, batch: Batch, start: int, size: int) -> Batch:
+        """`size` responses of a batch from `start` on, with the images of their prompts."""
+        part = {
+            key: value[start : start + size] if isinstance(value, torch.Tensor) and value.ndim else value
+            for key, value in batch.items()
+            if key not in ("pixel_values", "image_grid_thw", "num_images")
+        }
+        return part | _part_of_images(batch, start // self.num_generations, size // self.num_generations)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        if not self._sharing:
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **fields,
+            )
+        # Within a generation batch TRL knows of no images; in the update they are those of the micro-batch.
+        images = fields if fields.get("pixel_values") is not None else self._images
+        count = self.num_generations
+        size = batch_size or len(input_ids)
+        logps, entropies = [], []
+        for start in range(0, len(input_ids), size):
+            ids, mask = input_ids[start : start + size], attention_mask[start : start + size]
+            of_part = _part_of_images(images, start // count, len(ids) // count)
+            answer = self._score_packed(model, ids, mask, logits_to_keep, _tensors(of_part))
+            logps.append(answer[0])
+            entropies.append(answer[1])
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _score_packed(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, images: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies [rows, keep] of whole groups, without the padding that all of them have."""
+        count = self.num_generations
+        prompt_mask, response_mask = mask[::count, :-keep], mask[:, -keep:]
+        begin = int((prompt_mask.shape[1] - prompt_mask.sum(dim=1)).min())
+        length = max(1, int(response_mask.sum(dim=1).max()))
+        prompts = Prompts(ids[::count, begin:-keep], prompt_mask[:, begin:], images)
+        packed = pack(self._unwrapped(model), prompts, ids[:, -keep:][:, :length], response_mask[:, :length])
+        with self.accelerator.autocast():
+            outputs = model(**packed.inputs, shift_labels=packed.labels, fused_lm_head=True)
+        entropy = torch.zeros_like(outputs.log_probs) if outputs.entropy is None else outputs.entropy
+        rest = (0, keep - length)
+        pad = torch.nn.functional.pad
+        return pad(packed.unpack(outputs.log_probs), rest), pad(packed.unpack(entropy), rest)
+
+
+def _images_of(row: Batch) -> list[Any]:
+    if row.get("images") is not None:
+        return list(row["images"])
+    return [] if row.get("image") is None else [row["image"]]
+
+
+def _with_images(row: Batch) -> Any:
+    """The prompt of a row, with its images in their places."""
+    images = _images_of(row)
+    return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
+
+
+def _tensors(images: Batch) -> Batch:
+    return {key: value for key, value in images.items() if key != "num_images"}
+
+
+def _part_of_images(images: Batch, start: int, size: int) -> Batch:
+    """The images of `size` prompts from `start` on; nothing where there are none."""
+    if "num_images" not in images:
+        return {}
+    counts = images["num_images"]
+    first, last = sum(counts[:start]), sum(counts[: start + size])
+    patches = images["image_grid_thw"].prod(dim=-1)
+    before, after = int(patches[:first].sum()), int(patches[:last].sum())
+    return {
+        "pixel_values": images["pixel_values"][before:after],
+        "image_grid_thw": images["image_grid_thw"][first:last],
+        "num_images": counts[start : start + size],
+    }
