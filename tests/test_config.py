@@ -204,6 +204,28 @@ def test_a_save_within_a_generation_cycle_is_refused(path, keys, fine):
         assert "would save within a generation cycle" in mistakes(path, *overrides)[0]
 
 
+@pytest.mark.parametrize("word", ["auto", "on", "off"])
+def test_prompts_are_shared_as_the_file_says(path, word):
+    config = load_config(path, [f"trainer.shared_prefix={word}"])
+    assert config.grpo_arguments(config.stages[0])["shared_prefix"] == word
+    check_trainer_fields(config)
+    assert "shared_prefix" not in load_config(path).grpo_arguments(config.stages[0])
+
+
+def test_shared_prompts_need_whole_groups_in_a_micro_batch(path):
+    """8 prompts of 8 responses."""
+    on = "trainer.shared_prefix=on"
+    load_config(path, [on, "trainer.gradient_accumulation_steps=8"])
+    load_config(path, ["trainer.gradient_accumulation_steps=16"])  # auto
+    [line, _] = mistakes(path, on, "trainer.gradient_accumulation_steps=16", "trainer.save_steps=16")
+    assert line.startswith("stages[0].trainer: shared_prefix: on needs whole groups in a micro-batch: 4 resp")
+    assert "num_generations (8)" in line
+    with pytest.raises(ConfigError, match="whole groups"):
+        load_config(path, [on, "trainer.gradient_accumulation_steps=8"]).grpo_arguments(
+            load_config(path).stages[0], processes=2
+        )
+
+
 def test_a_stage_overrides_the_trainer_and_the_trainer_the_paper(path):
     config = load_config(path, ["stages.1.trainer={learning_rate: 1, prompts_per_step: 4}"])
     first, second = (config.grpo_arguments(stage) for stage in config.stages)
@@ -319,6 +341,7 @@ def test_the_classes_check_as_the_file_does():
 
 TRAINER = [
     ("trainer.learnin_rate=1", "trainer.learnin_rate: unknown key; did you mean 'learning_rate'?"),
+    ("trainer.mask_truncated_completions=maybe", "trainer.mask_truncated_completions: must be true or false"),
     ("trainer.qqqqqq=1", "trainer.qqqqqq: unknown key; the keys are the fields of TRL's configuration"),
     ("trainer.weight_decay=heavy", "trainer.weight_decay: must be a number, not 'heavy'"),
     ("trainer.weight_decay='0.1'", "trainer.weight_decay: must be a number, not '0.1'"),

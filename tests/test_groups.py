@@ -2,6 +2,7 @@
 the same groups for the same seed; and the Dataset that TRL reads."""
 
 import json
+import pickle
 import random
 import subprocess
 import sys
@@ -346,6 +347,14 @@ def test_a_file_is_opened_once_for_rows_read_together_and_never_at_once(
     read = dataset.__getitems__([0, 0, 1, 0])  # as a DataLoader reads a batch
     assert sorted(opened) == [str(row.path) for row in pictures[:3]]
     assert read[0]["images"][1] is read[2]["images"][0]
+    # The same batch again, as TRL reads it for each micro-batch: nothing is opened, and what it does not
+    # hold is forgotten.
+    again = dataset.__getitems__([0, 0])
+    assert len(opened) == 3
+    assert again[0]["images"][0] is read[0]["images"][0]
+    dataset.__getitems__([1])
+    assert sorted(opened[3:]) == [str(pictures[2].path)]
+    assert len(pickle.dumps(dataset.format["format_kwargs"]["transform"])) < 1000
     assert [row["values"] for row in read] == [[0.0, 0.5], [0.0, 0.5], [0.5, 1.0], [0.0, 0.5]]
 
 

@@ -159,28 +159,16 @@ def _decoded(
 ) -> torch.Tensor:
     """One new token of each of B * G responses, against their B prompts' keys and their own. A prompt's keys
     are read once for its G responses, and never copied."""
-    rows, heads, tokens, width = query.shape
-    prompts, groups, length, _ = prompt_key.shape
-    # [B, key heads, the queries that share them, size]
-    shared = (
-        (query * scaling)
-        .view(prompts, rows // prompts, groups, heads // groups, tokens, width)
-        .transpose(1, 2)
-        .flatten(2, 4)
-    )
-    single = (query * scaling).view(rows, groups, heads // groups * tokens, width)
-    to_prompt = (shared @ prompt_key.transpose(2, 3)).view(
-        prompts, groups, rows // prompts, heads // groups * tokens, length
-    )
-    to_prompt = to_prompt.transpose(1, 2).flatten(0, 1)
-    scores = torch.cat([to_prompt, single @ key.transpose(2, 3)], dim=-1)
+    prompts, key_heads, length, _ = prompt_key.shape
+    # b prompt, g response, k key head, r query head that reads it, p and t token of prompt and response.
+    query = query.view(prompts, -1, key_heads, query.shape[1] // key_heads, query.shape[3])
+    key, value = (states.view(prompts, -1, *states.shape[1:]) for states in (key, value))
+    to_prompt = torch.einsum("bgkrd,bkpd->bgkrp", query, prompt_key)
+    to_own = torch.einsum("bgkrd,bgktd->bgkrt", query, key)
+    scores = torch.cat([to_prompt, to_own], dim=-1).float() * scaling
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    of_prompt, of_own = weights.split([length, key.shape[2]], dim=-1)
-    of_prompt = of_prompt.unflatten(0, (prompts, rows // prompts)).transpose(1, 2).flatten(2, 3)
-    result = (of_prompt @ prompt_value).view(
-        prompts, groups, rows // prompts, heads // groups * tokens, width
-    )
-    result = result.transpose(1, 2).flatten(0, 1) + of_own @ value
-    return result.view(rows, heads, tokens, width).transpose(1, 2)
+        scores = scores.masked_fill(~mask.view(prompts, -1, 1, 1, mask.shape[-1]), float("-inf"))
+    weights = scores.softmax(dim=-1).to(value.dtype)
+    of_prompt = torch.einsum("bgkrp,bkpd->bgkrd", weights[..., :length], prompt_value)
+    of_own = torch.einsum("bgkrt,bgktd->bgkrd", weights[..., length:], value)
+    return (of_prompt + of_own).flatten(0, 1).flatten(1, 2).unsqueeze(1)

@@ -31,14 +31,6 @@ def _steps(value: float) -> float:
 
 Steps = Annotated[Number, Field(gt=0), AfterValidator(_steps)]
 
-
-def _word(value: Any) -> Any:
-    """YAML reads the words on and off as true and false."""
-    return ("on" if value else "off") if isinstance(value, bool) else value
-
-
-Sharing = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
-
 _STEPS = "stages[].max_steps and sft.max_steps"
 _BATCH = "trainer.prompts_per_step (times num_generations) and trainer.gradient_accumulation_steps"
 _EVALUATION = "the section `evaluation`; each arm is evaluated once it is trained"
@@ -132,7 +124,7 @@ class GRPOKeys(SharedKeys):
         "grpo"  # those of TRL 1.16
     )
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    shared_prefix: Sharing = "auto"
+    shared_prefix: Literal["auto", "on", "off"] = "auto"
 
 
 def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -> str | None:
