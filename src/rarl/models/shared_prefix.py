@@ -89,6 +89,8 @@ def rollouts(
         input_ids=prompts.ids[:, :-1],
         attention_mask=prompts.mask[:, :-1],
         mm_token_type_ids=prompts.token_types(model)[:, :-1] if prompts.images else None,
+        # Without images the model counts padding as tokens here, and does not when it generates.
+        position_ids=None if prompts.images else prompts.positions(model)[:, :, :-1],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,

@@ -94,7 +94,7 @@ class Sharing:
             for index, row in enumerate(inputs)
         ]
         output: Batch = super()._generate_and_score_completions(rows)  # type: ignore[misc]
-        if getattr(self, "log_multimodal", False):
+        if getattr(self, "log_multimodal", False) and any(_images_of(row) for row in inputs):
             self._log_images(inputs)
         return output | self._images
 
@@ -196,7 +196,7 @@ class Sharing:
                 **fields,
             )
         # Within a generation batch TRL knows of no images; in the update they are those of the micro-batch.
-        images = fields if fields.get("pixel_values") is not None else self._images
+        images = fields if fields.get("num_images") is not None else self._images
         count = self.num_generations
         size = batch_size or len(input_ids)
         logps, entropies = [], []
@@ -247,11 +247,13 @@ def _part_of_images(images: Batch, start: int, size: int) -> Batch:
     if "num_images" not in images:
         return {}
     counts = images["num_images"]
+    part = {"num_images": counts[start : start + size]}
+    if not any(part["num_images"]):
+        return part
     first, last = sum(counts[:start]), sum(counts[: start + size])
     patches = images["image_grid_thw"].prod(dim=-1)
     before, after = int(patches[:first].sum()), int(patches[:last].sum())
-    return {
+    return part | {
         "pixel_values": images["pixel_values"][before:after],
         "image_grid_thw": images["image_grid_thw"][first:last],
-        "num_images": counts[start : start + size],
     }
