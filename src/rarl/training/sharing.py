@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from trl.data_utils import prepare_multimodal_messages
 
 from rarl.errors import ConfigError
 from rarl.models.shared_prefix import Prompts, pack, rollouts, share, why_not
+from rarl.training.batch_images import IMAGE_FIELDS, Batch, images_of, of_prompts, tensors, with_images
 
 logger = logging.getLogger(__name__)
-
-Batch = dict[str, Any]
 
 
 class Sharing:
@@ -87,21 +85,21 @@ class Sharing:
         self._inputs = inputs  # below, TRL sees only a part of it
         if not self._sharing:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        prompts = [_with_images(row) for row in inputs[:: self.num_generations]]
+        prompts = [with_images(row) for row in inputs[:: self.num_generations]]
         rows = [
             {key: value for key, value in row.items() if key not in ("image", "images")}
             | {"prompt": prompts[index // self.num_generations]}
             for index, row in enumerate(inputs)
         ]
         output: Batch = super()._generate_and_score_completions(rows)  # type: ignore[misc]
-        if getattr(self, "log_multimodal", False) and any(_images_of(row) for row in inputs):
+        if getattr(self, "log_multimodal", False) and any(images_of(row) for row in inputs):
             self._log_images(inputs)
         return output | self._images
 
     def _log_images(self, inputs: list[Batch]) -> None:
         from accelerate.utils import gather_object
 
-        self._logs["images"].extend(gather_object([_images_of(row) for row in inputs]))  # type: ignore[attr-defined]
+        self._logs["images"].extend(gather_object([images_of(row) for row in inputs]))  # type: ignore[attr-defined]
 
     def _calculate_rewards(self, inputs: list[Batch], *others: Any) -> Any:
         """The rewards are given the columns as they are, images too."""
@@ -142,7 +140,7 @@ class Sharing:
 
         def generate(input_ids: Any, attention_mask: Any, generation_config: Any) -> torch.Tensor:
             firsts = slice(None, None, self.num_generations)
-            prompts = Prompts(input_ids[firsts], attention_mask[firsts], _tensors(self._images))
+            prompts = Prompts(input_ids[firsts], attention_mask[firsts], tensors(self._images))
             tokens = rollouts(model, prompts, self.num_generations, generation_config)
             return torch.cat([input_ids, tokens], dim=1)
 
@@ -153,25 +151,31 @@ class Sharing:
             del model.generate
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """As TRL's, but for the shuffling of rows, which would tear groups apart. The order of the prompts is
-        random already."""
+        """As TRL's, but whole groups are shuffled, not rows."""
         if not self._sharing:
             return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:  # type: ignore[attr-defined]
             batch = self._generate_and_score_completions(generation_batch)
-            size = len(batch["completion_ids"]) // steps
-            self._buffered_inputs = [self._part(batch, at * size, size) for at in range(steps)]
+            # Drawn as TRL draws the order of the rows: a seed samples the same responses, shared or not.
+            rows = torch.randperm(len(batch["completion_ids"]))
+            groups = (rows[rows % self.num_generations == 0] // self.num_generations).tolist()
+            size = len(groups) // steps
+            self._buffered_inputs = [
+                self._part(batch, groups[at * size : (at + 1) * size]) for at in range(steps)
+            ]
         return self._buffered_inputs[self._step % steps]
 
-    def _part(self, batch: Batch, start: int, size: int) -> Batch:
-        """`size` responses of a batch from `start` on, with the images of their prompts."""
+    def _part(self, batch: Batch, groups: list[int]) -> Batch:
+        """The responses of these groups, with the images of their prompts."""
+        size = self.num_generations
+        rows = [group * size + index for group in groups for index in range(size)]
         part = {
-            key: value[start : start + size] if isinstance(value, torch.Tensor) and value.ndim else value
+            key: value[rows] if isinstance(value, torch.Tensor) and value.ndim else value
             for key, value in batch.items()
-            if key not in ("pixel_values", "image_grid_thw", "num_images")
+            if key not in IMAGE_FIELDS
         }
-        return part | _part_of_images(batch, start // self.num_generations, size // self.num_generations)
+        return part | of_prompts(batch, groups)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -202,8 +206,8 @@ class Sharing:
         logps, entropies = [], []
         for start in range(0, len(input_ids), size):
             ids, mask = input_ids[start : start + size], attention_mask[start : start + size]
-            of_part = _part_of_images(images, start // count, len(ids) // count)
-            answer = self._score_packed(model, ids, mask, logits_to_keep, _tensors(of_part))
+            of_part = of_prompts(images, range(start // count, (start + len(ids)) // count))
+            answer = self._score_packed(model, ids, mask, logits_to_keep, tensors(of_part))
             logps.append(answer[0])
             entropies.append(answer[1])
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
@@ -224,36 +228,3 @@ class Sharing:
         rest = (0, keep - length)
         pad = torch.nn.functional.pad
         return pad(packed.unpack(outputs.log_probs), rest), pad(packed.unpack(entropy), rest)
-
-
-def _images_of(row: Batch) -> list[Any]:
-    if row.get("images") is not None:
-        return list(row["images"])
-    return [] if row.get("image") is None else [row["image"]]
-
-
-def _with_images(row: Batch) -> Any:
-    """The prompt of a row, with its images in their places."""
-    images = _images_of(row)
-    return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
-
-
-def _tensors(images: Batch) -> Batch:
-    return {key: value for key, value in images.items() if key != "num_images"}
-
-
-def _part_of_images(images: Batch, start: int, size: int) -> Batch:
-    """The images of `size` prompts from `start` on; nothing where there are none."""
-    if "num_images" not in images:
-        return {}
-    counts = images["num_images"]
-    part = {"num_images": counts[start : start + size]}
-    if not any(part["num_images"]):
-        return part
-    first, last = sum(counts[:start]), sum(counts[: start + size])
-    patches = images["image_grid_thw"].prod(dim=-1)
-    before, after = int(patches[:first].sum()), int(patches[:last].sum())
-    return part | {
-        "pixel_values": images["pixel_values"][before:after],
-        "image_grid_thw": images["image_grid_thw"][first:last],
-    }
