@@ -267,3 +267,23 @@ def test_the_text_part_alone_is_given_it(model):
     visions = [module for name, module in model.model.visual.named_modules() if name.endswith("attn")]
     assert len(visions) == 2
     assert all(module.config._attn_implementation == "sdpa" for module in visions)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_step_in_half_precision_is_as_precise_as_sdpa(dtype, autocast):
+    """Keys with a large constant part, as the biases of Qwen2.5-VL make them."""
+    stored = torch.float32 if autocast else dtype
+    _, prompt_key, prompt_value = (each.detach().to(stored) for each in states(1, 40, 2))
+    query, key, value = (each.detach().to(stored) for each in states(3, 1, 2, seed=1))
+    prompt_key, query, key = prompt_key + 10, query + 10, key + 10
+    cache = SharedPrefixCache(prompts_cache(prompt_key, prompt_value))
+    key, value = cache.update(key, value, 0)
+    keys = torch.cat([prompt_key.repeat_interleave(3, dim=0), key], dim=2)
+    values = torch.cat([prompt_value.repeat_interleave(3, dim=0), value], dim=2)
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        with sharing(cache):
+            output = attention(2, query, key, value, None)
+        expected = attention(2, query, keys, values, None)
+    assert output.isfinite().all()
+    assert torch.allclose(output.float(), expected.float(), atol=0.02)

@@ -20,6 +20,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
+from rarl.errors import ModelError
 from rarl.models.loading import load_model
 from rarl.models.shared_prefix import Prompts, pack, rollouts, share, why_not
 
@@ -413,3 +414,24 @@ def test_a_window_of_attention_can_not_be_shared():
     model = random_model("qwen2_5_vl")
     model.config.text_config.layer_types[1] = "sliding_attention"
     assert why_not(model) == "the model has layers of sliding-window attention"
+
+
+def test_a_model_whose_attention_was_changed_is_refused():
+    """It would take no notice of what is shared, and give other numbers."""
+    model, _ = pair("tiny")
+    prompts = prompts_of(*ONE)
+    ids, mask = responses_to(prompts)
+    model.set_attn_implementation("sdpa")
+    for call in (
+        lambda: pack(model, prompts, ids, mask),
+        lambda: rollouts(model, prompts, COUNT, generation()),
+    ):
+        with pytest.raises(ModelError, match="attention was changed to 'sdpa' after it was made ready"):
+            call()
+
+
+def test_a_model_that_generates_without_a_cache_by_itself():
+    own, stock = pair("tiny")
+    for model in (own, stock):
+        model.generation_config.use_cache = False
+    assert_same_rollouts((own, stock), ONE)

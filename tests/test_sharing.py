@@ -598,8 +598,9 @@ def test_auto_is_on_where_it_can_be(dataset, tmp_path, caplog):
 def test_a_batch_that_holds_no_group_is_not_shared(dataset, tmp_path, caplog):
     given = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2, "max_steps": 1, "beta": 0.0}
     reason = (
-        "a batch of 6 responses (per_device_train_batch_size) can't hold whole groups of 4 "
-        "(num_generations); make it a multiple"
+        "a micro-batch of 6 responses (per_device_train_batch_size) can't hold whole groups of 4 "
+        "(num_generations): make it a multiple, or in a run lower gradient_accumulation_steps or the number "
+        "of processes"
     )
     with caplog.at_level(logging.WARNING, logger="rarl"):
         trainer = trainer_of(dataset, tmp_path, "auto", **given)
@@ -612,6 +613,52 @@ def test_a_batch_that_holds_no_group_is_not_shared(dataset, tmp_path, caplog):
     with pytest.raises(ConfigError) as error:
         trainer_of(dataset, tmp_path, "on", **given)
     assert str(error.value) == f"shared_prefix: on is not possible: {reason}"
+
+
+def test_an_attention_that_is_replaced_is_named(dataset, tmp_path, caplog):
+    model = load_model("tiny", training=True)
+    model.set_attn_implementation({"text_config": "eager"})
+    with caplog.at_level(logging.WARNING, logger="rarl"):
+        trainer_of(dataset, tmp_path, "auto", model=model)
+        trainer_of(dataset, tmp_path, "auto", model=model)
+        trainer_of(dataset, tmp_path, "auto")
+    assert [record.getMessage() for record in caplog.records] == [
+        "shared_prefix: the language model's attention is sdpa now, and not eager"
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cache_implementation": "static"},
+        {"generation_kwargs": {"num_beams": 2}},
+        {"generation_kwargs": {"use_cache": False}},
+    ],
+)
+def test_generation_with_a_cache_of_its_own_is_not_shared(dataset, tmp_path, given):
+    with pytest.raises(ConfigError, match="generation is given a cache or beams of its own"):
+        trainer_of(dataset, tmp_path, "on", **given)
+    trainer_of(dataset, tmp_path, "on", generation_kwargs={"num_beams": 1, "use_cache": True})
+
+
+def test_a_models_own_generate_is_used_and_stays(dataset, tmp_path):
+    model = load_model("tiny", training=True)
+    called = []
+
+    def generate(**inputs):
+        called.append(len(inputs["input_ids"]))
+        return type(model).generate(model, **inputs)
+
+    model.generate = generate
+    trainer_of(dataset, tmp_path, "on", model=model, max_steps=2).train()
+    assert called == [8, 8]
+    assert model.generate is generate
+
+
+def test_the_pixels_are_kept_for_the_micro_batches_alone(dataset, tmp_path):
+    trainer = trainer_of(dataset, tmp_path, "on", max_steps=1)
+    trainer.train()
+    assert trainer._images == {}
 
 
 def test_an_unknown_mode_is_refused(tmp_path):

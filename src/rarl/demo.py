@@ -39,7 +39,7 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     Raises:
         ConfigError: if `out` holds a run with another configuration.
     """
-    _use_one_thread()
+    _settle()
     console = console or Console()
     base = out / "base"
     given = {"model": str(base), "data": str(out / "data"), "output": str(out), "seed": seed}
@@ -64,7 +64,7 @@ def digits_base(out: Path, seed: int, console: Console) -> Path:
     """Builds the embedded base of that seed from the digits' `pretrain` part, whole or not at all."""
     from rarl.models.pretraining import STEPS, build_base
 
-    _use_one_thread()
+    _settle()
     with TemporaryDirectory() as folder:
         data = prepare_digits(Path(folder) / "digits")
         images = [(open_image(row.path), row.value) for row in data.split("pretrain")]
@@ -75,8 +75,17 @@ def digits_base(out: Path, seed: int, console: Console) -> Path:
     return finish(temporary, out)
 
 
-def _use_one_thread() -> None:
-    """More gain nothing with so small a model, and sums of floats would depend on the number of cores."""
+def _settle() -> None:
+    """For a model so small: one thread, because more gain nothing and sums of floats would depend on the
+    number of cores; and freed memory is kept, because to give it back and take it anew is a tenth of a step
+    (glibc alone can be told)."""
+    import ctypes
+    import sys
+
     import torch
 
     torch.set_num_threads(1)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**30)

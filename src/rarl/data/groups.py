@@ -166,8 +166,8 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
 class _Reading:
     """Adds the prompt and the images to rows as they are read. It holds no rows and is quick to pickle.
 
-    The images of the last call are kept for the next: TRL reads a batch again for each of the micro-batches
-    that it is cut into.
+    The images of the last call are kept for the next: TRL 1.16 reads a batch again for each of the
+    micro-batches that it is cut into.
     """
 
     def __init__(self, value_range: str) -> None:

@@ -3,13 +3,22 @@ are usually run as G sequences, each with the whole prompt. Here a prompt, its i
 once: in generation, and in the log-probs of its responses, with the same numbers up to rounding. For
 Qwen2-VL, Qwen2.5-VL and Qwen3-VL; no trainer in here."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
-from rarl.models.shared_attention import Packing, SharedPrefixCache, set_shared_attention, sharing
+from rarl.errors import ModelError
+from rarl.models.shared_attention import (
+    IMPLEMENTATION,
+    Packing,
+    SharedPrefixCache,
+    set_shared_attention,
+    sharing,
+)
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -63,17 +72,30 @@ class Prompts:
 
 @torch.no_grad()
 def rollouts(
-    model: PreTrainedModel, prompts: Prompts, count: int, generation_config: GenerationConfig
+    model: PreTrainedModel,
+    prompts: Prompts,
+    count: int,
+    generation_config: GenerationConfig,
+    generate: Callable[..., Any] | None = None,
 ) -> torch.Tensor:
     """`count` responses to each prompt, as `model.generate` makes them for prompts that are repeated.
 
     Args:
         model: made ready by `share`.
         count: G.
+        generate: what is called as `model.generate`; None: that.
 
     Returns:
         int[B * G, T]: the new tokens, a prompt's responses one after the other, padded on the right.
+
+    Raises:
+        ModelError: if the model's attention is no longer that of `share`.
     """
+    _check_shared(model)
+    generate = generate or model.generate  # type: ignore[assignment]
+    assert generate is not None
+    generation_config = deepcopy(generation_config)
+    generation_config.use_cache = True
     backbone = _backbone(model)
     length = prompts.ids.shape[1]
     repeated = {
@@ -83,7 +105,7 @@ def rollouts(
     }
     backbone.rope_deltas = None  # transformers 5.23 keeps it from call to call
     if length == 1:
-        return _generate(model, **repeated)[:, 1:]
+        return generate(**repeated)[:, 1:]
     cache = DynamicCache(config=model.config.get_text_config())
     model(
         input_ids=prompts.ids[:, :-1],
@@ -100,7 +122,7 @@ def rollouts(
         backbone.rope_deltas = backbone.rope_deltas.repeat_interleave(count, dim=0)
     shared = SharedPrefixCache(cache)
     with sharing(shared):
-        tokens = _generate(model, past_key_values=shared, **repeated)
+        tokens = generate(past_key_values=shared, **repeated)
     backbone.rope_deltas = None
     return tokens[:, length:]
 
@@ -140,8 +162,10 @@ def pack(
         response_mask: int or bool[B * G, C], which of them are scored.
 
     Raises:
+        ModelError: if the model's attention is no longer that of `share`.
         ValueError: if the responses are not equally many for each prompt.
     """
+    _check_shared(model)
     size = len(prompts.ids)
     rows, length = response_ids.shape
     count, rest = divmod(rows, size)
@@ -162,11 +186,16 @@ def pack(
     return Packed(inputs, torch.cat([nothing, labels], dim=1), count, length)
 
 
-def _generate(model: Any, **inputs: Any) -> torch.Tensor:
-    """The class's own, also where an instance generates by `rollouts`."""
-    return type(model).generate(model, **inputs)
+def _check_shared(model: PreTrainedModel) -> None:
+    """Any other attention takes no notice of what is shared, and would give other numbers without a word."""
+    found = model.config.get_text_config()._attn_implementation
+    if found != IMPLEMENTATION:
+        raise ModelError(
+            f"the model's attention was changed to {found!r} after it was made ready to share prompts; leave "
+            "it as it is, or train with shared_prefix: off"
+        )
 
 
 def _backbone(model: PreTrainedModel) -> Any:
     """The part that counts positions, whatever adapters are around it."""
-    return next(module for module in model.modules() if hasattr(module, "rope_deltas"))
+    return next(module for module in model.modules() if "rope_deltas" in vars(module))

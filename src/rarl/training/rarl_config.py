@@ -20,7 +20,7 @@ class RARLConfig(GRPOConfig):
 
     Raises:
         ConfigError: for a mutation that is not possible, a `mutation_k` that is not below `num_generations`,
-            or another word for `shared_prefix`.
+            another word for `shared_prefix`, or `on` with a batch that can't hold whole groups.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
@@ -45,6 +45,8 @@ class RARLConfig(GRPOConfig):
         super().__post_init__()
         if self.shared_prefix not in ("auto", "on", "off"):
             raise ConfigError(f"shared_prefix must be auto, on or off, not {self.shared_prefix!r}")
+        if self.shared_prefix == "on" and (reason := torn_groups(self)):
+            raise ConfigError(f"shared_prefix: on is not possible: {reason}")
         mutation = self.mutation
         if mutation.probability > 0 and mutation.k >= (self.num_generations or 0):
             raise ConfigError(
@@ -61,3 +63,15 @@ class RARLConfig(GRPOConfig):
             self.mutation_reference,  # type: ignore[arg-type]
             self.mutation_reasoning,  # type: ignore[arg-type]
         )
+
+
+def torn_groups(args: GRPOConfig) -> str | None:
+    """Why a micro-batch can't hold whole groups, as shared prompts need; None where it can."""
+    size, group = args.per_device_train_batch_size, args.num_generations or 1
+    if size % group == 0:
+        return None
+    return (
+        f"a micro-batch of {size} responses (per_device_train_batch_size) can't hold whole groups of {group} "
+        "(num_generations): make it a multiple, or in a run lower gradient_accumulation_steps or the number "
+        "of processes"
+    )

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from rarl.errors import ConfigError
+from rarl.models.shared_attention import IMPLEMENTATION
 from rarl.models.shared_prefix import Prompts, pack, rollouts, share, why_not
 from rarl.training.batch_images import IMAGE_FIELDS, Batch, images_of, of_prompts, tensors, with_images
+from rarl.training.rarl_config import torn_groups
 
 logger = logging.getLogger(__name__)
 
@@ -45,31 +47,42 @@ class Sharing:
         self._inputs: list[Batch] = []
         self._images: Batch = {}
         if self._shares:
+            self._say_what_changes()
             share(self._unwrapped(self.model))
             if getattr(self, "ref_model", None) is not None:
                 share(self._unwrapped(self.ref_model))  # type: ignore[attr-defined]
-            if getattr(self, "use_vllm", False) and self.accelerator.is_main_process:
-                logger.warning("shared_prefix: vLLM generates, so that only the log-probs share their prompt")
+
+    def _say_what_changes(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if getattr(self, "use_vllm", False):
+            logger.warning("shared_prefix: vLLM generates, so that only the log-probs share their prompt")
+        attention = self._unwrapped(self.model).config.get_text_config()._attn_implementation
+        if attention not in ("sdpa", IMPLEMENTATION):
+            logger.warning("shared_prefix: the language model's attention is sdpa now, and not %s", attention)
 
     def _why_not_shared(self) -> str | None:
-        size = self.args.per_device_train_batch_size
-        if size % self.num_generations:
-            return (
-                f"a batch of {size} responses (per_device_train_batch_size) can't hold whole groups of "
-                f"{self.num_generations} (num_generations); make it a multiple"
-            )
+        if reason := torn_groups(self.args):
+            return reason
         if getattr(self, "tools", None) or getattr(self, "environment_factories", None) is not None:
             return "with tools or environments the responses to a prompt have different images"
         if getattr(self, "rollout_func", None) is not None:
             return "a rollout_func makes its own prompts"
-        generation = self.args.generation_kwargs or {}
-        if self.args.cache_implementation or {"cache_implementation", "num_beams", "use_cache"} & set(
-            generation
-        ):
+        if getattr(self, "use_transformers_continuous_batching", False):
+            return "continuous batching has a cache of its own"
+        model = self._unwrapped(self.model)
+        given = self.args.generation_kwargs or {}
+        caches = [
+            self.args.cache_implementation,
+            given.get("cache_implementation"),
+            getattr(model.generation_config, "cache_implementation", None),
+        ]
+        if any(caches) or given.get("num_beams", 1) != 1 or not given.get("use_cache", True):
             return "generation is given a cache or beams of its own"
-        if getattr(self, "aux_loss_enabled", False):
-            return "the load-balancing loss counts a prompt's tokens once for each response"
-        return why_not(self._unwrapped(self.model))
+        adapter = getattr(self.model, "active_peft_config", None)
+        if adapter is not None and adapter.is_prompt_learning:
+            return "an adapter that learns a prompt lengthens it"
+        return why_not(model)
 
     def _unwrapped(self, model: Any) -> Any:
         model = self.accelerator.unwrap_model(model)
@@ -92,14 +105,17 @@ class Sharing:
             for index, row in enumerate(inputs)
         ]
         output: Batch = super()._generate_and_score_completions(rows)  # type: ignore[misc]
-        if getattr(self, "log_multimodal", False) and any(images_of(row) for row in inputs):
+        images, self._images = self._images, {}  # the micro-batches have their own
+        if getattr(self, "log_multimodal", False) and {"image", "images"} & inputs[0].keys():
             self._log_images(inputs)
-        return output | self._images
+        return output | images
 
     def _log_images(self, inputs: list[Batch]) -> None:
         from accelerate.utils import gather_object
 
-        self._logs["images"].extend(gather_object([images_of(row) for row in inputs]))  # type: ignore[attr-defined]
+        images = gather_object([images_of(row) for row in inputs])
+        if any(images):
+            self._logs["images"].extend(images)  # type: ignore[attr-defined]
 
     def _calculate_rewards(self, inputs: list[Batch], *others: Any) -> Any:
         """The rewards are given the columns as they are, images too."""
@@ -137,11 +153,12 @@ class Sharing:
     def _shared_generate(self) -> Iterator[None]:
         """TRL's own generation, with the model's `generate` encoding each prompt once."""
         model = self.accelerator.unwrap_model(self.model)
+        own, before = model.generate, vars(model).get("generate")
 
         def generate(input_ids: Any, attention_mask: Any, generation_config: Any) -> torch.Tensor:
             firsts = slice(None, None, self.num_generations)
             prompts = Prompts(input_ids[firsts], attention_mask[firsts], tensors(self._images))
-            tokens = rollouts(model, prompts, self.num_generations, generation_config)
+            tokens = rollouts(model, prompts, self.num_generations, generation_config, own)
             return torch.cat([input_ids, tokens], dim=1)
 
         model.generate = generate
@@ -149,6 +166,8 @@ class Sharing:
             yield
         finally:
             del model.generate
+            if before is not None:
+                model.generate = before
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, but whole groups are shuffled, not rows."""

@@ -32,6 +32,10 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values`
     and `step`. `rarl.data.groups.to_dataset` makes them all.
 
+    The responses of a group share one pass over their prompt where `args.shared_prefix` says so and the model
+    can (`rarl.training.sharing`); the attention of its language model is changed for that, to one that is
+    "sdpa" wherever nothing is shared.
+
     Logged beside TRL's own metrics, each over all processes:
         policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc:
             of the policy's own responses, without the injected ones;
@@ -42,8 +46,8 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     own responses, for the references, and by TRL for the group as it is trained on.
 
     Raises:
-        ConfigError: if `args` is no RARLConfig; in training, if mutation lacks a column, or a reference is
-            longer than `max_completion_length`.
+        ConfigError: if `args` is no RARLConfig, or prompts can't be shared and must be; in training, if
+            mutation lacks a column, or a reference is longer than `max_completion_length`.
     """
 
     # Set by the configurations; TRL's types allow for none.
