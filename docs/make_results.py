@@ -52,8 +52,8 @@ settings were chosen on the validation part.
   estimate of how far; they say nothing about another model.
 - Three seeds and the intervals of one test part are too few to tell the trained arms apart where their
   intervals overlap.
-- Not every difference to the base is beyond its interval: τ of 2 and of 4 images is not for seeds 0 and 1, τ of
-  8 images not for seed 1.
+- Not every difference to the base is beyond its interval: τ of 2 and of 4 images is not for seeds 0 and 1,
+  τ of 8 images not for seed 1.
 - SFT imitates the reference replies of the same groups, once each. Validation, with an earlier base of seed
   0, did not tell three learning rates apart: MAE 0.33, 0.20 and 0.20, mean τ 0.790, 0.775 and 0.793 for
   1.5e-4, 5e-4 and 1e-3; the middle one is used. At this size imitation is a strong baseline: where it beats
