@@ -2,6 +2,9 @@
 here imports torch until a test needs it."""
 
 import os
+import socket
+import subprocess
+import sys
 
 # Before anything imports torch, transformers or TRL.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,3 +50,34 @@ def prompts_of(digits):
         return to_dataset([Group(tuple(first[value] for value in group)) for group in groups], digits.task)
 
     return make
+
+
+@pytest.fixture
+def in_two_processes(tmp_path):
+    """`in_two_processes(FILE, ARGUMENT, ..., alone=CALL)`: runs `python FILE ARGUMENT ...` in two processes
+    that train together on the CPU, calls CALL meanwhile and returns what it returns. Both must end well."""
+
+    def run(file, *arguments, alone):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        logs = [tmp_path / f"rank{rank}.txt" for rank in (0, 1)]
+        processes = []
+        for rank, log in enumerate(logs):
+            environment = os.environ | {
+                **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"},
+            }
+            command = [sys.executable, file, *map(str, arguments)]
+            with open(log, "w") as output:
+                processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+        try:
+            result = alone()
+            codes = [process.wait(timeout=240) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
+        return result
+
+    return run

@@ -7,8 +7,6 @@ import inspect
 import json
 import logging
 import os
-import socket
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -452,31 +450,13 @@ def play(collection, out):
     return seen
 
 
-def test_two_processes_are_as_one(digits, dataset, tmp_path):
+def test_two_processes_are_as_one(digits, dataset, tmp_path, in_two_processes):
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         recording(patch, calls)
         trainer_of(dataset, tmp_path / "record", "on", max_steps=2, max_completion_length=40).train()
     (tmp_path / "calls.json").write_text(json.dumps(calls))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in (0, 1):
-        environment = os.environ | {
-            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"},
-        }
-        command = [sys.executable, __file__, str(digits.root), str(tmp_path)]
-        with open(tmp_path / f"rank{rank}.txt", "w") as output:
-            processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-    try:
-        alone = play(digits.root, tmp_path)
-        codes = [process.wait(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], "\n".join((tmp_path / f"rank{rank}.txt").read_text()[-3000:] for rank in (0, 1))
+    alone = in_two_processes(__file__, digits.root, tmp_path, alone=lambda: play(digits.root, tmp_path))
     first, second = (json.loads((tmp_path / f"rank{rank}of2" / "seen.json").read_text()) for rank in (0, 1))
     assert first == second
     assert any(log["mutation/fraction"] > 0 for log in alone["logs"])

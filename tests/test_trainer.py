@@ -9,8 +9,6 @@ import math
 import os
 import random
 import shutil
-import socket
-import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -815,26 +813,8 @@ def play(collection, out):
     return seen
 
 
-def test_two_processes_choose_the_same_as_one(digits, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in (0, 1):
-        environment = os.environ | {
-            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"},
-        }
-        command = [sys.executable, __file__, str(digits.root), str(tmp_path)]
-        with open(tmp_path / f"rank{rank}.txt", "w") as output:
-            processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-    try:
-        one = play(digits.root, tmp_path / "one")
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], "\n".join((tmp_path / f"rank{rank}.txt").read_text()[-3000:] for rank in (0, 1))
+def test_two_processes_choose_the_same_as_one(digits, tmp_path, in_two_processes):
+    one = in_two_processes(__file__, digits.root, tmp_path, alone=lambda: play(digits.root, tmp_path / "one"))
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     for name in SCENARIOS:
         alone, left, right = one[name], first[name], second[name]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from rarl.errors import ConfigError
 from rarl.models.shared_attention import IMPLEMENTATION
@@ -27,7 +28,6 @@ class Sharing:
     model: Any
     accelerator: Any
     num_generations: int
-    _tokenizer: Any
     _buffered_inputs: Any
     _step: int
 
@@ -111,8 +111,6 @@ class Sharing:
         return output | images
 
     def _log_images(self, inputs: list[Batch]) -> None:
-        from accelerate.utils import gather_object
-
         images = gather_object([images_of(row) for row in inputs])
         if any(images):
             self._logs["images"].extend(images)  # type: ignore[attr-defined]
