@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 
 from rarl.errors import ConfigError
-from rarl.training.checkpoints import (
-    changed_keys,
-    check_output,
-    finish,
-    is_finished,
-    last_complete_checkpoint,
-    unfinished,
-    write_text,
-)
+from rarl.files import finish, unfinished, write_text
+from rarl.training.checkpoints import changed_keys, check_output, is_finished, last_complete_checkpoint
 
 
 def checkpoint(folder: Path, step: int) -> Path:

@@ -13,7 +13,7 @@ FILES = sorted((SOURCE / "rarl").rglob("*.py"))
 # The first prefix that fits decides. A module that is on no floor is a mistake.
 FLOORS = {
     **dict.fromkeys(("errors", "equations", "tasks", "replies"), 0),
-    **dict.fromkeys(("prompts", "metrics", "rewards", "mutation", "data", "models"), 1),
+    **dict.fromkeys(("files", "prompts", "metrics", "rewards", "mutation", "data", "models"), 1),
     **dict.fromkeys(("training", "evaluation", "results", "ranker"), 2),
     **dict.fromkeys(("experiments", "report"), 3),
     **dict.fromkeys(("arguments", "cli", "app", "demo", "__main__", ""), 4),

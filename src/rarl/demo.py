@@ -11,9 +11,10 @@ from rich.console import Console
 
 from rarl.data.digits import prepare_digits
 from rarl.data.images import open_image
+from rarl.files import finish, unfinished
 from rarl.models.loading import BASE_FOLDER
 from rarl.report import results_table
-from rarl.training.checkpoints import finish, is_finished, unfinished
+from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
 from rarl.training.preparation import begin
 from rarl.training.progress import progress_bar

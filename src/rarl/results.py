@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.errors import ConfigError, DataError
-from rarl.training.checkpoints import write_text
+from rarl.files import write_text
 
 HEAD = ("task", "split", "seed")
 """What all arms of a `metrics.json` have in common."""

@@ -13,8 +13,9 @@ import yaml
 from rich.console import Console
 
 from rarl.data.groups import Group, to_dataset
+from rarl.files import finish, unfinished
 from rarl.models.loading import check_model, load_model, load_processor
-from rarl.training.checkpoints import finish, is_finished, last_complete_checkpoint, unfinished
+from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig
 from rarl.training.progress import ProgressLines
 from rarl.training.sections import Stage

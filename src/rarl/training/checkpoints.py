@@ -3,9 +3,7 @@ to be continued is the run that was begun. Files are looked at and renamed, neve
 
 import json
 import logging
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,36 +83,6 @@ def _filled(path: Path) -> bool:
 def is_finished(folder: Path) -> bool:
     """Whether a model folder is whole: `finish` gives a folder its name only once everything is in it."""
     return folder.is_dir() and _has_weights(folder)
-
-
-def unfinished(folder: Path) -> Path:
-    """An empty sibling of `folder` to write it in; what an interrupted run left there is removed."""
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    return temporary
-
-
-def finish(temporary: Path, folder: Path) -> Path:
-    """Gives a folder that is whole its name, in place of one that stands there already.
-
-    Args:
-        temporary: made by `unfinished(folder)`, on the same disk as `folder`.
-    """
-    if folder.exists():
-        # A folder can't be replaced in one step: for a moment there is none, and then the new one.
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
-    return folder
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: to a sibling that then takes its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:

@@ -9,10 +9,11 @@ from rarl.data.collection import Collection, Row, load_collection
 from rarl.data.digits import SPLITS, prepare_digits
 from rarl.data.groups import Group, draw_groups, training_groups
 from rarl.errors import ConfigError, DataError
+from rarl.files import write_text
 from rarl.models.loading import check_model, load_processor
 from rarl.replies import reference_reply
 from rarl.results import open_metrics
-from rarl.training.checkpoints import check_output, write_text
+from rarl.training.checkpoints import check_output
 from rarl.training.config import RunConfig
 from rarl.training.sections import Stage
 from rarl.training.trainer_keys import GRPOKeys

@@ -1,0 +1,127 @@
+"""Tables that say something of files: CSV, TSV, JSONL, JSON and Parquet as rows of named columns, each with
+the place to name in an error. What the columns mean is for the sources."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rarl.errors import DataError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+Row = tuple[str, dict[str, Any]]
+"""Where a row stands, such as "labels.csv line 3", and its columns."""
+
+
+def read_table(path: str | os.PathLike[str]) -> list[Row]:
+    """The rows of a table with a header, in order. All of a CSV's values are texts.
+
+    Raises:
+        DataError: if the file is missing, has another suffix, is malformed or has no rows.
+    """
+    file = Path(path)
+    readers = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
+    if file.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{file}: a table is one of {', '.join(SUFFIXES)}")
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; check the path")
+    try:
+        rows = list(readers.get(file.suffix.lower(), _csv)(file))
+    except OSError as error:
+        raise DataError(f"{file}: can't be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 ({error}); save it as UTF-8") from error
+    if not rows:
+        raise DataError(f"{file}: no rows; it needs a header and a row for each image")
+    return rows
+
+
+def column(rows: Sequence[Row], names: Sequence[str], what: str, file: str | os.PathLike[str]) -> str:
+    """The first of `names` that is a column, upper or lower case.
+
+    Raises:
+        DataError: if none is; it names the columns that are there.
+    """
+    found = {str(key).strip().lower(): key for key in rows[0][1]}
+    for name in names:
+        if name in found:
+            return found[name]
+    raise DataError(
+        f"{file}: no column for {what}; it may be called {', '.join(names)}; there are "
+        f"{', '.join(map(str, rows[0][1])) or 'none'}"
+    )
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also one that is written as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        parsed = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return parsed if math.isfinite(parsed) else None
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        header = lines.readline()
+        lines.seek(0)
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.DictReader(lines, delimiter=delimiter)
+        try:
+            for row in reader:
+                where = f"{file} line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where}: not as many fields as the header has; mend the line")
+                yield where, row
+        except csv.Error as error:
+            raise DataError(f"{file} line {reader.line_num}: {error}") from error
+
+
+def _jsonl(file: Path) -> Iterator[Row]:
+    with open(file, encoding="utf-8-sig") as lines:
+        for line_number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{file} line {line_number}"
+                try:
+                    fields = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{where}: not JSON ({error})") from error
+                yield where, _mapping(fields, where)
+
+
+def _json(file: Path) -> Iterator[Row]:
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{file}: must be a list of objects, one for each image")
+    for entry_number, entry in enumerate(entries, 1):
+        where = f"{file} entry {entry_number}"
+        yield where, _mapping(entry, where)
+
+
+def _mapping(fields: Any, where: str) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise DataError(f'{where}: must be an object such as {{"file": ..., "value": ...}}')
+    return fields
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+    for row_number, row in enumerate(table.to_pylist(), 1):
+        yield f"{file} row {row_number}", row

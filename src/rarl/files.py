@@ -1,0 +1,56 @@
+"""Files and folders that are whole or not there: each is written beside its name and takes it at the end, so
+that whatever is interrupted leaves nothing half-made under a name that is read again."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: to a sibling that then takes its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def unfinished(folder: Path) -> Path:
+    """An empty sibling of `folder` to write it in; what an interrupted run left there is removed."""
+    temporary = folder.with_name(f".{folder.name}.unfinished")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def finish(temporary: Path, folder: Path) -> Path:
+    """Gives a folder that is whole its name, in place of one that stands there already.
+
+    Args:
+        temporary: made by `unfinished(folder)`, on the same disk as `folder`.
+    """
+    if folder.exists():
+        # A folder can't be replaced in one step: for a moment there is none, and then the new one.
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    return folder
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `folder` when the block ends, and is removed when it is left early.
+
+    Raises:
+        FileExistsError: if there is a `folder`, before the block or at its end.
+    """
+    if os.path.lexists(folder):
+        raise FileExistsError(f"{folder} exists already")
+    temporary = unfinished(folder)
+    try:
+        yield temporary
+        # On Linux a rename replaces an empty folder, and nothing else.
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
