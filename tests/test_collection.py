@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rarl.data.collection import Row, load_collection, write_collection
+from rarl.data.collection import Row, load_collection
+from rarl.data.writing import write_collection
 from rarl.errors import DataError
 from rarl.tasks import AESTHETICS, AGE
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import rarl.evaluation
-from rarl.data.collection import write_collection
 from rarl.data.groups import Group
+from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation import evaluate, predict, summarize
 from rarl.replies import parse, reference_reply

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from rich.console import Console
 
-from rarl.data.collection import write_collection
+from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.tasks import DIGITS
 from rarl.training import stages

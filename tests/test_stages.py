@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 
 import rarl.evaluation
-from rarl.data.collection import write_collection
+from rarl.data.writing import write_collection
 from rarl.errors import ConfigError
 from rarl.models.loading import load_model
 from rarl.tasks import DIGITS

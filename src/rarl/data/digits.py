@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from rarl.data.collection import Collection, Entry, load_collection, write_collection
+from rarl.data.collection import Collection, load_collection
+from rarl.data.writing import Entry, write_collection
 from rarl.errors import DataError
 from rarl.tasks import DIGITS
 

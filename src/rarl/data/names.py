@@ -11,9 +11,11 @@ class Folder:
     """A folder whose files are found by name. Each sub-folder is listed once: a look at every file of 250,000
     takes long."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> None:
+        """Links may lead anywhere in `within`, which is `path` itself if it is not given."""
         self.path = Path(os.path.abspath(path))
-        self._real = os.path.realpath(path)
+        self.within = self.path if within is None else Path(os.path.abspath(within))
+        self._real = os.path.realpath(self.within)
         self._listings: dict[str, dict[str, bool]] = {}
 
     def find(self, name: str, where: str) -> Path | None:
@@ -45,15 +47,12 @@ class Folder:
         folder = self.path / parent
         if not folder.is_dir():
             return {}
-        if parent:
-            self._check(folder, where)
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries if not entry.is_dir()}
+        self._check(folder, where)
+        return {entry.name: entry.is_symlink() for entry in os.scandir(folder) if not entry.is_dir()}
 
     def _check(self, path: Path, where: str) -> None:
         real = os.path.realpath(path)
         if os.path.commonpath([real, self._real]) != self._real:
             raise DataError(
-                f"{where}: {str(path.relative_to(self.path))!r} is a link that leads out of {self.path}; put "
-                "the file itself there"
+                f"{where}: {path} is a link that leads out of {self.within}; put the file itself there"
             )
