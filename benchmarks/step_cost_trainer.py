@@ -9,7 +9,8 @@ import torch
 from transformers import PrinterCallback, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from trl import GRPOConfig, GRPOTrainer
 
-from rarl.data.groups import Group, to_dataset
+from rarl.data.dataset import to_dataset
+from rarl.data.groups import Group
 from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import IMAGE_SIDE
 from rarl.tasks import DIGITS

@@ -42,7 +42,8 @@ def tiny_processor():
 def prompts_of(digits):
     """`prompts_of([3, 7], [0, 5])`: a dataset of prompts, each with one training image of each of these
     digits."""
-    from rarl.data.groups import Group, to_dataset
+    from rarl.data.dataset import to_dataset
+    from rarl.data.groups import Group
 
     first = {row.value: row for row in reversed(digits.split("train"))}
 

@@ -17,17 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rarl.data import groups as groups_module
 from rarl.data.collection import Row
-from rarl.data.groups import (
-    Group,
-    draw_groups,
-    load_groups,
-    save_groups,
-    tie_rate,
-    to_dataset,
-    training_groups,
-)
+from rarl.data.dataset import to_dataset
+from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate, training_groups
 from rarl.errors import DataError
 from rarl.prompts import messages
 from rarl.tasks import AESTHETICS, DIGITS
@@ -341,7 +333,7 @@ def test_a_file_is_opened_once_for_rows_read_together_and_never_at_once(
         opened.append(path)
         return Image.new("RGB", (1, 1))
 
-    monkeypatch.setattr(groups_module, "open_image", counting)
+    monkeypatch.setattr("rarl.data.dataset.open_image", counting)
     dataset = to_dataset([Group(tuple(pictures[:2])), Group(tuple(pictures[1:3]))], DIGITS)
     assert opened == []
     read = dataset.__getitems__([0, 0, 1, 0])  # as a DataLoader reads a batch

@@ -32,7 +32,8 @@ GROUPS = [[3, 7], [1], [2, 8, 4], [5, 6], [9], [0, 2, 6]]
 
 def pictures(digits, folder, groups):
     """A dataset of prompts of digits, as pictures of several sizes."""
-    from rarl.data.groups import Group, to_dataset
+    from rarl.data.dataset import to_dataset
+    from rarl.data.groups import Group
 
     first = {}
     for row in reversed(digits.split("train")):

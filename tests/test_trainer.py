@@ -764,7 +764,8 @@ def play(collection, out):
     """What one process sees of every scenario; run in this process, and by `python test_trainer.py` in
     two."""
     from rarl.data.collection import load_collection
-    from rarl.data.groups import Group, to_dataset
+    from rarl.data.dataset import to_dataset
+    from rarl.data.groups import Group
 
     data = load_collection(collection)
     first = {row.value: row for row in reversed(data.split("train"))}

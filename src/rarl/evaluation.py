@@ -62,6 +62,11 @@ def evaluate(
         raise ConfigError(
             f"evaluation needs at least 1 image a prompt and 1 list, not {list(images)} and {lists}"
         )
+    if 1 in images and not collection.knows_values(split):
+        raise ConfigError(
+            f"{collection.root / split} knows orders alone, and one image has none: evaluate lists, as with "
+            "--images 2,4"
+        )
     folder, task = Path(out), collection.task
     open_metrics(folder, task.name, split, seed)  # a mismatch is an error before the model runs
     folder.mkdir(parents=True, exist_ok=True)

@@ -109,6 +109,28 @@ def _differ(rewards: Sequence[float]) -> bool:
     return len(scored) > 1 and max(scored) - min(scored) > TOLERANCE
 
 
+def values_in_order(
+    given: Sequence[float | None], order: Sequence[int], ends: Sequence[float], step: float
+) -> list[float]:
+    """The values of a reference where only the true order is known: the response's own, sorted into it.
+
+    They are moved to the grid of the task. Where the response does not give every picture a value within the
+    range, the values are evenly spaced between the ends instead.
+
+    Args:
+        given: the response's value for picture 1..N, None where it has none.
+        order: the place of picture 1..N in the true order, from 0.
+        ends: low and high of the task's range.
+        step: of the task's grid.
+    """
+    low, high = ends
+    known = sorted(value for value in given if value is not None and low <= value <= high)
+    if len(known) < len(order):
+        known = [low + (high - low) * (place + 1) / (len(order) + 1) for place in range(len(order))]
+    on_grid = [min(low + step * math.floor((value - low) / step + 0.5), high) for value in known]
+    return [on_grid[place] for place in order]
+
+
 def keep_reasoning(
     own: Sequence[int],
     answer: str,

@@ -25,10 +25,12 @@ Completion = str | Sequence[Mapping[str, Any]]
 
 COLUMNS = {
     "values": "the true value of each picture, such as [3, 7]",
+    "order": "the place of each picture in the true order, from 0, such as [1, 0]",
     "delta": "the tolerance of Eq. 3, greater than 0, such as 2.0",
     "range": "the ends of the value range, such as [0, 9]",
 }
-"""What the rewards need of a prompt, as columns of the dataset."""
+"""What the rewards need of a prompt, as columns of the dataset; where only orders are known, `order` is there
+in place of `values`."""
 
 # The three rewards read the same texts one after the other; a step has a few hundred of them.
 _read = lru_cache(maxsize=2048)(parse)
@@ -38,6 +40,7 @@ def regression_reward(
     completions: Sequence[Completion],
     *,
     values: Sequence[Sequence[float]] | None = None,
+    order: Sequence[Sequence[int]] | None = None,
     delta: Sequence[float] | None = None,
     range: Sequence[Sequence[float]] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
@@ -53,8 +56,14 @@ def regression_reward(
         log_metric, columns: what else TRL hands over; unused.
 
     Raises:
-        ConfigError: if a column is missing or an entry of it is not what it should be.
+        ConfigError: if a column is missing or an entry of it is not what it should be; also if there is an
+            `order` and no `values`: an order has no distance.
     """
+    if values is None and order is not None:
+        raise ConfigError(
+            "the regression reward needs values, and this dataset knows orders alone (column 'order'): train "
+            "with the rewards for ranking and format, the weight of regression 0"
+        )
     count = len(completions)
     rewards = []
     for completion, truths, tolerance, (low, high) in zip(
@@ -74,6 +83,7 @@ def ranking_reward(
     completions: Sequence[Completion],
     *,
     values: Sequence[Sequence[float]] | None = None,
+    order: Sequence[Sequence[int]] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
@@ -84,26 +94,28 @@ def ranking_reward(
     Args:
         completions: what the model wrote.
         values: one entry per completion; see `COLUMNS`.
+        order: in place of `values`; only who is before whom counts in either.
         log_metric: gets the means of `r_len`, `r_consis` and `r_acc` over the completions that have them.
         columns: what else TRL hands over; unused.
 
     Raises:
-        ConfigError: if `values` is missing or an entry of it is not what it should be.
+        ConfigError: if `values` and `order` are missing or an entry is not what it should be.
     """
+    name, column = ("order", order) if values is None and order is not None else ("values", values)
     rewards: list[float | None] = []
     terms: dict[str, list[float]] = {"r_len": [], "r_consis": [], "r_acc": []}
-    for completion, truths in zip(completions, _lists("values", values, len(completions)), strict=True):
+    for completion, truths in zip(completions, _lists(name, column, len(completions)), strict=True):
         if not is_rankable(truths):
             rewards.append(None)
             continue
         length, consistency, accuracy = ranking_terms(reply_of(completion), truths)
         rewards.append(ranking(length, consistency, accuracy))
-        for name, term in zip(terms, (length, consistency, accuracy), strict=True):
-            terms[name].append(term)
+        for part, term in zip(terms, (length, consistency, accuracy), strict=True):
+            terms[part].append(term)
     if log_metric is not None:
-        for name, logged in terms.items():
+        for part, logged in terms.items():
             if logged:
-                log_metric(name, sum(logged) / len(logged))
+                log_metric(part, sum(logged) / len(logged))
     return rewards
 
 

@@ -1,25 +1,18 @@
 """Groups: the 1, 2, 4 or 8 images that one prompt carries. They are drawn with a seed, as distinct in value
-as the images allow, saved by id, and turned into the `datasets.Dataset` that TRL's trainers read. Image files
-are opened only when a row of it is read."""
+as the images allow, and saved by id. No image is opened; a dataset of them is `dataset`'s."""
 
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from pathlib import Path
 
 from rarl.data.collection import Row
 from rarl.data.drawing import value_draws
-from rarl.data.images import open_image
+from rarl.data.gaps import Gap, gap_draws
 from rarl.errors import DataError
-from rarl.prompts import messages
-from rarl.tasks import Task
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from rarl.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +27,24 @@ class Group:
         return [row.value for row in self.rows]
 
     @property
+    def knows_values(self) -> bool:
+        """Whether `values` are values; where only orders are known they are places in one, which say who is
+        before whom and nothing else."""
+        return self.rows[0].order is None
+
+    @property
     def rule(self) -> str | None:
         """The rows' own rule, where they have one in place of the task's."""
         return self.rows[0].rule
 
 
-def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -> list[Group]:
+def draw_groups(
+    rows: Sequence[Row], count: int, number: int, seed: int | str, gap: Gap | None = None
+) -> list[Group]:
     """`number` groups of `count` images; the same for the same rows, numbers and seed.
+
+    With a `gap` any two values of a group differ by at least that much, as far as the images allow: see
+    `rarl.data.gaps`. Without one, two values of a group are distinct, as follows.
 
     Values are distinct within a group where there are `count` of them, and else used as evenly as possible,
     so a group of 2 or more has two levels where the images have two. Every image is used before any is used
@@ -49,33 +53,59 @@ def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -
 
     Rows with different rules never share a group; each rule gets groups in proportion to its images. A rule
     with fewer images than `count` is left out, and so is, from groups of 2 or more, a rule whose images all
-    have one value, unless there is no other.
+    have one value, unless there is no other. Where only orders are known, a group is of one order.
 
     Raises:
-        DataError: if there are fewer images (of any one rule) than `count`.
+        DataError: if there are fewer images (of any one rule or order) than `count`.
     """
     generator = random.Random(f"{seed}:groups:{count}")
-    by_rule: dict[str | None, dict[float, list[Row]]] = {}
+    apart: dict[tuple[str | None, int | None], dict[float, list[Row]]] = {}
     for row in rows:
-        by_rule.setdefault(row.rule, {}).setdefault(row.value, []).append(row)
-    pools = [list(pool.values()) for pool in by_rule.values() if sum(map(len, pool.values())) >= count]
+        apart.setdefault((row.rule, row.order), {}).setdefault(row.value, []).append(row)
+    pools = [list(pool.values()) for pool in apart.values() if sum(map(len, pool.values())) >= count]
     if count < 1 or not pools:
-        of_a_rule = " of any one rule" if len(by_rule) > 1 else ""
-        most = max((sum(map(len, pool.values())) for pool in by_rule.values()), default=0)
+        kind = "rule" if not rows or rows[0].order is None else "order"
+        of_one = f" of any one {kind}" if len(apart) > 1 else ""
+        most = max((sum(map(len, pool.values())) for pool in apart.values()), default=0)
         raise DataError(
-            f"a group of {count} images can't be drawn from {most} images{of_a_rule}; "
+            f"a group of {count} images can't be drawn from {most} images{of_one}; "
             "add images to the split or use smaller groups"
         )
     if count > 1 and any(len(pool) > 1 for pool in pools):
         pools = [pool for pool in pools if len(pool) > 1]
-    draws = [_pool_groups(pool, count, generator) for pool in pools]
     # Every rule gets groups in proportion to its images.
     turns = [i for i, pool in enumerate(pools) for _ in range(max(1, sum(map(len, pool)) // count))]
+    if gap is not None:
+        return _gap_groups(pools, turns, count, number, gap, generator)
+    draws = [_pool_groups(pool, count, generator) for pool in pools]
     groups: list[Group] = []
     while len(groups) < number:
         generator.shuffle(turns)
         groups.extend(next(draws[i]) for i in turns[: number - len(groups)])
     return groups
+
+
+def _gap_groups(
+    pools: list[list[list[Row]]],
+    turns: list[int],
+    count: int,
+    number: int,
+    gap: Gap,
+    generator: random.Random,
+) -> list[Group]:
+    """Groups that keep a gap; `turns` says how often each pool has its turn in a round."""
+    order: list[int] = []
+    while len(order) < number:
+        order += generator.sample(turns, min(len(turns), number - len(order)))
+    draws: list[Iterator[list[Row]]] = []
+    for place, pool in enumerate(pools):
+        rows = [row for images in pool for row in images]
+        drawn = gap_draws([row.value for row in rows], count, order.count(place), gap, generator)
+        draws.append(iter([[rows[index] for index in indices] for indices in drawn]))
+    groups = [next(draws[place]) for place in order]
+    for group in groups:
+        generator.shuffle(group)
+    return [Group(tuple(group)) for group in groups]
 
 
 def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) -> Iterator[Group]:
@@ -99,12 +129,18 @@ def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) ->
 
 
 def training_groups(
-    rows: Sequence[Row], images: Sequence[int], prompts_per_step: int, steps: int, seed: int | str
+    rows: Sequence[Row],
+    images: Sequence[int],
+    prompts_per_step: int,
+    steps: int,
+    seed: int | str,
+    gap: Gap | None = None,
 ) -> list[Group]:
     """`steps * prompts_per_step` groups, step after step; all those of one step have one number of images.
 
     The numbers follow shuffled rounds of `images`, so each is used equally often. Each draws from all the
-    rows by itself: its groups use every image before any is used again.
+    rows by itself: its groups use every image before any is used again. A `gap` is as for `draw_groups`, from
+    the first step to the last.
 
     Raises:
         DataError: as `draw_groups`.
@@ -115,7 +151,7 @@ def training_groups(
         counts.extend(generator.sample(images, len(images)))
     del counts[steps:]
     draws = {
-        count: iter(draw_groups(rows, count, counts.count(count) * prompts_per_step, seed))
+        count: iter(draw_groups(rows, count, counts.count(count) * prompts_per_step, seed, gap))
         for count in set(counts)
     }
     return [next(draws[count]) for count in counts for _ in range(prompts_per_step)]
@@ -129,10 +165,7 @@ def tie_rate(groups: Sequence[Group]) -> float:
 def save_groups(groups: Iterable[Group], path: str | os.PathLike[str]) -> None:
     """Writes the groups to a JSON file as lists of ids, one group a line; it appears when whole."""
     lines = ",\n".join(json.dumps([row.id for row in group.rows]) for group in groups)
-    partial = f"{os.fspath(path)}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(f"[\n{lines}\n]\n")
-    os.replace(partial, path)
+    write_text(Path(path), f"[\n{lines}\n]\n")
 
 
 def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group]:
@@ -148,7 +181,10 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); remove it, and the groups are drawn again") from error
-    by_id = {row.id: row for row in rows}
+    # By order too: an image may stand in several.
+    by_id: dict[str, dict[int | None, Row]] = {}
+    for row in rows:
+        by_id.setdefault(row.id, {})[row.order] = row
     groups = []
     for number, ids in enumerate(saved if isinstance(saved, list) else [saved], 1):
         if not isinstance(ids, list) or not ids:
@@ -159,65 +195,10 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
                 f"{path}: group {number}: the split has no image with id {unknown[0]!r}; "
                 "the groups belong to another collection or split"
             )
-        groups.append(Group(tuple(by_id[name] for name in ids)))
+        shared = [order for order in by_id[ids[0]] if all(order in by_id[name] for name in ids)]
+        if not shared:
+            raise DataError(
+                f"{path}: group {number}: no order has all of its images; the groups belong to other orders"
+            )
+        groups.append(Group(tuple(by_id[name][shared[0]] for name in ids)))
     return groups
-
-
-class _Reading:
-    """Adds the prompt and the images to rows as they are read. It holds no rows and is quick to pickle.
-
-    The images of the last call are kept for the next: TRL 1.16 reads a batch again for each of the
-    micro-batches that it is cut into.
-    """
-
-    def __init__(self, value_range: str) -> None:
-        self.value_range = value_range
-        self._opened: dict[str, Image.Image] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Reading, (self.value_range,)
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if "paths" not in batch or "rule" not in batch:  # one column was asked for by name
-            return batch
-        opened: dict[str, Image.Image] = {}
-        for path in (path for paths in batch["paths"] for path in paths):
-            if path not in opened:
-                opened[path] = self._opened.get(path) or open_image(path)
-        self._opened = opened
-        prompts = [
-            messages(len(p), r, self.value_range) for p, r in zip(batch["paths"], batch["rule"], strict=True)
-        ]
-        return {
-            **batch,
-            "prompt": prompts,
-            "images": [[opened[p] for p in paths] for paths in batch["paths"]],
-        }
-
-
-def to_dataset(
-    groups: Sequence[Group], task: Task, columns: Mapping[str, Sequence[Any]] | None = None
-) -> "Dataset":
-    """One row for each group, in memory, as TRL's trainers and the rewards of rewards.py read them.
-
-    Columns: `values` (list of float, picture 1..N), `delta` (float), `range` ([low, high]), `step` (float),
-    `rule` (text), `ids`, `paths`, and those of `columns`. Reading rows adds `prompt` (chat messages) and
-    `images` (RGB images; each file is opened once for all rows read together).
-
-    Raises:
-        DataError: when a row is read whose image can't be opened.
-    """
-    from datasets import Dataset  # slow to import
-
-    size = len(groups)
-    fields: dict[str, list[Any]] = {
-        "values": [group.values for group in groups],
-        "delta": [float(task.delta)] * size,
-        "range": [[float(task.low), float(task.high)]] * size,
-        "step": [float(task.step)] * size,
-        "rule": [task.rule if group.rule is None else group.rule for group in groups],
-        "ids": [[row.id for row in group.rows] for group in groups],
-        "paths": [[str(row.path) for row in group.rows] for group in groups],
-    }
-    fields |= {name: list(column) for name, column in (columns or {}).items()}
-    return Dataset.from_dict(fields).with_transform(_Reading(task.value_range))

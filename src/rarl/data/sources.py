@@ -47,12 +47,19 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Source:
-    """A source as read. `notes` says how, in a few words for each key: which list, which offset."""
+    """A source as read.
+
+    Attributes:
+        orders: ids in ascending order, list after list, where these are all that is known; the images' values
+            mean nothing then.
+        notes: how it was read, in a few words for each key: which list, which offset.
+    """
 
     task: Task
     images: Sequence[Labelled]
     left_out: Sequence[LeftOut] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    orders: Sequence[Sequence[str]] | None = None
 
 
 def existing_folder(path: Path, what: str) -> Path:

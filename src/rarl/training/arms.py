@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from rarl.data.groups import Group, to_dataset
+from rarl.data.dataset import to_dataset
+from rarl.data.groups import Group
 from rarl.files import finish, unfinished
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint

@@ -59,7 +59,9 @@ def begin(config: RunConfig, *, resume: bool) -> None:
 def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[Group]:
     """The prompts of a stage, step after step; the same for the same seed and stage name."""
     prompts = config.trainer_for(stage)["prompts_per_step"]
-    return training_groups(rows, stage.images, prompts, stage.max_steps, f"{config.seed}:{stage.name}")
+    return training_groups(
+        rows, stage.images, prompts, stage.max_steps, f"{config.seed}:{stage.name}", stage.gaps
+    )
 
 
 def arms(config: RunConfig) -> list[str]:
@@ -101,6 +103,7 @@ def _check_collection(config: RunConfig, collection: Collection) -> None:
         raise ConfigError(
             f"task: the run's is not that of {Path(collection.root) / 'task.yaml'}: {'; '.join(wrong)}"
         )
+    _check_orders(config, collection)
     train, held_out = collection.split("train"), collection.split(config.evaluation.split)
     wanted = [(f"stages[{i}].images", train, stage.images) for i, stage in enumerate(config.stages)]
     for key, rows, counts in [*wanted, ("evaluation.images", held_out, config.evaluation.images)]:
@@ -111,17 +114,40 @@ def _check_collection(config: RunConfig, collection: Collection) -> None:
                 raise ConfigError(f"{key}: {error}") from error
 
 
+def _check_orders(config: RunConfig, collection: Collection) -> None:
+    """Refuses what needs values where only orders are known."""
+    if not collection.knows_values("train"):
+        where = f"{collection.root / 'train'} knows orders alone"
+        if config.sft is not None:
+            raise ConfigError(f"sft: {where}, and SFT imitates values: remove this section")
+        for number, stage in enumerate(config.stages):
+            if (weight := stage.weights.regression) > 0:
+                raise ConfigError(f"stages[{number}].weights.regression: must be 0, not {weight:g}: {where}")
+            if stage.gap is not None:
+                raise ConfigError(f"stages[{number}].gap: is a difference of values, and {where}: remove it")
+    if not collection.knows_values(config.evaluation.split) and 1 in config.evaluation.images:
+        raise ConfigError(
+            f"evaluation.images: must not have 1: {collection.root / config.evaluation.split} knows orders "
+            "alone, and one image has none"
+        )
+
+
 def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:
     """Refuses a stage whose responses may not be long enough for the references that replace them (RMO): the
     trainer would, at the first such group."""
     task, rows = config.task, collection.split("train")
+    ends = (task.low, task.high, task.nearest(task.midpoint))
     for number, stage in enumerate(config.stages):
         mutation = stage.mutation
         if mutation is None or mutation.probability == 0 or mutation.reference == "best":
             continue
         replies = [
-            reference_reply(group.values, task.step, reasoned=mutation.reasoning != "empty")
+            reference_reply(values, task.step, reasoned=mutation.reasoning != "empty")
             for group in stage_groups(config, stage, rows)
+            # Where only orders are known the values are the response's own, and may be any of the range.
+            for values in (
+                [group.values] if group.knows_values else [[end] * len(group.rows) for end in ends]
+            )
         ]
         longest = max(len(ids) for ids in tokenizer(replies, add_special_tokens=False)["input_ids"]) + 1
         given = completion_length(config, stage)

@@ -17,6 +17,7 @@ RESERVED = ("base", "sft", "sft_answer_only", "data", "checkpoints")  # folders 
 ImageCount = Annotated[int, Field(ge=1, le=16)]
 Images = Annotated[list[ImageCount], Field(min_length=1)]
 Weight = Annotated[float, Field(ge=0)]
+GapLength = Annotated[float, Field(ge=0)]
 Folder = Annotated[Path, Strict(False), PlainSerializer(str)]
 # In the resolved file a trainer section holds what was given (and PAPER), not all of the defaults.
 SharedSection = Annotated[SharedKeys, PlainSerializer(SharedKeys.given)]
@@ -71,6 +72,9 @@ class Stage(Section):
     images: Images  # how many images a group may have; a count named twice is drawn twice as often
     weights: Weights = Weights()
     max_steps: Annotated[int, Field(ge=1)]
+    # The least difference between two values of a group, in units of the value; two of them: from the first
+    # step's to the last's, a curriculum. None: distinct values.
+    gap: GapLength | Annotated[list[GapLength], Field(min_length=2, max_length=2)] | None = None
     mutation: Mutation | None = None
     trainer: GRPOSection = GRPOKeys()  # overrides the run's `trainer` for this stage
 
@@ -84,6 +88,13 @@ class Stage(Section):
                 "name", f"must be none of {', '.join(RESERVED)}, which a run uses itself"
             )
         return name
+
+    @property
+    def gaps(self) -> tuple[float, float] | None:
+        """`gap` of the first and the last step."""
+        if self.gap is None:
+            return None
+        return (self.gap[0], self.gap[1]) if isinstance(self.gap, list) else (self.gap, self.gap)
 
     @model_validator(mode="after")
     def _ranking_is_defined(self) -> Self:

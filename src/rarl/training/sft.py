@@ -7,6 +7,7 @@ from typing import Any, Literal
 from datasets import Dataset
 from trl import SFTTrainer
 
+from rarl.errors import ConfigError
 from rarl.replies import reference_reply
 from rarl.training.resuming import Resuming
 
@@ -19,7 +20,7 @@ class WithReference:
     batch.
 
     Args:
-        rows: the transform of `rarl.data.groups.to_dataset`.
+        rows: the transform of `rarl.data.dataset.to_dataset`.
         reasoning: `template` spells the values inside `<think>`; `empty` leaves the reply its answer alone.
     """
 
@@ -37,7 +38,13 @@ class WithReference:
 
 
 def sft_dataset(groups: Dataset, reasoning: SFTReasoning) -> Dataset:
-    """The rows of `to_dataset` with a `completion` column, as SFTTrainer takes them."""
+    """The rows of `to_dataset` with a `completion` column, as SFTTrainer takes them.
+
+    Raises:
+        ConfigError: if the rows have orders alone.
+    """
+    if "values" not in groups.column_names:
+        raise ConfigError("the dataset has no column 'values': SFT imitates values, and orders have none")
     return groups.with_transform(WithReference(groups.format["format_kwargs"]["transform"], reasoning))
 
 

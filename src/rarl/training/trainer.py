@@ -3,6 +3,7 @@
 policy and reference, rewards, advantages of Eqs. 2 and 9, loss) is TRL's own. Its seams are private: pinned
 to trl 1.16, each with a test."""
 
+import copy
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -14,8 +15,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError
-from rarl.mutation import choose, is_stagnant, keep_reasoning
-from rarl.replies import reference_items, reference_reply, write_answer
+from rarl.mutation import choose, is_stagnant, keep_reasoning, values_in_order
+from rarl.replies import parse, reference_items, reference_reply, write_answer
 from rarl.rewards import format_reward, ranking_reward, regression_reward
 from rarl.training.rarl_config import RARLConfig
 from rarl.training.resuming import Resuming
@@ -30,7 +31,8 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format
     rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). These need the columns
     `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values`
-    and `step`. `rarl.data.groups.to_dataset` makes them all.
+    and `step`. Where only orders are known, with a column `order` in place of `values`, the regression reward
+    is left out, and its weight must be 0. `rarl.data.dataset.to_dataset` makes them all.
 
     The responses of a group share one pass over their prompt where `args.shared_prefix` says so and the model
     can (`rarl.training.sharing`); the attention of its language model is changed for that, to one that is
@@ -46,8 +48,9 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     own responses, for the references, and by TRL for the group as it is trained on.
 
     Raises:
-        ConfigError: if `args` is no RARLConfig, or prompts can't be shared and must be; in training, if
-            mutation lacks a column, or a reference is longer than `max_completion_length`.
+        ConfigError: if `args` is no RARLConfig, prompts can't be shared and must be, or regression has a
+            weight and there are orders alone; in training, if mutation lacks a column, or a reference is
+            longer than `max_completion_length`.
     """
 
     # Set by the configurations; TRL's types allow for none.
@@ -69,6 +72,8 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
             )
         if reward_funcs is None:
             reward_funcs = list(REWARDS)
+            if _knows_orders_alone(train_dataset):
+                reward_funcs, args = _without_regression(args)
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
         self._scored = "group"
@@ -140,11 +145,12 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
 
     def _has_references(self) -> bool:
         """Whether there is something to replace responses by; without mutation a dataset need not say it."""
-        lacking = [column for column in ("values", "step") if column not in self._inputs[0]]
+        wanted = ("order", "range", "step") if "order" in self._inputs[0] else ("values", "step")
+        lacking = [column for column in wanted if column not in self._inputs[0]]
         if lacking and self._mutation.reference == "ground_truth" and self._mutation.probability > 0:
             raise ConfigError(
                 "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as "
-                f"[3, 7] and 1; missing: {', '.join(lacking)}"
+                f"[3, 7] and 1, or 'order', 'range' and 'step'; missing: {', '.join(lacking)}"
             )
         return not lacking or self._mutation.reference == "best"
 
@@ -153,9 +159,16 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._reference(ids, example["values"], example["step"])
+            self._reference(ids, self._true_values(ids, example), example["step"])
             for ids, example in zip(completion_ids, self._inputs, strict=True)
         ]
+
+    def _true_values(self, own: list[int], example: dict[str, Any]) -> Sequence[float]:
+        """The values of the reference; where only the order is known, the response's own in that order."""
+        if "order" not in example:
+            return example["values"]
+        given = parse(self._decode(own)).values(len(example["order"]))
+        return values_in_order(given, example["order"], example["range"], example["step"])
 
     def _reference(self, own: list[int], values: Sequence[float], step: float) -> list[int]:
         ids = None
@@ -213,3 +226,21 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     def _log_completion_extra(self, column: str, values: list[Any]) -> None:
         if self._scored == "group":
             super()._log_completion_extra(column, values)
+
+
+def _knows_orders_alone(dataset: Any) -> bool:
+    columns = getattr(dataset, "column_names", None) or ()
+    return "order" in columns and "values" not in columns
+
+
+def _without_regression(args: RARLConfig) -> tuple[list[Callable[..., Any]], RARLConfig]:
+    """The rewards and their weights where an order is all that is known; `args` itself stays as it is."""
+    weights = args.reward_weights or [1.0] * len(REWARDS)
+    if len(weights) == len(REWARDS) and weights[0] != 0:
+        raise ConfigError(
+            f"the dataset knows orders alone (column 'order'), and the weight of the regression reward is "
+            f"{weights[0]:g}: make it 0, as in reward_weights=[0, 1, 1]"
+        )
+    args = copy.copy(args)
+    args.reward_weights = weights[1:]
+    return REWARDS[1:], args

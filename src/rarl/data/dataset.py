@@ -1,0 +1,85 @@
+"""Groups as the `datasets.Dataset` that TRL's trainers and the rewards read: the truth of each prompt in
+columns, prompt and images made when a row is read. Only then are image files opened."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from rarl.data.groups import Group
+from rarl.data.images import open_image
+from rarl.prompts import messages
+from rarl.tasks import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class _Reading:
+    """Adds the prompt and the images to rows as they are read. It holds no rows and is quick to pickle.
+
+    The images of the last call are kept for the next: TRL 1.16 reads a batch again for each of the
+    micro-batches that it is cut into.
+    """
+
+    def __init__(self, value_range: str) -> None:
+        self.value_range = value_range
+        self._opened: dict[str, Image.Image] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Reading, (self.value_range,)
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if "paths" not in batch or "rule" not in batch:  # one column was asked for by name
+            return batch
+        opened: dict[str, Image.Image] = {}
+        for path in (path for paths in batch["paths"] for path in paths):
+            if path not in opened:
+                opened[path] = self._opened.get(path) or open_image(path)
+        self._opened = opened
+        prompts = [
+            messages(len(p), r, self.value_range) for p, r in zip(batch["paths"], batch["rule"], strict=True)
+        ]
+        return {
+            **batch,
+            "prompt": prompts,
+            "images": [[opened[p] for p in paths] for paths in batch["paths"]],
+        }
+
+
+def to_dataset(
+    groups: Sequence[Group], task: Task, columns: Mapping[str, Sequence[Any]] | None = None
+) -> "Dataset":
+    """One row for each group, in memory, as TRL's trainers and the rewards of rewards.py read them.
+
+    Columns: `values` (list of float, picture 1..N), `delta` (float), `range` ([low, high]), `step` (float),
+    `rule` (text), `ids`, `paths`, and those of `columns`. Where only orders are known there is `order` (list
+    of int, the place of picture 1..N, from 0) in place of `values`. Reading rows adds `prompt` (chat
+    messages) and `images` (RGB images; each file is opened once for all rows read together).
+
+    Raises:
+        DataError: when a row is read whose image can't be opened.
+    """
+    from datasets import Dataset  # slow to import
+
+    size = len(groups)
+    known: dict[str, list[Any]] = {"values": [group.values for group in groups]}
+    if groups and not groups[0].knows_values:
+        known = {"order": [_places(group) for group in groups]}
+    fields: dict[str, list[Any]] = {
+        **known,
+        "delta": [float(task.delta)] * size,
+        "range": [[float(task.low), float(task.high)]] * size,
+        "step": [float(task.step)] * size,
+        "rule": [task.rule if group.rule is None else group.rule for group in groups],
+        "ids": [[row.id for row in group.rows] for group in groups],
+        "paths": [[str(row.path) for row in group.rows] for group in groups],
+    }
+    fields |= {name: list(column) for name, column in (columns or {}).items()}
+    return Dataset.from_dict(fields).with_transform(_Reading(task.value_range))
+
+
+def _places(group: Group) -> list[int]:
+    """The place of picture 1..N in ascending order, from 0."""
+    ascending = sorted(group.values)
+    return [ascending.index(value) for value in group.values]

@@ -1,0 +1,204 @@
+"""From a source to a collection: every image is opened once, broken ones are left out, the rest is divided
+into parts and linked or copied. The collection appears when it is whole, with `preparation.json`, which says
+how it was made and what was left out."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rarl.data.collection import METADATA, SPLITS, Collection, load_collection
+from rarl.data.duplicates import identical_bytes
+from rarl.data.examination import Examined, Progress, examine_all
+from rarl.data.orders import ORDERS
+from rarl.data.parts import PARTS, divide_by_seed
+from rarl.data.placing import Placing
+from rarl.data.sources import Labelled, LeftOut, Source
+from rarl.data.writing import new_collection
+from rarl.errors import DataError
+
+PREPARATION = "preparation.json"
+
+
+@dataclass(frozen=True)
+class Identical:
+    """Byte-identical files of a source: `groups` of them with `files` altogether, of which `conflicting`
+    groups have several values; `across` counts the files of test that are in another part too."""
+
+    groups: int
+    files: int
+    conflicting: int
+    across: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A collection as it was made. `placed` counts the image files that were linked, copied and shrunk."""
+
+    collection: Collection
+    left_out: Sequence[LeftOut]
+    identical: Identical
+    placed: Mapping[str, int]
+    notes: Mapping[str, Any]
+
+
+def prepare(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    parts: Mapping[str, float] = PARTS,
+    seed: int = 0,
+    copy: bool = False,
+    max_pixels: int | None = None,
+    drop_duplicates: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Makes the collection `out` of a source.
+
+    Byte-identical files come into one part, unless the source says otherwise. Images are hard links to the
+    source's files, and copies where the file system can't do that.
+
+    Args:
+        parts: the share of each part; see `divide_by_seed`.
+        copy: copy the files, so that the collection shares nothing with the source.
+        max_pixels: larger images are made smaller, to at most so many pixels (width times height).
+        drop_duplicates: of byte-identical files with one value keep one, of test before validation before
+            train; of those with several values none.
+        progress: called with the number of images opened and of all.
+
+    Raises:
+        DataError: if `out` is there or can't be written, a value is outside the task's range, or there are
+            too few images. Nothing is left at `out`.
+    """
+    if os.path.lexists(out):
+        raise DataError(f"{out}: exists already; remove it or choose another folder")
+    for image in source.images:
+        if source.orders is None:
+            source.task.check(image.value, str(image.path))
+    images, left_out, examined = _opened(source, progress)
+    same = identical_bytes([examined[image.path].digest for image in images])
+    if drop_duplicates:
+        images, dropped = _without_duplicates(images, same)
+        left_out += dropped
+        same = identical_bytes([examined[image.path].digest for image in images])
+    if not images:
+        raise DataError(_nothing(left_out))
+    place = {image.id: index for index, image in enumerate(images)}
+    ordered = [[place[name] for name in order if name in place] for order in source.orders or ()]
+    together = [*same, *(order for order in ordered if order)]
+    split_of = divide_by_seed(images, together, parts, seed)
+    identical = _identical(images, split_of, same)
+    placing = Placing(copy, max_pixels, examined)
+    with new_collection(out, source.task) as root:
+        for split in _in_order(split_of):
+            rows = [image for image, given in zip(images, split_of, strict=True) if given == split]
+            _write_split(root / split, rows, placing, source.orders)
+        notes = dict(source.notes) | {"seed": seed, "parts": dict(parts)}
+        if max_pixels is not None:
+            notes["max_pixels"] = max_pixels
+        report = {
+            "notes": notes,
+            "images": {split: split_of.count(split) for split in _in_order(split_of)},
+            "identical": asdict(identical),
+            "placed": placing.counts,
+            "left_out": [asdict(each) for each in left_out],
+        }
+        text = json.dumps(report, indent=1, ensure_ascii=True, default=str)
+        (root / PREPARATION).write_text(text + "\n", encoding="utf-8")
+    return Prepared(load_collection(out), tuple(left_out), identical, placing.counts, notes)
+
+
+def _opened(
+    source: Source, progress: Progress | None
+) -> tuple[list[Labelled], list[LeftOut], dict[Path, Examined]]:
+    """The images that can be opened, what is left out, and what each file is."""
+    paths = list(dict.fromkeys(image.path for image in source.images))
+    examined = dict(zip(paths, examine_all(paths, progress), strict=True))
+    images, left_out = [], list(source.left_out)
+    told: set[Path] = set()
+    for image in source.images:
+        problem = examined[image.path].problem
+        if problem is None:
+            images.append(image)
+        elif image.path not in told:
+            told.add(image.path)
+            left_out.append(LeftOut(image.name, problem.removeprefix(f"{image.path}: ")))
+    return images, left_out, examined
+
+
+def _without_duplicates(
+    images: Sequence[Labelled], same: Sequence[Sequence[int]]
+) -> tuple[list[Labelled], list[LeftOut]]:
+    rank = {"test": 0, "validation": 1}
+    dropped: dict[int, str] = {}
+    for group in _by_rule(images, same):
+        if len({images[index].value for index in group}) > 1:
+            values = ", ".join(f"{images[index].name} {images[index].value:g}" for index in group)
+            dropped |= dict.fromkeys(group, f"byte-identical files with several values: {values}")
+        else:
+            kept = min(group, key=lambda index: (rank.get(images[index].split or "", 2), index))
+            dropped |= {index: f"byte-identical to {images[kept].name}" for index in group if index != kept}
+    remaining = [image for index, image in enumerate(images) if index not in dropped]
+    return remaining, [LeftOut(images[index].id, reason) for index, reason in sorted(dropped.items())]
+
+
+def _by_rule(images: Sequence[Labelled], same: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The groups of byte-identical files, but only of rows with one rule, and more than one of them."""
+    groups = []
+    for group in same:
+        rules: dict[str | None, list[int]] = {}
+        for index in group:
+            rules.setdefault(images[index].rule, []).append(index)
+        groups += [found for found in rules.values() if len(found) > 1]
+    return groups
+
+
+def _identical(
+    images: Sequence[Labelled], split_of: Sequence[str], same: Sequence[Sequence[int]]
+) -> Identical:
+    groups = _by_rule(images, same)
+    mixed = [group for group in groups if len({split_of[index] for index in group}) > 1]
+    return Identical(
+        groups=len(groups),
+        files=sum(map(len, groups)),
+        conflicting=sum(len({images[index].value for index in group}) > 1 for group in groups),
+        across=sum(split_of[index] == "test" for group in mixed for index in group),
+    )
+
+
+def _nothing(left_out: Sequence[LeftOut]) -> str:
+    if not left_out:
+        return "the source has no images; check its path"
+    return (
+        f"none of the source's images can be used; {len(left_out)} were left out, the first being "
+        f"{left_out[0].name}: {left_out[0].reason}"
+    )
+
+
+def _in_order(split_of: Sequence[str]) -> list[str]:
+    return sorted(set(split_of), key=lambda name: (SPLITS.index(name) if name in SPLITS else 3, name))
+
+
+def _write_split(
+    folder: Path, images: Sequence[Labelled], placing: Placing, orders: Sequence[Sequence[str]] | None
+) -> None:
+    folder.mkdir()
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    with open(folder / METADATA, "w", encoding="utf-8") as lines:
+        for image in images:
+            if image.path not in names:
+                names[image.path] = placing.place(image, folder, taken)
+            fields: dict[str, Any] = {"file_name": names[image.path], "id": image.id}
+            if orders is None:
+                fields["value"] = image.value
+            if image.rule is not None:
+                fields["rule"] = image.rule
+            lines.write(json.dumps(fields | dict(image.columns)) + "\n")
+    if orders is not None:
+        there = {image.id for image in images}
+        within = ([name for name in order if name in there] for order in orders)
+        lines_of = [json.dumps({"ids": ids}) + "\n" for ids in within if len(ids) > 1]
+        (folder / ORDERS).write_text("".join(lines_of), encoding="utf-8")
