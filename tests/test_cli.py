@@ -16,7 +16,9 @@ from rarl.cli import main
 from rarl.errors import ConfigError, DataError
 from rarl.tasks import AGE, DIGITS, Task
 
+SOURCES = ["digits", "utkface", "coco-rem", "ava", "folder"]
 COMMANDS = ["demo", "train", "evaluate", "rank", "base", "data", "data prepare"]
+COMMANDS += [f"data prepare {source}" for source in SOURCES]
 
 
 def rarl(*arguments: object) -> int:
@@ -215,8 +217,8 @@ def test_evaluate_mistakes(capsys, tmp_path, model):
 
 
 def test_other_mistakes(capsys, tmp_path, image):
-    code, text = error_of(capsys, "data", "prepare", "digit", tmp_path / "out")
-    assert (code, "did you mean 'digits'?" in text) == (2, True)
+    assert rarl("data", "prepare", "digit", tmp_path / "out") == 2
+    assert "Did you mean 'digits'?" in capsys.readouterr().err
     code, text = error_of(capsys, "base", tmp_path)
     assert (code, "is there already" in text) == (2, True)
     assert rarl("base", "--seed", 2**32, tmp_path / "out") == 2
@@ -364,7 +366,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch, config):
 
 def test_base_hands_over_folder_and_seed(capsys, monkeypatch, tmp_path):
     seen = []
-    stand_in(monkeypatch, "rarl.demo", digits_base=lambda out, seed, console: seen.append((out, seed)))
+    stand_in(monkeypatch, "rarl.demo", make_base=lambda out, seed, console, data: seen.append((out, seed)))
     assert rarl("base", "--seed", 4, tmp_path / "base") == 0
     assert seen == [(tmp_path / "base", 4)]
     assert capsys.readouterr().out.startswith("wrote ")

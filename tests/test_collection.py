@@ -209,6 +209,9 @@ def test_fifty_thousand_rows_load_without_a_look_at_each_file(
         def is_dir(self) -> bool:
             return False
 
+        def is_symlink(self) -> bool:
+            return False
+
     scandir = os.scandir
     calls: list[Path] = []
 

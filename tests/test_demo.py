@@ -114,7 +114,7 @@ def test_another_seed_builds_its_own_base(tmp_path, monkeypatch):
         asked.append((out, seed))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rarl.demo, "digits_base", build)
+    monkeypatch.setattr(rarl.demo, "make_base", build)
     with pytest.raises(KeyboardInterrupt):
         demo(tmp_path / "demo", seed=2)
     assert asked == [(tmp_path / "demo/base", 2)]

@@ -1,16 +1,25 @@
 """What the words of a command line mean: counts, ranges, the scale to rank on, and files that must be there.
 Every mistake is found before torch is imported, so that it is told at once."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rarl.errors import ConfigError, ModelError
-from rarl.tasks import DIGITS, Task, task_named
+from rarl.tasks import DIGITS, METRICS, Metric, Task, task_named
 
 MOST_IMAGES = 16
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 TASK_FILES = ("task.yaml", "rarl.yaml")
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+MODEL = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder such as runs/demo/rarl, a hub name, or tiny.")
+]
 
 
 def counts(text: str, option: str = "--images") -> tuple[int, ...]:
@@ -25,7 +34,7 @@ def counts(text: str, option: str = "--images") -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def value_range(text: str) -> tuple[float, float]:
+def value_range(text: str, option: str = "--range") -> tuple[float, float]:
     """The ends of a range such as "0-116", "-5:5" or "0.5 to 2".
 
     Raises:
@@ -33,8 +42,26 @@ def value_range(text: str) -> tuple[float, float]:
     """
     match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", text)
     if match is None:
-        raise ConfigError(f"--range {text}: must be two numbers such as 0-116")
+        raise ConfigError(f"{option} {text}: must be two numbers such as 0-116")
     return float(match[1]), float(match[2])
+
+
+def metric_named(text: str) -> Metric:
+    """A headline metric.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    for metric in METRICS:
+        if text == metric:
+            return metric
+    raise ConfigError(f"--metric {text}: must be one of {', '.join(METRICS)}")
+
+
+def quiet_loading(model: str) -> None:
+    """No bars while weights are read from a disk; a download from the hub keeps its own."""
+    if model == "tiny" or Path(model).is_dir():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def scale(model: str, task: str | None, rule: str | None, ends: str | None, step: float | None) -> Task:

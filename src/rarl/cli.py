@@ -1,19 +1,20 @@
 """The command `rarl`. Each command checks what it is given, imports torch only then, and leaves the work to
 the library; mistakes that a user can mend are a line each on stderr, without a traceback."""
 
-import json
 import os
 import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rarl.arguments import quiet_loading
+from rarl.cli_data import data_app
+from rarl.cli_models import evaluate, rank
 from rarl.errors import ConfigError, RarlError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -27,19 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
-data_app = typer.Typer(
-    help="Collections of images with values.",
-    no_args_is_help=True,
-    epilog="Example: rarl data prepare digits data/digits",
-)
 app.add_typer(data_app, name="data")
+app.command(epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(evaluate)
+app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')(rank)
 
-SOURCES = ("digits",)
 LARGEST_SEED = 2**32 - 1  # numpy's
-JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-MODEL = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder such as runs/demo/rarl, a hub name, or tiny.")
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,12 +73,6 @@ def continued_by(command: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _quiet(model: str) -> None:
-    """No bars while weights are read from a disk; a download from the hub keeps its own."""
-    if model == "tiny" or Path(model).is_dir():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from rarl import __version__
@@ -116,7 +103,7 @@ def demo(
     SFT, stage 1 (regression) and stage 2 with response mutation (RARL) are trained from the embedded model
     and evaluated beside it. Given again, the command continues a run that was interrupted.
     """
-    _quiet("tiny")
+    quiet_loading("tiny")
     with continued_by(shlex.join(["rarl", "demo", "--out", str(out), "--seed", str(seed)])):
         from rarl.demo import run_demo
 
@@ -149,7 +136,7 @@ def train(
     from rarl.training.config import load_config
 
     run = load_config(config, overrides or [])
-    _quiet(checked_model(run.model))
+    quiet_loading(checked_model(run.model))
     check_output(run.output, run.to_dict(), resume=resume)
     if resume and not (run.output / "config.yaml").is_file():
         print(f"{run.output} holds no run to continue: a new one begins", file=sys.stderr)
@@ -168,145 +155,30 @@ def train(
         console.print(results_table(metrics, run.task, model_name=run.model))
 
 
-@app.command(epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")
-def evaluate(
-    model: MODEL,
-    collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
-    images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
-    split: Annotated[str, typer.Option(help="The part of the collection.")] = "test",
-    lists: Annotated[int, typer.Option(min=1, help="Lists for each number of images above 1.")] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
-    out: Annotated[Path | None, typer.Option(help="Default: runs/evaluation/TASK-SPLIT.")] = None,
-    arm: Annotated[
-        str | None, typer.Option(help="The model's name in the results; default: its folder's.")
-    ] = None,
-    as_json: JSON = False,
-) -> None:
-    """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
-
-    Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
-    prints the table of all of them.
-    """
-    from rarl.arguments import checked_model, counts
-    from rarl.data.collection import load_collection
-    from rarl.results import load_metrics, open_metrics
-
-    numbers = counts(images)
-    name = checked_model(model)
-    _quiet(name)
-    data = load_collection(collection)
-    data.split(split)
-    folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
-    label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
-    if label in open_metrics(folder, data.task.name, split, seed=0)["arms"]:
-        print(f"the results of '{label}' in {folder} are replaced; --arm NAME keeps both", file=sys.stderr)
-
-    with redirect_stdout(sys.stderr):
-        from rich.console import Console
-
-        from rarl.evaluation import evaluate as evaluate_model
-        from rarl.models.loading import load_model, load_processor
-        from rarl.training.progress import progress_bar
-
-        with progress_bar(Console(stderr=True)) as progress:
-            bar = progress.add_task(f"evaluating {label}", total=None)
-            evaluate_model(
-                load_model(name),
-                load_processor(name),
-                data,
-                folder,
-                arm=label,
-                images=numbers,
-                split=split,
-                lists=lists,
-                batch_size=batch_size,
-                progress=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
-    metrics = load_metrics(folder / "metrics.json")
-    if as_json:
-        print(json.dumps(metrics))
-        return
-    from rarl.report import results_table
-
-    Console().print(results_table(metrics, data.task))
-
-
-@app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')
-def rank(
-    model: MODEL,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Image files; up to 8 go into one prompt.")
-    ],
-    task: Annotated[
-        str | None, typer.Option(help="age, count, aesthetics or digits; default: the model's own.")
-    ] = None,
-    rule: Annotated[str | None, typer.Option(help='What is measured, such as "facial age".')] = None,
-    ends: Annotated[
-        str | None, typer.Option("--range", metavar="LOW-HIGH", help="The values of --rule.")
-    ] = None,
-    step: Annotated[float | None, typer.Option(help="The grid of the values of --rule; default: 1.")] = None,
-    as_json: JSON = False,
-) -> None:
-    """Put images in ascending order of a value, and give each its value."""
-    from rarl.arguments import checked_images, checked_model, scale
-
-    name = checked_model(model)
-    _quiet(name)
-    measured = scale(model, task, rule, ends, step)
-    files = checked_images(images)
-
-    with redirect_stdout(sys.stderr):
-        from rarl.ranker import Ranker
-
-        ranking = Ranker(name, measured).rank(files)
-    if as_json:
-        rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]
-        print(json.dumps({"model": model, "task": measured.to_dict(), "ranking": rows}))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("rank", "file")
-    table.add_column(Text(measured.rule))  # Text, because rich would take [...] for markup
-    for r in ranking:
-        value = "-" if r.value is None else f"{r.value:g}"
-        table.add_row("-" if r.rank is None else str(r.rank), Text(str(r.image), overflow="fold"), value)
-    Console().print(table)
-
-
 @app.command(epilog="Example: rarl base --seed 1 bases/1")
 def base(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write.")],
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="0 gives the base that ships with the package.")
     ] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="A collection with a part `pretrain`; default: the digits.")
+    ] = None,
 ) -> None:
-    """Build the embedded base model anew: a tiny Qwen2.5-VL that reads digits roughly. Takes some minutes."""
+    """Build the embedded base model anew: a tiny Qwen2.5-VL that reads its images roughly.
+
+    It is trained on the part `pretrain` of the collection, on labels that are mostly moved; some minutes.
+    """
     from rarl.arguments import empty_folder
+    from rarl.data.collection import load_collection
 
     empty_folder(out)
-    with continued_by(shlex.join(["rarl", "base", "--seed", str(seed), str(out)])):
+    collection = None if data is None else load_collection(data)
+    flags = [] if data is None else ["--data", str(data)]
+    with continued_by(shlex.join(["rarl", "base", "--seed", str(seed), *flags, str(out)])):
         from rich.console import Console
 
-        from rarl.demo import digits_base
+        from rarl.demo import make_base
 
-        digits_base(out, seed, Console())
+        make_base(out, seed, Console(), collection)
     print(f"wrote {out}")
-
-
-@data_app.command(epilog="Example: rarl data prepare digits data/digits")
-def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Where the images come from: digits.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The collection's folder to write.")],
-) -> None:
-    """Write a source's images and values as a collection: train, validation, test, and task.yaml."""
-    if source not in SOURCES:
-        near = get_close_matches(source, SOURCES, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ConfigError(f"unknown source '{source}': {hint}the sources are {', '.join(SOURCES)}")
-    from rarl.data.digits import prepare_digits
-
-    collection = prepare_digits(out)
-    parts = ", ".join(f"{name} {len(rows)}" for name, rows in collection.splits.items())
-    print(f"wrote {out}: {parts}")

@@ -7,17 +7,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from rich.console import Console
 
+from rarl.data.collection import Collection
 from rarl.data.digits import prepare_digits
 from rarl.data.images import open_image
+from rarl.errors import DataError
 from rarl.files import finish, unfinished
 from rarl.models.loading import BASE_FOLDER
+from rarl.progress_bar import progress_bar
 from rarl.report import results_table
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
 from rarl.training.preparation import begin
-from rarl.training.progress import progress_bar
 from rarl.training.stages import run
 from rarl.training.yaml_file import read_mapping
 
@@ -53,7 +56,7 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
             shutil.copytree(BASE_FOLDER, temporary, dirs_exist_ok=True)
             finish(temporary, base)
         else:
-            digits_base(base, seed, console)
+            make_base(base, seed, console)
     prepare_digits(out / "data")
     metrics = run(config, resume=True, console=console)
     console.print(results_table(metrics, config.task, model_name="embedded base"))
@@ -61,18 +64,27 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     return metrics
 
 
-def digits_base(out: Path, seed: int, console: Console) -> Path:
-    """Builds the embedded base of that seed from the digits' `pretrain` part, whole or not at all."""
+def make_base(out: Path, seed: int, console: Console, collection: Collection | None = None) -> Path:
+    """Builds the embedded base of that seed, whole or not at all, from the part `pretrain` of a collection,
+    which is that of the digits unless another is given.
+
+    Raises:
+        DataError: if there is no such part, it knows orders alone, or its images are of several sizes.
+    """
     from rarl.models.pretraining import STEPS, build_base
 
     _settle()
     with TemporaryDirectory() as folder:
-        data = prepare_digits(Path(folder) / "digits")
+        data = collection or prepare_digits(Path(folder) / "digits")
+        if not data.knows_values("pretrain"):
+            raise DataError(f"{data.root / 'pretrain'} knows orders alone; a base is trained on values")
         images = [(open_image(row.path), row.value) for row in data.split("pretrain")]
     with progress_bar(console) as progress:
         bar = progress.add_task("base", total=STEPS)
         temporary = unfinished(out)
         build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
+        task = yaml.safe_dump(data.task.to_dict(), sort_keys=False)
+        (temporary / "task.yaml").write_text(task, encoding="utf-8")
     return finish(temporary, out)
 
 

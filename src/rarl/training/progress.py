@@ -6,8 +6,10 @@ import time
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from transformers import TrainerCallback
+
+from rarl.progress_bar import progress_bar
 
 # What a line shows: its label, and the first of these metrics that the log has. A trainer with mutation logs
 # the policy's own responses apart from the injected ones; the line shows the former.
@@ -41,12 +43,6 @@ def line(log: dict[str, Any]) -> str:
             before, after = log["mutation/stagnant_before"], log["mutation/stagnant_after"]
             parts.append(f"stagnant {before:.0%}→{after:.0%}")
     return "  ".join(parts)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar that goes when it is done. None where there is no terminal: it would leave empty lines."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class ProgressLines(TrainerCallback):

@@ -13,12 +13,12 @@ from rich.console import Console
 from rarl.data.collection import Collection
 from rarl.evaluation import evaluate
 from rarl.models.loading import load_model, load_processor
+from rarl.progress_bar import progress_bar
 from rarl.results import open_metrics, write_metrics, write_predictions
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig
 from rarl.training.preparation import arms, completion_length, prepare, stage_groups
-from rarl.training.progress import progress_bar
 from rarl.training.trainer_fields import check_trainer_fields
 
 

@@ -1,0 +1,114 @@
+"""The commands that use a model which is trained: `rarl evaluate` and `rarl rank`."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarl.arguments import JSON, MODEL, checked_images, checked_model, counts, quiet_loading, scale
+
+
+def evaluate(
+    model: MODEL,
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
+    images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
+    split: Annotated[str, typer.Option(help="The part of the collection.")] = "test",
+    lists: Annotated[int, typer.Option(min=1, help="Lists for each number of images above 1.")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/evaluation/TASK-SPLIT.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="The model's name in the results; default: its folder's.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
+
+    Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
+    prints the table of all of them.
+    """
+    from rarl.data.collection import load_collection
+    from rarl.results import load_metrics, open_metrics
+
+    numbers = counts(images)
+    name = checked_model(model)
+    quiet_loading(name)
+    data = load_collection(collection)
+    data.split(split)
+    folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
+    label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
+    if label in open_metrics(folder, data.task.name, split, seed=0)["arms"]:
+        print(f"the results of '{label}' in {folder} are replaced; --arm NAME keeps both", file=sys.stderr)
+
+    with redirect_stdout(sys.stderr):
+        from rich.console import Console
+
+        from rarl.evaluation import evaluate as evaluate_model
+        from rarl.models.loading import load_model, load_processor
+        from rarl.progress_bar import progress_bar
+
+        with progress_bar(Console(stderr=True)) as progress:
+            bar = progress.add_task(f"evaluating {label}", total=None)
+            evaluate_model(
+                load_model(name),
+                load_processor(name),
+                data,
+                folder,
+                arm=label,
+                images=numbers,
+                split=split,
+                lists=lists,
+                batch_size=batch_size,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    metrics = load_metrics(folder / "metrics.json")
+    if as_json:
+        print(json.dumps(metrics))
+        return
+    from rarl.report import results_table
+
+    Console().print(results_table(metrics, data.task))
+
+
+def rank(
+    model: MODEL,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files; up to 8 go into one prompt.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="age, count, aesthetics or digits; default: the model's own.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help='What is measured, such as "facial age".')] = None,
+    ends: Annotated[
+        str | None, typer.Option("--range", metavar="LOW-HIGH", help="The values of --rule.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="The grid of the values of --rule; default: 1.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Put images in ascending order of a value, and give each its value."""
+
+    name = checked_model(model)
+    quiet_loading(name)
+    measured = scale(model, task, rule, ends, step)
+    files = checked_images(images)
+
+    with redirect_stdout(sys.stderr):
+        from rarl.ranker import Ranker
+
+        ranking = Ranker(name, measured).rank(files)
+    if as_json:
+        rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]
+        print(json.dumps({"model": model, "task": measured.to_dict(), "ranking": rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("rank", "file")
+    table.add_column(Text(measured.rule))  # Text, because rich would take [...] for markup
+    for r in ranking:
+        value = "-" if r.value is None else f"{r.value:g}"
+        table.add_row("-" if r.rank is None else str(r.rank), Text(str(r.image), overflow="fold"), value)
+    Console().print(table)

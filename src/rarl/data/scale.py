@@ -1,0 +1,135 @@
+"""The scale of anyone's images: what is said of it on the command line, and for the rest what the values
+themselves show. Every choice made here is noted, so that it can be told."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rarl.data.tables import number
+from rarl.errors import ConfigError, DataError
+from rarl.tasks import Metric, Task
+
+FINEST = 4  # decimals of a step that is taken from the values
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is said of the task; None where the values are to show it.
+
+    Attributes:
+        rule: what is measured, such as "ripeness of the fruit".
+        ends: the least and the greatest value.
+        names: of the values, ascending, where they are no numbers: ("low", "medium", "high") are 0, 1, 2.
+    """
+
+    rule: str
+    ends: tuple[float, float] | None = None
+    step: float | None = None
+    delta: float | None = None
+    metric: Metric | None = None
+    names: tuple[str, ...] = ()
+    name: str | None = None
+
+    def value(self, given: Any, where: str) -> float:
+        """A value as a number within the range.
+
+        Raises:
+            DataError: if it is none; the message begins with `where`.
+        """
+        if self.names:
+            place = {name.lower(): index for index, name in enumerate(self.names)}.get(
+                str(given).strip().lower()
+            )
+            if place is None:
+                raise DataError(f"{where}: value {given!r} is none of the order {', '.join(self.names)}")
+            return float(place)
+        value = number(given)
+        if value is None:
+            raise DataError(
+                f"{where}: value {given!r} is not a number; where values have names, give them in ascending "
+                "order, as --order low,medium,high"
+            )
+        if self.ends is not None and not self.ends[0] <= value <= self.ends[1]:
+            low, high = self.ends
+            raise DataError(f"{where}: value {value:g} is outside the range {low:g}-{high:g}")
+        return value
+
+    def task(self, values: Sequence[float], raw: Path) -> tuple[Task, dict[str, Any]]:
+        """The task of these values, and notes of what was taken from them.
+
+        The step is the coarsest of 1, 0.1, 0.01 and so on that all values lie on; delta is a fifth of the
+        range, on the grid of the step.
+
+        Raises:
+            ConfigError: if the values are all the same and no range is said.
+        """
+        if not values:
+            raise DataError(f"{raw}: no images with values")
+        notes: dict[str, Any] = {}
+        rule = self.rule
+        if self.names:
+            ends, step = (0.0, float(len(self.names) - 1)), 1.0
+            rule += f" ({', '.join(f'{place} {name}' for place, name in enumerate(self.names))})"
+            notes["order"] = list(self.names)
+        else:
+            ends, step = self.ends or (min(values), max(values)), self.step or _step(values)
+            if self.ends is None:
+                notes["range, from the values"] = f"{ends[0]:g}-{ends[1]:g}"
+            if self.step is None:
+                notes["step, from the values"] = step
+        if not ends[0] < ends[1]:
+            raise ConfigError(f"all values are {ends[0]:g}: give the ends of the scale, as --range 0-10")
+        delta = self.delta
+        if delta is None:
+            delta = notes["delta, a fifth of the range"] = _rounded((ends[1] - ends[0]) / 5, step)
+        return self._task(raw, rule, ends, step, delta), notes
+
+    def ordered(self, raw: Path) -> tuple[Task, dict[str, Any]]:
+        """The task where only orders are known; its range is for the model's own values.
+
+        Raises:
+            ConfigError: if names of values are given.
+        """
+        if self.names:
+            raise ConfigError("--order names values, and --orders knows none: give one of them")
+        ends = self.ends or (0.0, 100.0)
+        step = self.step or 1.0
+        delta = self.delta or _rounded((ends[1] - ends[0]) / 5, step)
+        notes = {"known": "orders alone", "range, for the model's own values": f"{ends[0]:g}-{ends[1]:g}"}
+        return self._task(raw, self.rule, ends, step, delta), notes
+
+    def said_of(self, task: Task) -> Task:
+        """`task` with what is said of it in place of its own."""
+        low, high = self.ends or (task.low, task.high)
+        return Task(
+            self.name or task.name,
+            self.rule or task.rule,
+            low=low,
+            high=high,
+            step=self.step or task.step,
+            delta=self.delta or task.delta,
+            metric=self.metric or task.metric,
+        )
+
+    def _task(self, raw: Path, rule: str, ends: tuple[float, float], step: float, delta: float) -> Task:
+        low, high, step, delta = (_plain(number) for number in (*ends, step, delta))
+        name = self.name or raw.resolve().name
+        return Task(name, rule, low=low, high=high, step=step, delta=delta, metric=self.metric or "mae")
+
+
+def _step(values: Sequence[float]) -> float:
+    for decimals in range(FINEST):
+        if all(abs(value - round(value, decimals)) < 1e-9 * max(1, abs(value)) for value in values):
+            return 10.0**-decimals
+    return 10.0**-FINEST
+
+
+def _rounded(value: float, step: float) -> float:
+    return max(step, math.floor(value / step + 0.5) * step)
+
+
+def _plain(value: float) -> float:
+    """A whole number as an int, as it is written by hand in a task.yaml."""
+    return int(value) if float(value).is_integer() else round(value, 9)
