@@ -141,7 +141,11 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
 def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str) -> list[str]:
     """The names of the sub-folders; files that stand beside them are left out."""
     names = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(error) from error
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
@@ -158,9 +162,18 @@ def _of_value(
     value = scale.value(name, f"{raw / sub}")
     folder = Folder(raw)
     images = []
-    for at, _, files in sorted(os.walk(raw / sub)):
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for at, folders, files in sorted(os.walk(raw / sub, onerror=refuse)):
+        inner = Path(at).relative_to(raw)
+        if any(part.startswith(".") for part in inner.parts):  # such as .thumbnails
+            continue
+        for linked in sorted(name for name in folders if os.path.islink(Path(at) / name)):
+            left_out.append(LeftOut((inner / linked).as_posix(), "a link to a folder, which is not followed"))
         for file in sorted(files):
-            relative = (Path(at) / file).relative_to(raw).as_posix()
+            relative = (inner / file).as_posix()
             if file.startswith("."):
                 continue
             if not relative.isprintable():
@@ -172,6 +185,10 @@ def _of_value(
             else:
                 images.append(Labelled(path, relative, value, relative, split=split))
     return images
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"{error.filename}: can't be read ({error.strerror or error})")
 
 
 def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:

@@ -21,7 +21,7 @@ def gap_draws(
     """`number` draws of `count` indices into `values`, in the order in which they are to be used.
 
     Every image is used before any is used again, and no draw has one twice. Where the gap can't be kept by
-    all, it is kept by as many as possible, and the others' is as wide as it can be. A gap that changes puts
+    all, the narrowest of them is as wide as it can be. A gap that changes puts
     the draws of each phase in its direction too. `count` must not exceed the number of values.
     """
     # Ranks in place of images: sorted by value, and every image has its own.
@@ -53,8 +53,9 @@ def _take(
     unused = unused[number:]
     while len(taken) < number:
         fresh = chance.permutation(images)
-        # What has just been taken waits for the end of the new pass.
-        fresh = np.concatenate([fresh[~np.isin(fresh, taken)], fresh[np.isin(fresh, taken)]])
+        # What has been taken most waits for the end of the new pass: no rank comes more often than there are
+        # groups to hold it.
+        fresh = fresh[np.argsort(np.bincount(taken, minlength=images)[fresh], kind="stable")]
         lacking = number - len(taken)
         taken, unused = np.concatenate([taken, fresh[:lacking]]), fresh[lacking:]
     return taken, unused

@@ -4,6 +4,7 @@ as the images allow, and saved by id. No image is opened; a dataset of them is `
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,11 @@ def _gap_groups(
     order: list[int] = []
     while len(order) < number:
         order += generator.sample(turns, min(len(turns), number - len(order)))
+    numbers = Counter(order)
     draws: list[Iterator[list[Row]]] = []
     for place, pool in enumerate(pools):
         rows = [row for images in pool for row in images]
-        drawn = gap_draws([row.value for row in rows], count, order.count(place), gap, generator)
+        drawn = gap_draws([row.value for row in rows], count, numbers[place], gap, generator)
         draws.append(iter([[rows[index] for index in indices] for indices in drawn]))
     groups = [next(draws[place]) for place in order]
     for group in groups:

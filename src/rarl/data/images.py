@@ -1,22 +1,29 @@
 """The only place that opens an image file. What comes back is always a plain RGB image, upright and detached
-from its file; what can't be read is a `DataError` that names the file. Nothing is resized here."""
+from its file; what can't be read is a `DataError` that names the file. What a stranger's file can cost, in
+time and in memory, is bounded before anything is decoded."""
 
+import math
 import os
 import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
-from typing import IO
+from threading import Lock
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rarl.data.jpeg import number_of_scans
 from rarl.errors import DataError
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 512_000_000  # 64 megapixels of 16 bits and four channels, not compressed
+# Progressive JPEG files have about ten, and each goes over all pixels: 3,000 take 125 s for 64 megapixels.
+MAX_SCANS = 100
+JPEG_QUALITY = 95
 
 _KINDS = "JPEG, PNG, WebP, BMP or GIF image"
 # What Pillow 13 raises for damaged files of these formats; found with 100,000 files damaged at random.
@@ -31,6 +38,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_lock, _filters, _readers = Lock(), ExitStack(), 0
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -39,21 +47,54 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     EXIF orientation is applied; what is transparent lies on white; 16 bits of grey are scaled to 8.
 
     Raises:
-        DataError: if the file is missing, is no such image, is damaged or cut short, or has more pixels than
-            `MAX_PIXELS` (looked at before anything is decoded).
+        DataError: if the file is missing, is no such image, is damaged or cut short, or is larger than
+            `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS` allow (looked at before anything is decoded).
+    """
+    return decoded(image_bytes(path), str(path))
+
+
+def image_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that may be an image.
+
+    Raises:
+        DataError: if it is missing, no file, larger than `MAX_BYTES`, or can't be read.
     """
     try:
         # Reading from a pipe or a device could last for ever.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path}: not a file; the path of an image file is needed")
+        if status.st_size > MAX_BYTES:
+            size = f"{status.st_size / 1e6:,.0f} MB"
+            raise DataError(f"{path}: {size}, and {MAX_BYTES // 10**6} are allowed; make the image smaller")
         with open(path, "rb") as file:
-            return _read(file, str(path))
+            return file.read(MAX_BYTES)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image file; check the path") from None
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error}); check the file") from error
     except ValueError as error:
         raise DataError(f"{str(path)!r}: not a path ({error})") from error
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """The image that the bytes of a file are; as `open_image`, whose messages then begin with `name`."""
+    with _quiet():
+        try:
+            with Image.open(BytesIO(data), formats=list(SUFFIXES)) as image:
+                _check_cost(image, data, name)
+                image.load()
+                transpose = _transpose(image)
+                rgb = _rgb(image)
+        except UnidentifiedImageError as error:
+            raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
+        except _DAMAGE as error:
+            raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
+    # The EXIF data would let a processor turn the image a second time.
+    rgb.info = {}
+    return rgb if transpose is None else rgb.transpose(transpose)
 
 
 def image_suffix(data: bytes, where: str) -> str:
@@ -71,28 +112,45 @@ def image_suffix(data: bytes, where: str) -> str:
             raise DataError(f"{where}: not a readable {_KINDS}; convert it or leave it out") from error
 
 
-def _read(file: IO[bytes], name: str) -> Image.Image:
-    with _quiet():
-        try:
-            with Image.open(file, formats=list(SUFFIXES)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise DataError(
-                        f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS // 10**6} "
-                        "megapixels allowed; make the image smaller"
-                    )
-                image.load()
-                transpose = _transpose(image)
-                rgb = _rgb(image)
-        except UnidentifiedImageError as error:
-            raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
-        except _DAMAGE as error:
-            raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
-    # The EXIF data would let a processor turn the image a second time.
-    rgb.info = {}
-    return rgb if transpose is None else rgb.transpose(transpose)
+def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The image with at most `max_pixels` pixels and the same shape, as nearly as whole pixels allow.
+
+    An image that is small enough comes back as it is.
+
+    Raises:
+        ValueError: if `max_pixels` is less than 1.
+    """
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels must be at least 1, not {max_pixels}")
+    width, height = image.size
+    if width * height <= max_pixels:
+        return image
+    scale = math.sqrt(max_pixels / (width * height))
+    # The shorter side is rounded, and the longer one follows from it: a pixel counts most for the shorter.
+    ends = min(width, height), max(width, height)
+    short = min(max(1, round(ends[0] * scale)), math.isqrt(max_pixels))
+    long = min(max_pixels // short, max(short, round(ends[1] * short / ends[0])))
+    size = (long, short) if width > height else (short, long)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def encoded(image: Image.Image, suffix: str) -> bytes:
+    """The bytes of an image file: JPEG of quality 95 for ".jpg" and ".jpeg", PNG for any other suffix."""
+    data = BytesIO()
+    if suffix.lower() in (".jpg", ".jpeg"):
+        image.convert("RGB").save(data, format="JPEG", quality=JPEG_QUALITY)
+    else:
+        image.save(data, format="PNG")
+    return data.getvalue()
+
+
+def _check_cost(image: Image.Image, data: bytes, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        size, limit = f"{width} x {height} pixels", f"{MAX_PIXELS // 10**6} megapixels"
+        raise DataError(f"{name}: {size} are more than the {limit} allowed; make the image smaller")
+    if image.format in ("JPEG", "MPO") and number_of_scans(data, MAX_SCANS) > MAX_SCANS:
+        raise DataError(f"{name}: a JPEG file of more than {MAX_SCANS} scans; save it anew or leave it out")
 
 
 def _transpose(image: Image.Image) -> Image.Transpose | None:
@@ -109,17 +167,31 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and image.palette is None:
         raise ValueError("it has no palette")
     if image.mode.startswith("I"):  # 16 bits of grey
-        grey = np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+        scaled = np.rint(np.arange(2**16) / 257).astype(np.uint8)
+        grey = scaled[np.clip(np.asarray(image), 0, 2**16 - 1)]
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layer.size, "white")
+        white.paste(layer, mask=layer)
+        return white
     return image.convert("RGB")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of Pillow's while a file is read: what matters becomes an error, and the rest is noise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    """No warnings of Pillow's while a file is read: what matters becomes an error, and the rest is noise. The
+    filters belong to all threads: the first to read sets one, and the last takes it away."""
+    global _readers
+    with _lock:
+        if _readers == 0:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _readers += 1
+    try:
         yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                _filters.close()

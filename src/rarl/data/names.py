@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rarl.errors import DataError
 
+_NOWHERE = frozenset(("", ".", ".."))  # what no part of a name may be
+
 
 class Folder:
     """A folder whose files are found by name. Each sub-folder is listed once: a look at every file of 250,000
@@ -22,16 +24,21 @@ class Folder:
         """The file `name`, such as "a.png" or "b/a.png"; None if there is no such file.
 
         Raises:
-            DataError: if the name leads, or may lead, out of the folder; the message begins with `where`.
+            DataError: if the name leads, or may lead, out of the folder, or a folder can't be read; the
+                message begins with `where`.
         """
         parts = name.split("/")
-        if any(part in ("", ".", "..") for part in parts) or any(mark in name for mark in ("\0", "\\", ":/")):
+        if not _NOWHERE.isdisjoint(parts) or "\0" in name or "\\" in name or ":/" in name:
             raise DataError(
                 f"{where}: file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
             )
         parent = "/".join(parts[:-1])
         if parent not in self._listings:
-            self._listings[parent] = self._list(parent, where)
+            try:
+                self._listings[parent] = self._list(parent, where)
+            except OSError as error:
+                folder = str(self.path / parent)
+                raise DataError(f"{where}: {folder!r} can't be read ({error.strerror or error})") from error
         is_link = self._listings[parent].get(parts[-1])
         if is_link is None:
             return None
@@ -48,7 +55,9 @@ class Folder:
         if not folder.is_dir():
             return {}
         self._check(folder, where)
-        return {entry.name: entry.is_symlink() for entry in os.scandir(folder) if not entry.is_dir()}
+        # A link is not followed here: it may lead to itself.
+        with_links = ((entry, entry.is_symlink()) for entry in os.scandir(folder))
+        return {entry.name: is_link for entry, is_link in with_links if is_link or not entry.is_dir()}
 
     def _check(self, path: Path, where: str) -> None:
         real = os.path.realpath(path)

@@ -56,7 +56,8 @@ def contradictions(rows: Sequence["Row"]) -> list[list[str]]:
     next_to = [
         (number[a.id], number[b.id]) for a, b in pairwise(rows) if a.order == b.order and a.value < b.value
     ]
-    edges = coo_array(([1] * len(next_to), tuple(zip(*next_to, strict=True))), shape=(len(ids), len(ids)))
+    before, after = zip(*next_to, strict=True) if next_to else ((), ())
+    edges = coo_array(([1] * len(next_to), (before, after)), shape=(len(ids), len(ids)))
     _, labels = connected_components(edges, connection="strong")
     cycles: dict[int, list[str]] = {}
     for name, label in zip(ids, labels.tolist(), strict=True):

@@ -38,6 +38,8 @@ class Placing:
             try:
                 # A link to a link would lead out of the collection.
                 os.link(os.path.realpath(image.path), target)
+            except FileExistsError:
+                raise  # to copy there would be to write into a file of the source
             except OSError:
                 pass  # another disk, or a file system without hard links
             else:
@@ -57,7 +59,7 @@ class Placing:
         if shrink and suffix.lower() not in (".jpg", ".jpeg", ".png"):
             stem, suffix = stem + suffix, ".png"
         number, name = 1, stem + suffix
-        while name in taken:
+        while name.casefold() in taken:  # some file systems don't tell a.jpg from A.jpg
             number, name = number + 1, f"{stem}-{number + 1}{suffix}"
-        taken.add(name)
+        taken.add(name.casefold())
         return name

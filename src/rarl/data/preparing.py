@@ -4,7 +4,7 @@ how it was made and what was left out."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from rarl.data.collection import METADATA, SPLITS, Collection, load_collection
 from rarl.data.duplicates import identical_bytes
 from rarl.data.examination import Examined, Progress, examine_all
+from rarl.data.metadata import uniform_columns
 from rarl.data.orders import ORDERS
 from rarl.data.parts import PARTS, divide_by_seed
 from rarl.data.placing import Placing
@@ -78,23 +79,29 @@ def prepare(
         if source.orders is None:
             source.task.check(image.value, str(image.path))
     images, left_out, examined = _opened(source, progress)
-    same = identical_bytes([examined[image.path].digest for image in images])
     if drop_duplicates:
+        same = identical_bytes([examined[image.path].digest for image in images])
         images, dropped = _without_duplicates(images, same)
         left_out += dropped
-        same = identical_bytes([examined[image.path].digest for image in images])
+    orders = source.orders
+    if orders is not None:
+        orders = _within(orders, {image.id for image in images})
+        images, unordered = _only_ordered(images, orders)
+        left_out += unordered
     if not images:
         raise DataError(_nothing(left_out))
+    same = identical_bytes([examined[image.path].digest for image in images])
     place = {image.id: index for index, image in enumerate(images)}
-    ordered = [[place[name] for name in order if name in place] for order in source.orders or ()]
-    together = [*same, *(order for order in ordered if order)]
+    together = [*same, *([place[name] for name in order] for order in orders or ())]
     split_of = divide_by_seed(images, together, parts, seed)
+    columns = uniform_columns(images, split_of, source.task.rule)
     identical = _identical(images, split_of, same)
     placing = Placing(copy, max_pixels, examined)
     with new_collection(out, source.task) as root:
         for split in _in_order(split_of):
-            rows = [image for image, given in zip(images, split_of, strict=True) if given == split]
-            _write_split(root / split, rows, placing, source.orders)
+            there = [index for index, given in enumerate(split_of) if given == split]
+            rows = [(images[index], columns[index]) for index in there]
+            _write_split(root / split, rows, placing, orders)
         notes = dict(source.notes) | {"seed": seed, "parts": dict(parts)}
         if max_pixels is not None:
             notes["max_pixels"] = max_pixels
@@ -107,6 +114,7 @@ def prepare(
         }
         text = json.dumps(report, indent=1, ensure_ascii=True, default=str)
         (root / PREPARATION).write_text(text + "\n", encoding="utf-8")
+        load_collection(root)  # what would not load does not take the name
     return Prepared(load_collection(out), tuple(left_out), identical, placing.counts, notes)
 
 
@@ -181,24 +189,43 @@ def _in_order(split_of: Sequence[str]) -> list[str]:
     return sorted(set(split_of), key=lambda name: (SPLITS.index(name) if name in SPLITS else 3, name))
 
 
+def _within(orders: Sequence[Sequence[str]], ids: Container[str]) -> list[list[str]]:
+    """What the orders say of the images `ids`."""
+    remaining = ([name for name in order if name in ids] for order in orders)
+    return [order for order in remaining if len(order) > 1]
+
+
+def _only_ordered(
+    images: Sequence[Labelled], orders: Sequence[Sequence[str]]
+) -> tuple[list[Labelled], list[LeftOut]]:
+    ordered = {name for order in orders for name in order}
+    reason = "in no order with another image that is there"
+    return (
+        [image for image in images if image.id in ordered],
+        [LeftOut(image.name, reason) for image in images if image.id not in ordered],
+    )
+
+
 def _write_split(
-    folder: Path, images: Sequence[Labelled], placing: Placing, orders: Sequence[Sequence[str]] | None
+    folder: Path,
+    images: Sequence[tuple[Labelled, Mapping[str, Any]]],
+    placing: Placing,
+    orders: Sequence[Sequence[str]] | None,
 ) -> None:
     folder.mkdir()
     names: dict[Path, str] = {}
     taken: set[str] = set()
     with open(folder / METADATA, "w", encoding="utf-8") as lines:
-        for image in images:
+        for image, columns in images:
             if image.path not in names:
                 names[image.path] = placing.place(image, folder, taken)
             fields: dict[str, Any] = {"file_name": names[image.path], "id": image.id}
             if orders is None:
-                fields["value"] = image.value
-            if image.rule is not None:
-                fields["rule"] = image.rule
-            lines.write(json.dumps(fields | dict(image.columns)) + "\n")
+                fields["value"] = float(image.value)
+            lines.write(json.dumps(fields | columns) + "\n")
     if orders is not None:
-        there = {image.id for image in images}
-        within = ([name for name in order if name in there] for order in orders)
-        lines_of = [json.dumps({"ids": ids}) + "\n" for ids in within if len(ids) > 1]
+        within = _within(orders, {image.id for image, _ in images})
+        if not within:
+            raise DataError(f"no order has two images of {folder.name}; give more orders, or other parts")
+        lines_of = [json.dumps({"ids": ids}) + "\n" for ids in within]
         (folder / ORDERS).write_text("".join(lines_of), encoding="utf-8")

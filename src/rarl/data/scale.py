@@ -32,6 +32,24 @@ class Scale:
     names: tuple[str, ...] = ()
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises:
+        ConfigError: if what is said can be no scale, or says it twice.
+        """
+        if self.ends is not None and not self.ends[0] < self.ends[1]:
+            low, high = self.ends
+            raise ConfigError(f"--range {low:g}-{high:g}: the first must be less than the second")
+        for option, given in (("--step", self.step), ("--delta", self.delta)):
+            if given is not None and not 0 < given < math.inf:
+                raise ConfigError(f"{option} {given:g}: must be a number greater than 0")
+        if not self.names:
+            return
+        if len({name.lower() for name in self.names}) < max(2, len(self.names)):
+            raise ConfigError(f"--order {','.join(self.names)}: must be two names or more, each another")
+        if self.ends is not None or self.step is not None:
+            option = "--step" if self.ends is None else "--range"
+            raise ConfigError(f"{option} and --order both say what the values are: give one of them")
+
     def value(self, given: Any, where: str) -> float:
         """A value as a number within the range.
 
@@ -101,7 +119,13 @@ class Scale:
         return self._task(raw, self.rule, ends, step, delta), notes
 
     def said_of(self, task: Task) -> Task:
-        """`task` with what is said of it in place of its own."""
+        """`task`, whose values are counts, with what is said of it in place of its own.
+
+        Raises:
+            ConfigError: if names of values are given.
+        """
+        if self.names:
+            raise ConfigError("--order names values, and counts have none: leave it out")
         low, high = self.ends or (task.low, task.high)
         return Task(
             self.name or task.name,

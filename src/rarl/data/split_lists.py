@@ -3,6 +3,7 @@ with a name or an id on each line, or a table with such a column. Published resu
 their lists, so what was used is noted for the results to say."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -83,13 +84,13 @@ def _option(option: str) -> tuple[str | None, Path]:
     name, equals, file = option.partition("=")
     if equals and name.strip().lower() in PARTS:
         return PARTS[name.strip().lower()], _file(file.strip(), option)
-    if equals and not Path(option).is_file():
+    if equals and not os.path.isfile(option):
         raise ConfigError(f"--split {option}: there is no part '{name}'; write train=, validation= or test=")
     return None, _file(option, option)
 
 
 def _file(file: str, option: str) -> Path:
-    if "\0" in file or not Path(file).is_file():
+    if not os.path.isfile(file):
         raise DataError(f"--split {option}: {file!r} is no file; check the path")
     return Path(file)
 

@@ -60,6 +60,8 @@ def number(value: Any) -> float | None:
     """A finite number, also one that is written as text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, str) and "_" in value:  # 26_0 is a piece of a name, to Python it is 260
+        return None
     try:
         parsed = float(value)
     except (ValueError, OverflowError):
@@ -72,15 +74,19 @@ def _csv(file: Path) -> Iterator[Row]:
         header = lines.readline()
         lines.seek(0)
         delimiter = max(",;\t", key=header.count)
-        reader = csv.DictReader(lines, delimiter=delimiter)
+        # Strict, because a quote that is never closed would take in all lines behind it.
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
+            names = list(reader.fieldnames or ())
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(f"{file}: two columns are called {twice[0]!r}; rename one")
             for row in reader:
                 where = f"{file} line {reader.line_num}"
                 if None in row or None in row.values():
                     raise DataError(f"{where}: not as many fields as the header has; mend the line")
                 yield where, row
         except csv.Error as error:
-            raise DataError(f"{file} line {reader.line_num}: {error}") from error
+            raise DataError(f"{file} line {reader.reader.line_num}: {error}") from error
 
 
 def _jsonl(file: Path) -> Iterator[Row]:
@@ -120,8 +126,9 @@ def _parquet(file: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(file)
-    except pyarrow.ArrowException as error:
+        rows = parquet.read_table(file).to_pylist()
+    # The others are dates and texts of a damaged file.
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
-    for row_number, row in enumerate(table.to_pylist(), 1):
+    for row_number, row in enumerate(rows, 1):
         yield f"{file} row {row_number}", row

@@ -135,7 +135,7 @@ def _read_file(file: Path | None, images: Folder) -> _Annotated:
         try:
             path = images.find(image, str(file))
         except DataError:
-            if image != named:
+            if image in (file.stem + suffix for suffix in SUFFIXES):
                 raise
             continue  # such as "C:\\photos\\1.jpg": the name of a file elsewhere
         if path is not None:

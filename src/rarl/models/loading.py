@@ -19,11 +19,12 @@ BASE_FOLDER = Path(__file__).parent / "tiny_base"
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 
 
-def check_model(name: str | Path) -> str:
+def check_model(name: str | Path, *, weights: bool = True) -> str:
     """What `from_pretrained` is to be given for `name`: cheap, without importing torch.
 
     Args:
         name: `tiny`, a folder, or a hub name such as `Qwen/Qwen2.5-VL-3B-Instruct`.
+        weights: whether a folder must have them; a processor has none.
 
     Raises:
         ModelError: if `name` is a folder without a model in it, or neither a folder nor a possible hub name.
@@ -41,7 +42,7 @@ def check_model(name: str | Path) -> str:
                 f"{folder} is not a model folder: it has no config.json. Give the folder of one model, "
                 "such as runs/demo/rarl"
             )
-        if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        if weights and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
             raise ModelError(f"{folder} has a config.json and no weights (*.safetensors)")
         return str(folder)
     text = str(name)
@@ -95,7 +96,7 @@ def load_processor(name: str | Path) -> "ProcessorMixin":
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-    source = model = check_model(name)
+    source = model = check_model(name, weights=False)
     if (Path(source) / "adapter_config.json").is_file():
         model = check_model(_adapter_base(source))
         if not (Path(source) / "tokenizer.json").is_file():

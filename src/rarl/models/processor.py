@@ -1,10 +1,14 @@
 """Qwen2.5-VL's processor for images and text alone. The class of transformers insists on a video processor,
 which needs torchvision; this one is the same without it, and is written to disk so that either class can read
-it. It is used with torchvision too, so that a prompt is read alike on every machine."""
+it. It is used with torchvision too, so that a prompt is read alike on every machine. And what a prompt costs:
+how many tokens an image and a text are, told without an image."""
 
 from typing import Any
 
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
+
+from rarl.errors import DataError, ModelError
+from rarl.prompts import messages
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
@@ -37,3 +41,45 @@ ImageTextProcessor.__name__ = Qwen2_5_VLProcessor.__name__
 def image_text_processor(image_processor: Any, tokenizer: Any, chat_template: str | None) -> ProcessorMixin:
     """The processor of an image processor, a tokenizer and a chat template."""
     return ImageTextProcessor(image_processor, tokenizer, chat_template=chat_template)
+
+
+def image_tokens(processor: Any, width: int, height: int) -> int:
+    """The number of tokens that an image of so many pixels becomes in a prompt; no image is needed.
+
+    Raises:
+        ModelError: if the processor can't say.
+        DataError: if it refuses images of that shape.
+    """
+    image_processor = getattr(processor, "image_processor", None)
+    patches_of = getattr(image_processor, "get_number_of_image_patches", None)
+    side = getattr(image_processor, "merge_size", None)
+    if patches_of is None or side is None:
+        kind = type(image_processor or processor).__name__
+        raise ModelError(
+            f"{kind} can't say how many tokens an image is: it has no get_number_of_image_patches and "
+            "merge_size, as the processors of Qwen2-VL and Qwen2.5-VL do"
+        )
+    try:
+        return int(patches_of(height, width, {})) // int(side) ** 2
+    except ValueError as error:  # transformers 5.23: one side more than 200 times the other
+        raise DataError(
+            f"an image of {width} x {height} pixels is not for this model ({error}); crop it or leave it out"
+        ) from error
+
+
+def prompt_tokens(processor: Any, rule: str, value_range: str, count: int) -> int:
+    """The number of tokens of the prompt for `count` images, without those of the images themselves.
+
+    Raises:
+        ModelError: if the processor can't say.
+        ConfigError: if `count` is less than 1.
+    """
+    prompt = messages(count, rule, value_range)
+    placeholder = getattr(processor, "image_token_id", None)
+    if placeholder is None or not hasattr(processor, "tokenizer"):
+        raise ModelError(
+            f"{type(processor).__name__} can't say how many tokens a prompt is: no image_token_id"
+        )
+    text = processor.apply_chat_template([prompt], tokenize=False, add_generation_prompt=True)
+    tokens = processor.tokenizer(text)["input_ids"][0]
+    return len(tokens) - tokens.count(placeholder)
