@@ -125,7 +125,7 @@ def test_the_picture(tmp_path: Path) -> None:
     assert open_image(tmp_path / "b.png").size == (1125, 465)
 
 
-@pytest.mark.parametrize("rule", ["cost in $ or $$x_", "Grad der Röte", "成熟度", "<b>_^{"])
+@pytest.mark.parametrize("rule", ["in $\\no$ or $x_$", "Grad der Röte", "成熟度", "<b>_^{"])
 def test_any_rule_can_be_plotted(tmp_path: Path, rule: str) -> None:
     save_histograms(check(task={**AGE.to_dict(), "name": rule, "rule": rule}), tmp_path / "a.png")
     assert open_image(tmp_path / "a.png").size == (1125, 780)

@@ -172,6 +172,20 @@ def test_images_that_can_not_be_opened(made: Made) -> None:
     assert check.faults[5] == "... 7 images can't be opened in all"
 
 
+def test_a_fault_is_one_line_whatever_the_file_is_called(made: Made) -> None:
+    made.add("train/a\nb.png", 5, b"nothing")
+    assert "train/a b.png: not a readable" in only(made.check())
+
+
+def test_files_that_vanish_are_not_identical(made: Made) -> None:
+    collection, problems = inspect_collection(made.root)
+    for split in ("train", "test"):
+        (made.root / split / "0.png").unlink()
+    check = check_collection(collection, problems)
+    assert check.notes == []
+    assert [fault.split(": ")[1] for fault in check.faults] == ["no such image file; check the path"] * 2
+
+
 def test_images_that_the_model_refuses(made: Made) -> None:
     def tokens(width: int, height: int) -> int:
         if width > 5 * height:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,29 @@ def test_no_paths() -> None:
 
 def test_few_results_wait_to_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
-    monkeypatch.setattr(examination, "examine", lambda path: begun.append(path) or Examined(b""))
+
+    def slow(path: Path) -> Examined:
+        begun.append(path)
+        time.sleep(0.02)
+        return Examined(b"")
+
+    monkeypatch.setattr(examination, "examine", slow)
+    every = examine_all([tmp_path] * 1000, threads=2)
+    next(every)
+    time.sleep(0.6)
+    assert len(begun) == 16
+    next(every)
+    every.close()
+    assert len(begun) <= 17
+
+
+def test_what_has_not_begun_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr(examination, "examine", lambda path: begun.append(path) or time.sleep(0.1))
     every = examine_all([tmp_path] * 1000, threads=2)
     next(every)
     every.close()
-    assert len(begun) <= 16
+    assert len(begun) <= 8
 
 
 def test_no_more_threads_than_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +126,13 @@ def test_no_more_threads_than_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> 
         with lock:
             running += 1
             most = max(most, running)
-            if most == 16:
+            if most > 16:
                 gate.set()
-        gate.wait(5)
+        gate.wait(0.3)
         with lock:
             running -= 1
         return Examined(b"")
 
     monkeypatch.setattr(examination, "examine", one)
-    assert len(list(examine_all([Path("a")] * 200))) == 200
+    assert len(list(examine_all([Path("a")] * 40))) == 40
     assert most == 16

@@ -54,6 +54,13 @@ def test_a_shape_that_the_model_refuses(tiny_processor) -> None:
         image_tokens(tiny_processor, 900, 3)
 
 
+def test_width_and_height_are_not_mixed_up() -> None:
+    patches = SimpleNamespace(
+        get_number_of_image_patches=lambda high, wide, options: 400 * high + 4 * wide, merge_size=2
+    )
+    assert image_tokens(SimpleNamespace(image_processor=patches), width=3, height=5) == 503
+
+
 def test_a_processor_that_can_not_say() -> None:
     with pytest.raises(ModelError, match="SimpleNamespace can't say how many tokens an image is"):
         image_tokens(SimpleNamespace(), 10, 10)

@@ -290,6 +290,15 @@ def test_an_entry_that_fits_several_images_is_refused(write: Any, key: str, seve
         divide(images("a/1.jpg", "b/2.png", "7.jpg"), lists, left_out)
 
 
+def test_a_whole_name_comes_before_the_end_of_another(write: Any) -> None:
+    for key in ("1.jpg", "1"):
+        division = divide(images("1.jpg", "a/1.jpg"), read_split_lists([write("test.txt", key)]))
+        assert [image.split for image in division.images] == ["test", "train"]
+    # Of several that a path ends with, the longest.
+    division = divide(images("1.jpg", "a/1.jpg"), read_split_lists([write("test.txt", "/data/a/1.jpg")]))
+    assert [image.split for image in division.images] == ["train", "test"]
+
+
 def test_an_image_in_two_parts_is_refused(write: Any) -> None:
     test, train = write("test.txt", "a.jpg\nb.jpg"), write("train.txt", "c\nx/b")
     with pytest.raises(DataError) as caught:

@@ -76,7 +76,7 @@ def test_quirks_of_csv(tmp_path: Path, text: str, expected: Any) -> None:
         ('file,age\na,"1\nb,2\n', r"t\.csv line 3: unexpected end of data"),
         ('file,age\n"a"b,2\n', r"t\.csv line 2: ',' expected after"),
         ("file,age\na," + "x" * 200_000 + "\n", r"t\.csv line 2: field larger than field limit"),
-        ('"x,y;z";b\n1;2\n', r"t\.csv line 1: ',' expected after|line 2: not as many"),
+        ('"x,y,z";b\n1;2\n', r"t\.csv line 1: ',' expected after"),
         ("file,age,file\na,1,b\n", r"t\.csv: two columns are called 'file'; rename one"),
     ],
 )

@@ -287,6 +287,7 @@ def test_an_offset_must_fit_99_of_100_rows(raw: Path) -> None:
     assert source.notes["ages_other_than_in_names"] == 197
     assert values(source)[face(40, 0)] == 40
     assert values(source)[face(40, 199)] == 41
+    assert values(read_utkface(raw, lists, age_offset=0))[face(40, 199)] == 20
 
 
 def test_an_offset_is_whole(raw: Path) -> None:

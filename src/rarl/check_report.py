@@ -3,6 +3,7 @@ was counted, and judges nothing."""
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 BAR = 12  # characters of the longest bar
 SIDE_BY_SIDE = 3  # splits that fit beside each other
-RULES = 10  # that are named
-MOST_TICKS = 12
+RULES, TICKS = 10, 12  # so many are named at most
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -33,12 +33,10 @@ def print_check(check: Check, console: Console) -> None:
     console.print(Text(title, style="bold"), Text(check.root), sep="\n", soft_wrap=True)
     _heading(console, "Splits")
     console.print(_splits_table(check))
-    rules = _rules(check)
-    if rules:
-        _lines(console, [rules])
+    _lines(console, _rules(check))
     if check.bins:
         _heading(console, "Values, and how many rows have them")
-        valued = [(name, split) for name, split in check.splits.items() if split.values is not None]
+        valued = _valued(check)
         for start in range(0, len(valued), SIDE_BY_SIDE):
             console.print(_histograms(check, valued[start : start + SIDE_BY_SIDE]))
         _heading(console, "Lists with two images of one value: as evaluation draws them / at random")
@@ -65,7 +63,7 @@ def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
     # Without pyplot no window system is touched, and a user's own choice of one stays.
     from matplotlib.figure import Figure
 
-    splits = [(name, split) for name, split in check.splits.items() if split.values is not None]
+    splits = _valued(check)
     if not splits:
         raise DataError(f"{check.root}: only orders are known, and there are no values to plot")
     figure = Figure(figsize=(7.5, 1.0 + 2.1 * len(splits)), layout="constrained")
@@ -81,7 +79,13 @@ def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
         figure.savefig(path, format="png", dpi=150)
 
 
+def _valued(check: Check) -> list[tuple[str, SplitCheck]]:
+    return [(name, split) for name, split in check.splits.items() if split.values is not None]
+
+
 def _plot(axis: "Axes", check: Check, name: str, split: SplitCheck) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     values = split.values
     assert values is not None
     levels = all(low == high for low, high in check.bins)
@@ -89,7 +93,7 @@ def _plot(axis: "Axes", check: Check, name: str, split: SplitCheck) -> None:
     gaps = [after - before for before, after in pairwise(ends)]
     if levels:
         axis.bar(ends, values.histogram, width=0.8 * min(gaps, default=1.0), color="#4878a8")
-        if len(ends) <= MOST_TICKS:
+        if len(ends) <= TICKS:
             axis.set_xticks(ends)
     else:
         axis.bar(ends, values.histogram, width=gaps[0], align="edge", color="#4878a8", edgecolor="white")
@@ -97,7 +101,7 @@ def _plot(axis: "Axes", check: Check, name: str, split: SplitCheck) -> None:
     title = f"{name}: {split.rows:,} rows, median {values.median:.6g} (line)"
     axis.set_title(title, loc="left", fontsize=10, parse_math=False)
     axis.set_ylabel("rows")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -132,16 +136,15 @@ def _splits_table(check: Check) -> Table:
     return table
 
 
-def _rules(check: Check) -> str:
-    """The rules of the rows, the most frequent first."""
-    counts: dict[str, int] = {}
+def _rules(check: Check) -> list[str]:
+    """The rules of the rows, the most frequent first, on a line; none where no row has its own."""
+    counts: Counter[str] = Counter()
     for split in check.splits.values():
-        for rule, number in split.rules.items():
-            counts[rule] = counts.get(rule, 0) + number
+        counts.update(split.rules)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{rule} ({number:,})" for rule, number in ranked[:RULES])
     more = f", and {len(ranked) - RULES} more" if len(ranked) > RULES else ""
-    return f"{len(ranked)} rules of rows: {named}{more}" if ranked else ""
+    return [f"{len(ranked)} rules of rows: {named}{more}"] if ranked else []
 
 
 def _histograms(check: Check, splits: Sequence[tuple[str, SplitCheck]]) -> Table:
@@ -170,12 +173,9 @@ def _bar(number: int, longest: int) -> str:
 def _ties_table(check: Check) -> Table:
     counts = sorted({count for split in check.splits.values() for count in split.ties})
     table = _table("", *(f"{count} images" for count in counts))
-    for name, split in check.splits.items():
-        if split.ties:
-            table.add_row(
-                Text(name),
-                *(f"{_share(split.ties[n].drawn)} / {_share(split.ties[n].random)}" for n in counts),
-            )
+    for name, split in _valued(check):
+        ties = [split.ties[count] for count in counts]
+        table.add_row(Text(name), *(f"{_share(tie.drawn)} / {_share(tie.random)}" for tie in ties))
     return table
 
 
@@ -194,9 +194,8 @@ def _baselines_table(check: Check) -> Table:
 def _images(check: Check) -> list[str]:
     lines = []
     if check.sizes is not None:
-        sizes = (check.sizes.smallest, check.sizes.median, check.sizes.largest)
-        texts = [f"{width} x {height}" for width, height in sizes]
-        lines.append(f"pixels: smallest {texts[0]}, median {texts[1]}, largest {texts[2]}")
+        pixels = [f"{name} {width} x {height}" for name, (width, height) in vars(check.sizes).items()]
+        lines.append(f"pixels: {', '.join(pixels)}")
     if check.tokens is not None:
         tokens = check.tokens
         lines.append(

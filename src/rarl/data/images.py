@@ -129,7 +129,7 @@ def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
     # The shorter side is rounded, and the longer one follows from it: a pixel counts most for the shorter.
     ends = min(width, height), max(width, height)
     short = min(max(1, round(ends[0] * scale)), math.isqrt(max_pixels))
-    long = min(max_pixels // short, max(short, round(ends[1] * short / ends[0])))
+    long = min(max_pixels // short, round(ends[1] * short / ends[0]))
     size = (long, short) if width > height else (short, long)
     return image.resize(size, Image.Resampling.LANCZOS)
 
