@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rarl.errors import ConfigError
 from rarl.models.tiny import build_tokenizer
-from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning
+from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
 from rarl.tasks import DIGITS
 
 NAN = math.nan
@@ -187,6 +187,46 @@ def test_a_setting_out_of_range_is_refused(fields, message):
     with pytest.raises(ConfigError) as error:
         Mutation(**fields)
     assert str(error.value) == f"mutation: {message}"
+
+
+# ── where only orders are known ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("given", "order", "expected"),
+    [
+        # The smallest own value goes to place 0, which is picture 2's, the next to picture 3, the last to 1.
+        ([5, 2, 9], [2, 0, 1], [9, 2, 5]),
+        ([5, 2, 9], [1, 0, 2], [5, 2, 9]),  # right already
+        ([9, 2], [0, 1], [2, 9]),
+        ([0, 9], [1, 0], [9, 0]),  # the ends belong to the range
+        ([4, 4, 7], [2, 1, 0], [7, 4, 4]),
+        # Moved to the grid, halves up.
+        ([0.4, 2.6, 8.5], [2, 0, 1], [9, 0, 3]),
+        # Not a value within 0-9 for every picture: (9 - 0) times 1/4, 2/4, 3/4 is 2.25, 4.5, 6.75.
+        ([5, None, 9], [2, 0, 1], [7, 2, 5]),
+        ([5, 2, 9.1], [2, 0, 1], [7, 2, 5]),
+        ([5, -0.1, 9], [2, 0, 1], [7, 2, 5]),
+        ([5, math.inf, NAN], [2, 0, 1], [7, 2, 5]),
+        ([None] * 3, [0, 1, 2], [2, 5, 7]),
+        ([None], [0], [5]),
+        # Places may begin anywhere, and be shared.
+        ([5, 2, 9], [3, 1, 2], [9, 2, 5]),
+        ([5, 2, 9], [0, -1, 7], [5, 2, 9]),
+        ([5, 2, 9], [1, 0, 1], [5, 2, 5]),
+        ([5, 2, 9], [2.0, 0.0, 1.0], [9, 2, 5]),
+    ],
+)
+def test_own_values_are_sorted_into_the_true_order(given, order, expected):
+    assert values_in_order(given, order, (0, 9), 1) == expected
+
+
+def test_values_in_order_keep_to_the_grid_and_the_range():
+    # The grid is 1, 1.5, ..., 10; of the range 1-10.2 the end is no point of it.
+    assert values_in_order([1.2, 9.8], [1, 0], (1, 10), 0.5) == [10, 1]
+    assert values_in_order([1.25, 10.2], [0, 1], (1, 10.2), 0.5) == [1.5, 10]
+    assert values_in_order([1, 10.9], [0, 1], (1, 10.9), 0.5) == [1, 10.9]
+    assert values_in_order([-3, -7], [0, 1], (-10, -1), 3) == [-7, -4]
 
 
 # ── keep ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,17 +2,22 @@
 that nothing is checked too late."""
 
 import io
+import json
+import shutil
 from dataclasses import fields
 
 import pytest
+import yaml
 from rich.console import Console
 
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError, ModelError
-from rarl.tasks import DIGITS
+from rarl.models.loading import load_processor
+from rarl.replies import reference_reply
+from rarl.tasks import DIGITS, Task
 from rarl.training import stages
 from rarl.training.config import config_from
-from rarl.training.preparation import begin, completion_length, prepare
+from rarl.training.preparation import begin, completion_length, prepare, stage_groups
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +206,111 @@ def test_results_of_another_split_are_refused(config_of):
     )
     with pytest.raises(ConfigError, match="is of split 'validation', not 'test'"):
         prepare(config, resume=True)
+
+
+# ── orders alone, and gaps ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def with_orders(collection, tmp_path):
+    """`with_orders("train")`: the collection, knowing one order of the images of each of these splits."""
+
+    def make(*splits):
+        root = tmp_path / "orders"
+        shutil.copytree(collection.root, root)
+        for split in splits:
+            file = root / split / "metadata.jsonl"
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            ascending = sorted(rows, key=lambda row: row.pop("value"))
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (root / split / "orders.jsonl").write_text(json.dumps({"ids": [row["id"] for row in ascending]}))
+        return root
+
+    return make
+
+
+RANKING = {"name": "rarl", "images": [2], "max_steps": 2, "weights": {"regression": 0}, "mutation": {}}
+OF_ORDERS = {"stages": [RANKING], "sft": None, "evaluation": {"images": [2], "lists": 2}}
+NEED_VALUES = {
+    "a weight of regression": (
+        {"stages": [RANKING, {**RANKING, "name": "more", "weights": {"regression": 0.5}}]},
+        r"stages\[1\].weights.regression: must be 0, not 0.5: .*train knows orders alone",
+    ),
+    "the weight of regression that is the default": (
+        {"stages": [{**RANKING, "weights": {}}]},
+        r"stages\[0\].weights.regression: must be 0, not 1: .*train knows orders alone",
+    ),
+    "sft": ({"sft": {}}, r"sft: .*train knows orders alone, and SFT imitates values: remove this section"),
+    "a gap": (
+        {"stages": [{**RANKING, "gap": 2}]},
+        r"stages\[0\].gap: is a difference of values, and .*train knows orders alone: remove it",
+    ),
+    "a gap of 0": ({"stages": [{**RANKING, "gap": 0}]}, r"stages\[0\].gap: "),
+    "single images": (
+        {"evaluation": {"images": [1, 2], "lists": 2}},
+        r"evaluation.images: must not have 1: .*test knows orders alone, and one image has none",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), NEED_VALUES.values(), ids=NEED_VALUES)
+def test_what_needs_values_is_refused_where_only_orders_are_known(config_of, with_orders, changes, message):
+    config = config_of(**{**OF_ORDERS, "data": str(with_orders("train", "test")), **changes})
+    with pytest.raises(ConfigError, match=message):
+        stages.run(config, resume=False, console=Console(file=io.StringIO()))
+    assert not config.output.exists()
+
+
+def test_what_needs_no_values_is_prepared(config_of, with_orders):
+    config = config_of(**OF_ORDERS, data=str(with_orders("train", "test")))
+    assert not prepare(config, resume=False).knows_values("train")
+
+
+def test_each_split_is_judged_by_itself(config_of, with_orders):
+    """Trained on orders and tested on values, or the other way round."""
+    root = with_orders("train")
+    evaluation = {"images": [1, 2], "lists": 2}
+    prepare(config_of(**{**OF_ORDERS, "evaluation": evaluation, "data": str(root)}), resume=False)
+
+
+def test_trained_on_values_and_tested_on_orders(config_of, with_orders):
+    changes = {"data": str(with_orders("test")), "stages": [{**STAGE, "gap": 1}]}
+    prepare(config_of(**changes, evaluation={"images": [2], "lists": 2}), resume=False)
+
+
+def test_the_length_of_a_reference_in_order_is_that_of_the_longest_value(with_orders, config_of):
+    """The values are the response's own, and may be any of the grid 0.05, 0.15, ..., 2.05. Its ends are not
+    the longest: 0.05 + 0.1 is no 0.15 in binary, and is written in full."""
+    root = with_orders("train", "test")
+    task = Task("digits", "handwritten digit", low=0.05, high=2.05, step=0.1, delta=1)
+    (root / "task.yaml").write_text(yaml.safe_dump(task.to_dict()))
+
+    def config(length):
+        stage = {**RANKING, "mutation": {"reasoning": "empty"}, "trainer": {"max_completion_length": length}}
+        return config_of(**{**OF_ORDERS, "stages": [stage]}, task=task.to_dict(), data=str(root))
+
+    encode = load_processor("tiny").tokenizer
+    replies = [reference_reply([0.05 + 0.1 * place] * 2, 0.1, reasoned=False) for place in range(21)]
+    lengths = [len(encode(reply)["input_ids"]) + 1 for reply in replies]
+    longest = max(lengths)
+    assert longest > max(lengths[0], lengths[10], lengths[20])
+    with pytest.raises(ConfigError, match=f"has {longest} tokens"):
+        prepare(config(longest - 1), resume=False)
+    prepare(config(longest), resume=False)
+
+
+def test_a_stage_draws_groups_that_keep_its_gap(config_of, digits):
+    rows = digits.split("train")
+
+    def least(gap, number=20):
+        stage = {**STAGE, "images": [2], "max_steps": number, "gap": gap}
+        config = config_of(stages=[stage], trainer={"prompts_per_step": 8})
+        groups = stage_groups(config, config.stages[0], rows)
+        assert len(groups) == 8 * number
+        return [abs(group.values[0] - group.values[1]) for group in groups]
+
+    assert min(least(None)) == 1
+    assert min(least(2)) == 2
+    falling, rising = least([5, 1]), least([1, 5])
+    assert sum(falling[:40]) > sum(falling[-40:])
+    assert sum(rising[:40]) < sum(rising[-40:])

@@ -105,6 +105,53 @@ def test_the_format_reward_needs_no_column() -> None:
     assert format_reward([PERFECT, "no idea"]) == [1, 0]
 
 
+# ── orders alone ─────────────────────────────────────────────────────────────────────────────────────────
+
+# Pictures 2, 3, 1 in ascending order: as places, and as any values in that order.
+PLACES = [2, 0, 1]
+LISTINGS = [
+    PERFECT,
+    SWAPPED,
+    f"<answer>{[{'image_id': image_id, 'value': 4} for image_id in (2, 3, 1)]}</answer>",
+    '<answer>[{"image_id": 3, "value": 1}]</answer>',
+    "no idea",
+]
+
+
+@pytest.mark.parametrize("values", [[7, 3, 5], [9.0, 0, 0.1], [1e300, -1e300, 0]])
+def test_an_order_ranks_as_any_values_in_it(values: list[float]) -> None:
+    by_order: dict[str, float] = {}
+    by_values: dict[str, float] = {}
+    rewards = ranking_reward(LISTINGS, order=[PLACES] * 5, log_metric=by_order.__setitem__)
+    assert rewards == ranking_reward(LISTINGS, values=[values] * 5, log_metric=by_values.__setitem__)
+    assert by_order == by_values
+    # 1, 2, 3 against 2, 3, 1: one of three pairs is right, and 2, 1, 3 has two. Tied values: r_consis 1/2.
+    # One picture of three: 1/3 and 1/2 twice.
+    assert rewards == pytest.approx([7 / 3, 8 / 3, 5 / 2, 4 / 3, 0])
+
+
+def test_one_picture_has_no_order() -> None:
+    assert ranking_reward([PERFECT, PERFECT], order=[[0], PLACES]) == [None, pytest.approx(7 / 3)]
+
+
+def test_values_count_where_both_are_known() -> None:
+    assert ranking_reward([PERFECT], **columns(1, order=[[2, 1, 0]])) == [3]
+    assert regression_reward([PERFECT], **columns(1, order=[[2, 1, 0]])) == [1]
+
+
+def test_the_regression_reward_refuses_orders_and_says_what_to_do() -> None:
+    row = columns(1, order=[PLACES])
+    del row["values"]
+    with pytest.raises(ConfigError, match=r"orders alone \(column 'order'\): .* the weight of regression 0"):
+        regression_reward([PERFECT], **row)
+
+
+@pytest.mark.parametrize("entry", [None, [], 1, "201", [2, None, 1], [2, True, 1], [2, math.nan, 1]])
+def test_a_wrong_order_names_column_and_row(entry: Any) -> None:
+    with pytest.raises(ConfigError, match=r"column 'order', completion 1: .* is not the place of each"):
+        ranking_reward([PERFECT, PERFECT], order=[PLACES, entry])
+
+
 # ── columns ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -19,6 +19,7 @@ from rarl.equations import (
     ranking_accuracy,
     ranking_consistency,
 )
+from rarl.errors import ConfigError
 from rarl.metrics import accuracy, filled, list_tau, srcc, tau_values
 from rarl.prompts import INSTRUCT, SYSTEM, messages
 from rarl.replies import parse, reference_reply
@@ -350,6 +351,22 @@ def test_advantages_come_from_the_group_after_replacement() -> None:
     # All 0, one replaced by a reference of 5: [5, 0, 0, 0], mean 5/4, std 5/2. Before it, std is 0.
     expected = [1.49994, -0.49998, -0.49998, -0.49998]  # 3.75/2.5001 and -1.25/2.5001
     assert mutated_advantages([0, 0, 0, 0], {0: 5}) == pytest.approx(expected, abs=1e-5)
+
+
+# ── Orders alone ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_order_earns_what_any_values_in_it_earn() -> None:
+    for values in permutations([1.0, 2.0, 4.0]):
+        order = [sorted(values).index(value) for value in values]
+        for listed in permutations([(1, 3), (2, 5), (3, 7)]):
+            text = listing(*listed)
+            assert ranking_reward([text], order=[order]) == ranking_reward([text], values=[list(values)])
+
+
+def test_an_order_has_no_regression_reward() -> None:
+    with pytest.raises(ConfigError, match="orders alone"):
+        regression_reward([listing((1, 3))], order=[[0]], delta=[DELTA], range=[RANGE])
 
 
 # ── Evaluation ───────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ import pytest
 import torch
 from trl import SFTConfig
 
+from rarl.errors import ConfigError
 from rarl.models.loading import load_model, load_processor
 from rarl.replies import reference_reply
 from rarl.training.config import config_from
@@ -130,3 +131,9 @@ def test_a_resumed_run_ends_as_the_whole_one(prompts_of, tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     weights = again.model.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in whole.model.state_dict().items())
+
+
+def test_orders_alone_can_t_be_imitated(prompts_of):
+    orders = prompts_of([3, 7]).remove_columns("values").add_column("order", [[0, 1]])
+    with pytest.raises(ConfigError, match="no column 'values': SFT imitates values, and orders have none"):
+        sft_dataset(orders, "template")

@@ -119,7 +119,7 @@ def values_in_order(
 
     Args:
         given: the response's value for picture 1..N, None where it has none.
-        order: the place of picture 1..N in the true order, from 0.
+        order: the place of picture 1..N in the true order; pictures of one place get one value.
         ends: low and high of the task's range.
         step: of the task's grid.
     """
@@ -128,7 +128,8 @@ def values_in_order(
     if len(known) < len(order):
         known = [low + (high - low) * (place + 1) / (len(order) + 1) for place in range(len(order))]
     on_grid = [min(low + step * math.floor((value - low) / step + 0.5), high) for value in known]
-    return [on_grid[place] for place in order]
+    ascending = sorted(order)
+    return [on_grid[ascending.index(place)] for place in order]
 
 
 def keep_reasoning(

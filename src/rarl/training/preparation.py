@@ -1,6 +1,7 @@
 """What is checked before a run begins, and the beginning itself: model, collection, groups and the run's
 folder. A run that can't be finished is refused here, with its folder left as it was; nothing is trained."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rarl.files import write_text
 from rarl.models.loading import check_model, load_processor
 from rarl.replies import reference_reply
 from rarl.results import open_metrics
+from rarl.tasks import Task
 from rarl.training.checkpoints import check_output
 from rarl.training.config import RunConfig
 from rarl.training.sections import Stage
@@ -136,23 +138,35 @@ def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) ->
     """Refuses a stage whose responses may not be long enough for the references that replace them (RMO): the
     trainer would, at the first such group."""
     task, rows = config.task, collection.split("train")
-    ends = (task.low, task.high, task.nearest(task.midpoint))
     for number, stage in enumerate(config.stages):
         mutation = stage.mutation
         if mutation is None or mutation.probability == 0 or mutation.reference == "best":
             continue
-        replies = [
-            reference_reply(values, task.step, reasoned=mutation.reasoning != "empty")
-            for group in stage_groups(config, stage, rows)
-            # Where only orders are known the values are the response's own, and may be any of the range.
-            for values in (
-                [group.values] if group.knows_values else [[end] * len(group.rows) for end in ends]
-            )
-        ]
-        longest = max(len(ids) for ids in tokenizer(replies, add_special_tokens=False)["input_ids"]) + 1
+        groups = stage_groups(config, stage, rows)
+        if collection.knows_values("train"):
+            known = [group.values for group in groups]
+        else:  # the values are the response's own, and may be any of the grid
+            value = _longest_value(task, tokenizer)
+            known = [[value] * count for count in sorted({len(group.rows) for group in groups})]
+        reasoned = mutation.reasoning != "empty"
+        replies = [reference_reply(values, task.step, reasoned=reasoned) for values in known]
+        longest = max(_lengths(replies, tokenizer)) + 1
         given = completion_length(config, stage)
         if longest > given:
             raise ConfigError(
                 f"stages[{number}] with trainer.max_completion_length {given}: the longest reference reply, "
                 f"which mutation puts in place of a response, has {longest} tokens; raise it to at least that"
             )
+
+
+def _longest_value(task: Task, tokenizer: Any) -> float:
+    """The value of the task's grid with the most tokens; of a grid of thousands, among a thousand of it."""
+    steps = math.floor((task.high - task.low) / task.step + 0.5)
+    places = {*range(0, steps + 1, steps // 1000 + 1), steps}
+    grid = [min(task.low + task.step * place, task.high) for place in sorted(places)]
+    lengths = _lengths([reference_reply([value], task.step) for value in grid], tokenizer)
+    return grid[lengths.index(max(lengths))]
+
+
+def _lengths(texts: Sequence[str], tokenizer: Any) -> list[int]:
+    return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

@@ -2,14 +2,15 @@
 LoRA and evaluation. Each checks what it can see by itself; config.py checks that they fit together."""
 
 import re
+import sys
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, Strict, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rarl.mutation import Reasoning, Reference, When
-from rarl.training.messages import refuse
+from rarl.training.messages import refuse, shown
 from rarl.training.trainer_keys import GRPOKeys, SharedKeys
 
 RESERVED = ("base", "sft", "sft_answer_only", "data", "checkpoints")  # folders of a run that are no stage
@@ -17,7 +18,6 @@ RESERVED = ("base", "sft", "sft_answer_only", "data", "checkpoints")  # folders 
 ImageCount = Annotated[int, Field(ge=1, le=16)]
 Images = Annotated[list[ImageCount], Field(min_length=1)]
 Weight = Annotated[float, Field(ge=0)]
-GapLength = Annotated[float, Field(ge=0)]
 Folder = Annotated[Path, Strict(False), PlainSerializer(str)]
 # In the resolved file a trainer section holds what was given (and PAPER), not all of the defaults.
 SharedSection = Annotated[SharedKeys, PlainSerializer(SharedKeys.given)]
@@ -74,7 +74,7 @@ class Stage(Section):
     max_steps: Annotated[int, Field(ge=1)]
     # The least difference between two values of a group, in units of the value; two of them: from the first
     # step's to the last's, a curriculum. None: distinct values.
-    gap: GapLength | Annotated[list[GapLength], Field(min_length=2, max_length=2)] | None = None
+    gap: float | list[float] | None = None
     mutation: Mutation | None = None
     trainer: GRPOSection = GRPOKeys()  # overrides the run's `trainer` for this stage
 
@@ -88,6 +88,18 @@ class Stage(Section):
                 "name", f"must be none of {', '.join(RESERVED)}, which a run uses itself"
             )
         return name
+
+    @field_validator("gap", mode="before")
+    @classmethod
+    def _one_gap_or_two(cls, given: Any) -> Any:
+        numbers = given if isinstance(given, list) and len(given) == 2 else [given]
+        for number in [] if given is None else numbers:
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if not is_number or not 0 <= number <= sys.float_info.max:  # false for NaN, and for 10**400
+                text = "must be a finite number, 0 or more, or two of them such as [4, 1], of the first step "
+                text += f"and the last; not {shown(given)}"
+                raise PydanticCustomError("said", "{text}", {"text": text})
+        return given
 
     @property
     def gaps(self) -> tuple[float, float] | None:

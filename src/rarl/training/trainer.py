@@ -16,7 +16,7 @@ from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError
 from rarl.mutation import choose, is_stagnant, keep_reasoning, values_in_order
-from rarl.replies import parse, reference_items, reference_reply, write_answer
+from rarl.replies import Item, parse, reasoning_template, reference_items, write_answer, write_reply
 from rarl.rewards import format_reward, ranking_reward, regression_reward
 from rarl.training.rarl_config import RARLConfig
 from rarl.training.resuming import Resuming
@@ -145,8 +145,10 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
 
     def _has_references(self) -> bool:
         """Whether there is something to replace responses by; without mutation a dataset need not say it."""
-        wanted = ("order", "range", "step") if "order" in self._inputs[0] else ("values", "step")
-        lacking = [column for column in wanted if column not in self._inputs[0]]
+        columns = self._inputs[0]
+        orders_alone = "order" in columns and "values" not in columns
+        wanted = ("order", "range", "step") if orders_alone else ("values", "step")
+        lacking = [column for column in wanted if column not in columns]
         if lacking and self._mutation.reference == "ground_truth" and self._mutation.probability > 0:
             raise ConfigError(
                 "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as "
@@ -159,27 +161,32 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._reference(ids, self._true_values(ids, example), example["step"])
+            self._reference(ids, self._true_items(ids, example), example["step"])
             for ids, example in zip(completion_ids, self._inputs, strict=True)
         ]
 
-    def _true_values(self, own: list[int], example: dict[str, Any]) -> Sequence[float]:
-        """The values of the reference; where only the order is known, the response's own in that order."""
-        if "order" not in example:
-            return example["values"]
-        given = parse(self._decode(own)).values(len(example["order"]))
-        return values_in_order(given, example["order"], example["range"], example["step"])
+    def _true_items(self, own: list[int], example: dict[str, Any]) -> list[Item]:
+        """The true list; where only the order is known, in that order with the response's own values."""
+        if "values" in example:
+            return reference_items(example["values"])
+        order = example["order"]
+        given = parse(self._decode(own)).values(len(order))
+        values = values_in_order(given, order, example["range"], example["step"])
+        # By place and not by value: the response's own values may be tied.
+        return [Item(index + 1, values[index]) for index in sorted(range(len(order)), key=order.__getitem__)]
 
-    def _reference(self, own: list[int], values: Sequence[float], step: float) -> list[int]:
+    def _reference(self, own: list[int], items: list[Item], step: float) -> list[int]:
         ids = None
         if self._mutation.reasoning == "keep":
-            ids = self._keep(own, f"\n<answer>{write_answer(reference_items(values), step)}</answer>")
+            ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>")
         if ids is None:
-            ids = self._encode(reference_reply(values, step, reasoned=self._mutation.reasoning != "empty"))
+            values = [item.value for item in sorted(items, key=lambda item: item.image_id)]
+            spelled = "" if self._mutation.reasoning == "empty" else reasoning_template(values, step)
+            ids = self._encode(write_reply(spelled, items, step))
         if len(ids) + 1 > self.max_completion_length and self._mutation.probability > 0:
             raise ConfigError(
                 f"max_completion_length {self.max_completion_length} can't hold the reference reply for "
-                f"{len(values)} images ({len(ids) + 1} tokens); raise it to at least {len(ids) + 1}"
+                f"{len(items)} images ({len(ids) + 1} tokens); raise it to at least {len(ids) + 1}"
             )
         return [*ids, self._tokenizer.eos_token_id]
 
@@ -236,7 +243,12 @@ def _knows_orders_alone(dataset: Any) -> bool:
 def _without_regression(args: RARLConfig) -> tuple[list[Callable[..., Any]], RARLConfig]:
     """The rewards and their weights where an order is all that is known; `args` itself stays as it is."""
     weights = args.reward_weights or [1.0] * len(REWARDS)
-    if len(weights) == len(REWARDS) and weights[0] != 0:
+    if len(weights) != len(REWARDS):
+        raise ConfigError(
+            f"reward_weights must be of regression, ranking and format, not {len(weights)} numbers; where "
+            "only orders are known, as in this dataset, the first is 0"
+        )
+    if weights[0] != 0:
         raise ConfigError(
             f"the dataset knows orders alone (column 'order'), and the weight of the regression reward is "
             f"{weights[0]:g}: make it 0, as in reward_weights=[0, 1, 1]"
