@@ -13,6 +13,7 @@ from PIL import Image
 
 import rarl.models.pretraining as pretraining
 from rarl.data.images import open_image
+from rarl.errors import DataError
 from rarl.models.generation import greedy_replies
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
@@ -227,6 +228,17 @@ def test_pretraining_mislabels_images_once_and_for_all(short, monkeypatch):
     assert 0.4 < wrong / len(learned) < 0.8
 
 
+def test_pretraining_takes_larger_images_as_long_as_all_are_of_one_size(short):
+    large = [(image.resize((100, 100)), value) for image, value in pictures(10)]
+    losses = []
+    pretraining.pretrain(DIGITS, large, 0, lambda _, loss: losses.append(loss))
+    assert all(math.isfinite(loss) for loss in losses)
+    with pytest.raises(DataError, match="of one size: the first is 100 x 100 pixels, another 28 x 28"):
+        pretraining.pretrain(DIGITS, [*large, *pictures(1)], 0)
+    with pytest.raises(DataError, match="needs images, and there are none"):
+        pretraining.pretrain(DIGITS, [], 0)
+
+
 def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path, monkeypatch, digits):
     from rarl.cli import main
 
@@ -273,14 +285,18 @@ def test_every_step_is_in_the_schedule():
     assert all(0 <= noise <= 1 for _, noise in schedule)
 
 
-def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(tiny_processor, digits):
+@pytest.mark.parametrize(("side", "tokens"), [(28, 1), (56, 4)])
+def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
+    side, tokens, tiny_processor, digits
+):
     """What pre-training computes by hand, ids, positions and labels, against the processor and the model's
     own."""
     model = load_model("tiny")
     rows = digits.split("pretrain")[:4]
-    images = [open_image(row.path) for row in rows]
+    images = [open_image(row.path).resize((side, side)) for row in rows]
     values = [row.value for row in rows]
     features = tiny_processor.image_processor(images, return_tensors="pt")
+    assert (features["image_grid_thw"].prod(dim=1) == 4 * tokens).all()
     patches = features["pixel_values"].view(4, -1, features["pixel_values"].shape[-1])
     with torch.no_grad():
         loss = pretraining._loss(
@@ -295,7 +311,7 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(tiny_pr
         )
         prompt = messages(2, DIGITS.rule, DIGITS.value_range)
         text = tiny_processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        total, tokens = 0.0, 0
+        total, length = 0.0, 0
         for start in (0, 2):
             inputs = tiny_processor(text=[text], images=[images[start : start + 2]], return_tensors="pt")
             # Joined as tokens: as one text, `assistant` and `<think>` would share a token.
@@ -310,5 +326,5 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(tiny_pr
             model.model.rope_deltas = None
             logps = model(**inputs).logits[0, -len(ids[0]) - 1 : -1].log_softmax(-1)
             total -= logps.gather(1, ids.T).sum().item()
-            tokens += len(ids[0])
-    assert loss.item() == pytest.approx(total / tokens, rel=1e-4)
+            length += len(ids[0])
+    assert loss.item() == pytest.approx(total / length, rel=1e-4)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from rarl.errors import DataError
 from rarl.models.tiny import build_model, build_processor
 from rarl.prompts import messages
 from rarl.replies import reference_reply
@@ -49,19 +50,32 @@ def pretrain(
 
     Args:
         task: what the prompts ask for; also what the tokenizer is made from.
-        images: (image of 28x28 pixels, value) pairs.
+        images: (image, value) pairs; the image processor must make one grid of patches of them all, as it
+            does where they are of one size.
         seed: of the weights, the images, the noise and the order.
         on_step: called after each step with the number of steps done and the loss.
 
     Returns:
         The model, in eval mode, and its processor.
+
+    Raises:
+        DataError: if there are no images, or their grids differ.
     """
+    if not images:
+        raise DataError("pre-training needs images, and there are none")
     processor = build_processor(task)
     model = build_model(processor, seed)
     generator = random.Random(f"{seed}:pretraining")
     features = processor.image_processor([image for image, _ in images], return_tensors="pt")
-    patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])
     grid = features["image_grid_thw"]
+    for (image, _), other in zip(images, grid, strict=True):
+        if not torch.equal(other, grid[0]):
+            raise DataError(
+                "pre-training needs images of one size: the first is {} x {} pixels, another {} x {}".format(
+                    *images[0][0].size, *image.size
+                )
+            )
+    patches = features["pixel_values"].view(len(images), -1, features["pixel_values"].shape[-1])
     values = [_noisy(value, task, MISLABELED, generator) for _, value in images]
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
@@ -128,7 +142,7 @@ def _loss(
     tokenizer = processor.tokenizer
     count = len(batch[0])
     if count not in prompts:
-        prompts[count] = _prompt(model, processor, task, count)
+        prompts[count] = _prompt(model, processor, task, grid[0], count)
     prompt = prompts[count]
     replies = [
         tokenizer.encode(reference_reply(group, task.step) + tokenizer.eos_token, add_special_tokens=False)
@@ -157,16 +171,18 @@ def _loss(
     return output.loss
 
 
-def _prompt(model: Any, processor: Any, task: Task, count: int) -> _Prompt:
-    """The prompt of `count` images of one token each."""
+def _prompt(model: Any, processor: Any, task: Task, grid: torch.Tensor, count: int) -> _Prompt:
+    """The prompt of `count` images, each of `grid` (frames, rows and columns of patches, shape (3,))."""
     text = processor.apply_chat_template(
         messages(count, task.rule, task.value_range), tokenize=False, add_generation_prompt=True
     )
+    tokens = int(grid.prod()) // processor.image_processor.merge_size**2
+    text = text.replace(processor.image_token, processor.image_token * tokens)
     ids = torch.tensor([processor.tokenizer.encode(text, add_special_tokens=False)])
     positions, _ = model.model.get_rope_index(
         ids,
         mm_token_type_ids=(ids == processor.image_token_id).int(),
-        image_grid_thw=torch.tensor([[1, 2, 2]] * count),
+        image_grid_thw=grid.expand(count, 3),
         attention_mask=torch.ones_like(ids),
     )
     return _Prompt(ids[0].tolist(), positions[:, 0])
