@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rarl.training.checkpoints import write_text
+from rarl.files import write_text
 from step_cost_pair import measure
 from step_cost_report import draw, report
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rarl.data.collection import Row, load_collection
+from rarl.data.collection import Row, inspect_collection, load_collection
 from rarl.data.writing import write_collection
 from rarl.errors import DataError
 from rarl.tasks import AESTHETICS, AGE
@@ -137,6 +137,83 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path, line: str, message
     with pytest.raises(DataError, match=message) as caught:
         load_collection(root)
     assert str(caught.value).startswith(f"{root / 'train' / 'metadata.jsonl'} line 4: ")
+
+
+def test_links_may_lead_within_the_collection_and_not_out(tmp_path: Path) -> None:
+    root = make(tmp_path / "c", train=[row("a.jpg"), row("sub/b.jpg")], test=[row("c.jpg")])
+    (tmp_path / "secret.jpg").touch()
+    train = root / "train"
+    (train / "a.jpg").unlink()
+    (train / "a.jpg").symlink_to("../test/c.jpg")
+    assert load_collection(root).split("train")[0].path == train / "a.jpg"
+    (train / "a.jpg").unlink()
+    (train / "a.jpg").symlink_to("gone.jpg")
+    with pytest.raises(DataError, match=r"line 1: image 'a\.jpg' is not in"):
+        load_collection(root)
+    (train / "a.jpg").unlink()
+    (train / "a.jpg").symlink_to(tmp_path / "secret.jpg")
+    with pytest.raises(DataError, match=r"line 1: .*a\.jpg is a link that leads out of"):
+        load_collection(root)
+    (train / "a.jpg").unlink()
+    (train / "a.jpg").touch()
+    (train / "sub").rename(tmp_path / "sub")
+    (train / "sub").symlink_to(tmp_path / "sub")
+    with pytest.raises(DataError, match=r"line 2: .*sub is a link that leads out of"):
+        load_collection(root)
+
+
+def test_a_split_that_is_a_link_may_lead_within_the_collection_and_not_out(tmp_path: Path) -> None:
+    root = make(tmp_path / "c", train=[row("a.jpg", id="a")])
+    elsewhere = make(tmp_path / "other", test=[row("b.jpg", id="b")]) / "test"
+    (root / "test").symlink_to(elsewhere)
+    with pytest.raises(DataError, match=r"test/metadata\.jsonl line 1: .*test is a link that leads out of"):
+        load_collection(root)
+    (root / "test").unlink()
+    (root / "more").mkdir()
+    elsewhere.rename(root / "more/test")
+    (root / "test").symlink_to("more/test")
+    assert [row.id for row in load_collection(root).split("test")] == ["b"]
+
+
+def test_an_inspection_notes_every_bad_row_and_goes_on(tmp_path: Path) -> None:
+    bad = [row("a.jpg", 200), '{"file_name": ', row("../a.jpg"), row("b.jpg", id="x"), row("none!.jpg")]
+    good = [row("x.jpg", 1, id="x"), row("y.jpg", 2)]
+    root = make(tmp_path / "c", train=[good[0], *bad, good[1]], test=[row("z.jpg", id="x"), row("z.jpg")])
+    found, problems = inspect_collection(root)
+    assert [row.id for row in found.split("train")] == ["x", "train/y.jpg"]
+    assert [row.id for row in found.split("test")] == ["test/z.jpg"]
+    places = [f"{root / 'train/metadata.jsonl'} line {number}: " for number in range(2, 7)]
+    places.append(f"{root / 'test/metadata.jsonl'} line 1: ")
+    assert len(problems) == len(places)
+    assert all(problem.startswith(place) for problem, place in zip(problems, places, strict=True))
+    whole = make(tmp_path / "whole", train=good)
+    assert inspect_collection(whole) == (load_collection(whole), [])
+
+
+def test_an_inspection_needs_a_collection(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        inspect_collection(tmp_path / "none")
+    root = make(tmp_path, train=[row("a.jpg", 999)])
+    with pytest.raises(DataError, match="no rows"):
+        inspect_collection(root)
+    (root / "task.yaml").unlink()
+    with pytest.raises(DataError, match=r"task\.yaml: no such file"):
+        inspect_collection(root)
+
+
+def test_no_image_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path, train=[row("a.jpg"), row("b/c.jpg")])
+    opened: list[str] = []
+    real = open
+
+    def noting(file: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(Path(file).name)
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", noting)
+    assert len(load_collection(root).split("train")) == 2
+    assert "metadata.jsonl" in opened
+    assert not {"a.jpg", "c.jpg"} & set(opened)
 
 
 def test_lines_that_are_not_utf_8_are_named(tmp_path: Path) -> None:

@@ -34,6 +34,18 @@ def counts(text: str, option: str = "--images") -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
+def words(text: str | None, option: str) -> list[str]:
+    """Names such as "low,medium,high"; none where the option is not given.
+
+    Raises:
+        ConfigError: if it is given without any.
+    """
+    found = [word.strip() for word in (text or "").split(",") if word.strip()]
+    if text is not None and not found:
+        raise ConfigError(f"{option} {text!r}: must be one name or more, with commas between them")
+    return found
+
+
 def value_range(text: str, option: str = "--range") -> tuple[float, float]:
     """The ends of a range such as "0-116", "-5:5" or "0.5 to 2".
 

@@ -5,7 +5,9 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,6 +17,7 @@ from rich.text import Text
 
 from rarl.data.checking import Check, SplitCheck
 from rarl.errors import DataError
+from rarl.files import write_bytes
 from rarl.tasks import Task
 
 if TYPE_CHECKING:
@@ -74,9 +77,12 @@ def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
     axes[-1].set_xlabel(check.task["rule"], parse_math=False)
     rows = sum(split.rows for _, split in splits)
     figure.suptitle(f"{check.task['name']}: values of {rows:,} rows", parse_math=False)
+    picture = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(path, format="png", dpi=150)
+        figure.savefig(picture, format="png", dpi=150)
+    # Beside its place and then renamed: in a stranger's collection a link may stand there.
+    write_bytes(Path(path), picture.getvalue())
 
 
 def _valued(check: Check) -> list[tuple[str, SplitCheck]]:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="rarl")
     except RarlError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_readable(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
         if error.filename is None:
@@ -61,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _readable(message: str) -> str:
+    """A message without what a terminal would obey: texts of strangers stand in it, and may be long."""
+    lines = (line if len(line) <= 2000 else f"{line[:2000]}…" for line in message.split("\n"))
+    return "\n".join(
+        "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line) for line in lines
+    )
 
 
 @contextmanager

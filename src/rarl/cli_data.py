@@ -1,6 +1,7 @@
 """The commands under `rarl data`: `prepare`, and `check`, which says what is in a collection."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,15 +57,19 @@ def check(
             numbers,
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    picture = plot or collection / "values.png"
-    if checked.bins or plot is not None:
-        save_histograms(checked, picture)
     if as_json:
         print(json.dumps(checked.to_dict()))
     else:
         print_check(checked, Console())
-        if checked.bins:
-            print(f"the values as a picture: {picture}")
+    picture = plot or collection / "values.png"
+    if checked.bins or plot is not None:
+        try:
+            save_histograms(checked, picture)
+            print(f"the values as a picture: {picture}", file=sys.stderr)
+        except OSError as error:
+            if plot is not None:
+                raise
+            print(f"no picture, {picture}: {error.strerror}; --plot puts it elsewhere", file=sys.stderr)
     if checked.faults:
         raise typer.Exit(1)
 

@@ -39,7 +39,7 @@ def evaluate(
     data.split(split)
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
     label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
-    if label in open_metrics(folder, data.task.name, split, seed=0)["arms"]:
+    if label in open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"]:
         print(f"the results of '{label}' in {folder} are replaced; --arm NAME keeps both", file=sys.stderr)
 
     with redirect_stdout(sys.stderr):

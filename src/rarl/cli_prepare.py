@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rarl.arguments import metric_named, value_range
+from rarl.arguments import metric_named, value_range, words
 from rarl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def coco_rem(
     """
     from rarl.data.coco_rem import read_coco
 
-    names = [name.strip() for name in (categories or "").split(",") if name.strip()]
+    names = words(categories, "--categories")
     _prepare(
         lambda: read_coco(raw, names, zeros, crowds, annotations),
         "coco-rem",
@@ -203,10 +203,10 @@ def folder(
         step,
         delta,
         None if metric is None else metric_named(metric),
-        tuple(word.strip() for word in (order or "").split(",") if word.strip()),
+        tuple(words(order, "--order")),
         name,
     )
-    counted = [word.strip() for word in (objects or "").split(",") if word.strip()]
+    counted = words(objects, "--count")
     _prepare(
         lambda: read_folder(raw, scale, labels, orders, counted, (file_column, value_column), split or ()),
         "folder",

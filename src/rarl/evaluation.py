@@ -68,7 +68,9 @@ def evaluate(
             "--images 2,4"
         )
     folder, task = Path(out), collection.task
-    open_metrics(folder, task.name, split, seed)  # a mismatch is an error before the model runs
+    open_metrics(
+        folder, task.name, split, seed, collection.digest(split)
+    )  # a mismatch is an error before the model runs
     folder.mkdir(parents=True, exist_ok=True)
     groups = _groups(collection, folder, sorted(set(images)), split, lists, seed)
 
@@ -80,7 +82,7 @@ def evaluate(
 
     metrics = summarize(predictions, task, seed)
     write_predictions(folder, arm, predictions)
-    saved = open_metrics(folder, task.name, split, seed)
+    saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
     for count in sorted({len(group.rows) for group in groups} - {1}):
         drawn = [group for group in groups if len(group.rows) == count]
         saved["lists"][str(count)] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}

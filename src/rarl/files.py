@@ -10,9 +10,15 @@ from pathlib import Path
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: to a sibling that then takes its name."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_text`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.unlink(missing_ok=True)  # what an interrupted run left, or a link
+    temporary.write_bytes(data)
     os.replace(temporary, path)
 
 

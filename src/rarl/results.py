@@ -26,6 +26,7 @@ def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
         saved = json.loads(file.read_text(encoding="utf-8"))
         return {
             **{key: saved[key] for key in HEAD},
+            **({"collection": str(saved["collection"])} if "collection" in saved else {}),
             "lists": dict(saved["lists"]),
             "arms": {arm: dict(metrics) for arm, metrics in saved["arms"].items()},
         }
@@ -35,22 +36,32 @@ def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(f"{file} is not a metrics file of this library; move it away") from error
 
 
-def open_metrics(folder: Path, task: str, split: str, seed: int) -> dict[str, Any]:
+def open_metrics(
+    folder: Path, task: str, split: str, seed: int, collection: str | None = None
+) -> dict[str, Any]:
     """The folder's `metrics.json`, or one without arms where there is none yet.
 
+    Args:
+        collection: what tells the collection's split from another (`Collection.digest`).
+
     Raises:
-        ConfigError: if it is of another task, split or seed.
+        ConfigError: if it is of another task, split, seed or collection.
         DataError: as `load_metrics`.
     """
     path, head = folder / "metrics.json", {"task": task, "split": split, "seed": seed}
     if not path.exists():
-        return {**head, "lists": {}, "arms": {}}
+        return {**head, **({"collection": collection} if collection else {}), "lists": {}, "arms": {}}
     saved = load_metrics(path)
     for key, wanted in head.items():
         if saved[key] != wanted:
             raise ConfigError(
                 f"{path} is of {key} {saved[key]!r}, not {wanted!r}: evaluate into another folder"
             )
+    if collection and saved.setdefault("collection", collection) != collection:
+        raise ConfigError(
+            f"{path} is of another collection, or of this one before its {split} part was changed: "
+            "evaluate into another folder"
+        )
     return saved
 
 

@@ -2,6 +2,7 @@
 the metric that heads the paper's tables. A new task is a new `Task(...)`; nothing here knows about images."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -43,6 +44,11 @@ class Task:
         for key in ("name", "rule"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key).strip():
                 raise ConfigError(f"{where}: {key} must be a text that is not empty")
+        if not re.fullmatch(r"\w[\w .-]*", self.name) or len(self.name) > 100:
+            raise ConfigError(
+                f"task {self.name[:100]!r}: name must be of letters, digits, spaces, '-', '_' and '.', "
+                "at most 100 of them: folders are named by it"
+            )
         for key in ("low", "high", "step", "delta"):
             number = getattr(self, key)
             # Compared, because a whole number can be too large for `math.isfinite`; NaN is never less.

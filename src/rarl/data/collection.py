@@ -2,6 +2,7 @@
 Reading one opens no image, so 250,000 rows load in seconds. `load_dataset("imagefolder")` reads it too.
 Writing one is for `writing` and `preparing`."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -58,6 +59,11 @@ class Collection:
         if name not in self.splits:
             raise DataError(f"{self.root}: no split '{name}'; there are {', '.join(self.splits)}")
         return self.splits[name]
+
+    def digest(self, name: str) -> str:
+        """What tells the split from another: a hash of the task and the rows."""
+        rows = [[row.id, row.value, row.rule, row.order] for row in self.split(name)]
+        return hashlib.sha256(json.dumps([self.task.to_dict(), rows]).encode()).hexdigest()[:16]
 
     def knows_values(self, name: str) -> bool:
         """Whether the split's rows have values, and not only places in orders."""

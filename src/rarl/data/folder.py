@@ -14,8 +14,10 @@ from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.split_lists import FILE_COLUMNS, PART_COLUMNS, PARTS, read_split_lists
 from rarl.data.tables import Row, column, read_table
 from rarl.data.voc import read_voc
-from rarl.errors import DataError
+from rarl.errors import ConfigError, DataError
+from rarl.tasks import Task
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 VALUE_COLUMNS = ("value", "label", "score", "rating", "grade", "age", "count", "target", "y")
 
 
@@ -48,9 +50,8 @@ def read_folder(
     """
     existing_folder(raw, "the folder of the images is needed")
     if labels is not None:
-        images, left_out = _from_table(raw, labels, columns, scale)
-        task, notes = scale.task([image.value for image in images], raw)
-        source = Source(task, images, left_out, notes)
+        images, left_out, notes = _from_table(raw, labels, columns, scale)
+        source = _of_values(raw, images, left_out, notes, scale)
     elif orders is not None:
         source = _from_orders(raw, orders, scale)
     elif objects:
@@ -58,8 +59,7 @@ def read_folder(
         source = replace(source, task=scale.said_of(source.task))
     else:
         images, left_out = _from_folders(raw, scale)
-        task, notes = scale.task([image.value for image in images], raw)
-        source = Source(task, images, left_out, notes)
+        source = _of_values(raw, images, left_out, {}, scale)
     if not splits:
         return source
     lists = read_split_lists(splits)
@@ -72,12 +72,32 @@ def read_folder(
     )
 
 
+def _of_values(
+    raw: Path, images: list[Labelled], left_out: list[LeftOut], notes: dict[str, Any], scale: Scale
+) -> Source:
+    """The source of images with values, whose task is settled by those that can be opened."""
+    if not images and left_out:
+        raise DataError(
+            f"{raw}: no image is left; {len(left_out)} are left out, the first being {left_out[0].name!r}: "
+            f"{left_out[0].reason}"
+        )
+
+    def settle(values: Sequence[float]) -> tuple[Task, dict[str, Any]]:
+        return scale.task(values, raw)
+
+    task, _ = settle([image.value for image in images])
+    return Source(task, images, left_out, notes, settle=settle)
+
+
 def _from_table(
     raw: Path, labels: Path, columns: tuple[str | None, str | None], scale: Scale
-) -> tuple[list[Labelled], list[LeftOut]]:
+) -> tuple[list[Labelled], list[LeftOut], dict[str, Any]]:
     rows = read_table(labels)
-    file_key = column(rows, [columns[0].lower()] if columns[0] else FILE_COLUMNS, "the image file", labels)
-    value_key = column(rows, [columns[1].lower()] if columns[1] else VALUE_COLUMNS, "the value", labels)
+    file_key = column(rows, [columns[0]] if columns[0] else FILE_COLUMNS, "the image file", labels)
+    value_key = column(rows, [columns[1]] if columns[1] else VALUE_COLUMNS, "the value", labels)
+    there = [str(key) for key in rows[0][1] if str(key).strip().lower() in VALUE_COLUMNS]
+    if columns[1] is None and len(there) > 1:
+        raise ConfigError(f"{labels}: which column is the value, {' or '.join(there)}? Say --value-column")
     keys = {str(name).strip().lower(): name for name in rows[0][1]}
     part_key = next((keys[name] for name in PART_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
@@ -101,7 +121,13 @@ def _from_table(
         other, place = images.setdefault(row_id, (image, where))
         if (other.value, other.split) != (image.value, image.split):
             raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
-    return [image for image, _ in images.values()], left_out
+    notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
+    named = {image.name for image, _ in images.values()}
+    files = (path for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+    strays = sum(path.relative_to(raw).as_posix() not in named for path in files)
+    if strays:
+        notes["images without a row"] = strays
+    return [image for image, _ in images.values()], left_out, notes
 
 
 def _part(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
@@ -179,7 +205,11 @@ def _of_value(
             if not relative.isprintable():
                 left_out.append(LeftOut(ascii(relative)[1:-1], "its name is not readable; give it another"))
                 continue
-            path = folder.find(relative, str(raw))
+            try:
+                path = folder.find(relative, str(raw))
+            except DataError as error:
+                left_out.append(LeftOut(relative, str(error).removeprefix(f"{raw}: ")))
+                continue
             if path is None:
                 left_out.append(LeftOut(relative, "a link to nothing"))
             else:

@@ -20,9 +20,11 @@ def gap_draws(
 ) -> list[list[int]]:
     """`number` draws of `count` indices into `values`, in the order in which they are to be used.
 
-    Every image is used before any is used again, and no draw has one twice. Where the gap can't be kept by
-    all, the narrowest of them is as wide as it can be. A gap that changes puts
-    the draws of each phase in its direction too. `count` must not exceed the number of values.
+    Images are taken pass after pass over all of them, but for fewer than `count` that come in the next: their
+    numbers of turns differ by one at most, and by two while a pass goes on. No draw has an image twice. A gap
+    that all draws of a pass can keep is kept by all draws; where it can't be, the narrowest draw of a pass or
+    phase is as wide as it can be. A gap that changes puts the draws of each phase and pass in its direction
+    too. `count` must not exceed the number of values.
     """
     # Ranks in place of images: sorted by value, and every image has its own.
     order = sorted(range(len(values)), key=lambda index: values[index])
@@ -33,52 +35,92 @@ def gap_draws(
     widths = np.linspace(gap[0], gap[1], phases) if phases > 1 else np.asarray([gap[1]])
     # A gap of 0 still keeps equal values apart.
     widths = np.maximum(widths, 1e-9 * max(float(ranked[-1] - ranked[0]), 1.0))
+    passes = _Passes(len(ranked), count, chance)
     draws: list[list[int]] = []
-    unused = np.empty(0, dtype=np.int64)
-    for groups, width in zip(np.diff(ends), widths, strict=True):
-        taken, unused = _take(int(groups) * count, unused, len(ranked), chance)
-        dealt = _deal(taken, ranked, int(groups), count, float(width), chance)
-        if gap[0] != gap[1]:
-            narrowest = _scores(dealt, ranked)
-            dealt = dealt[np.argsort(-narrowest if gap[0] > gap[1] else narrowest, kind="stable")]
-        draws += [[order[rank] for rank in group] for group in dealt.tolist()]
+    for groups, width in zip(np.diff(ends).tolist(), widths.tolist(), strict=True):
+        begun = min(groups, passes.left)
+        whole, last = divmod(groups - begun, passes.size)
+        for times, size in ((1, begun), (whole, passes.size), (1, last)):
+            taken = np.asarray([passes.take(size) for _ in range(times)], dtype=np.int64)
+            dealt = _deal(taken.reshape(times, size * count), ranked, count, width, chance)
+            if gap[0] != gap[1]:
+                narrowest = _scores(dealt, ranked).reshape(times, size)
+                narrowest = -narrowest if gap[0] > gap[1] else narrowest
+                turns = np.argsort(narrowest, axis=1, kind="stable") + np.arange(times)[:, None] * size
+                dealt = dealt[turns.ravel()]
+            draws += [[order[rank] for rank in group] for group in dealt.tolist()]
     return draws
 
 
-def _take(
-    number: int, unused: np.ndarray, images: int, chance: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The next `number` ranks, pass after pass over all images, and what is left of the last pass."""
-    taken = unused[:number]
-    unused = unused[number:]
-    while len(taken) < number:
-        fresh = chance.permutation(images)
-        # What has been taken most waits for the end of the new pass: no rank comes more often than there are
-        # groups to hold it.
-        fresh = fresh[np.argsort(np.bincount(taken, minlength=images)[fresh], kind="stable")]
-        lacking = number - len(taken)
-        taken, unused = np.concatenate([taken, fresh[:lacking]]), fresh[lacking:]
-    return taken, unused
+class _Passes:
+    """The ranks of images, pass after pass of `size` groups: a pass has every image, but for the few that
+    make no group."""
+
+    def __init__(self, images: int, count: int, chance: np.random.Generator) -> None:
+        self.size = images // count
+        self._images, self._count, self._chance = images, count, chance
+        self._pool = np.empty(0, dtype=np.int64)
+        self._behind = np.zeros(images, dtype=bool)  # the images that have had fewer turns than others
+
+    @property
+    def left(self) -> int:
+        """How many groups the pass that has begun has left."""
+        return len(self._pool) // self._count
+
+    def take(self, groups: int) -> np.ndarray:
+        """The ranks for so many groups, of a new pass if none is left of the last: `left` is not exceeded.
+
+        They are taken so that what could be dealt with a gap still can, those taken and those that are left:
+        as the groups of the pass that are made by dealing them sorted.
+        """
+        if groups and not self.left:
+            self._begin()
+        if groups == self.left:
+            taken, self._pool = self._pool, self._pool[:0]
+            return taken
+        columns = self._chance.permutation(self.left)
+        dealt = np.sort(self._pool).reshape(self._count, self.left)[:, columns]
+        self._pool = dealt[:, groups:].ravel()
+        return dealt[:, :groups].ravel()
+
+    def _begin(self) -> None:
+        # Left out are some of those that are ahead, and of the others only if those are too few.
+        order = self._chance.permutation(self._images)
+        order = order[np.argsort(self._behind[order], kind="stable")]
+        out, self._pool = np.split(order, [self._images - self.size * self._count])
+        if self._behind[out].any():
+            self._behind[self._pool] = False  # with those of `out` that are ahead, all others are level
+        else:
+            self._behind[out] = True
+        if self._behind.all():
+            self._behind[:] = False
 
 
 def _deal(
-    taken: np.ndarray, values: np.ndarray, groups: int, count: int, gap: float, chance: np.random.Generator
+    taken: np.ndarray, values: np.ndarray, count: int, gap: float, chance: np.random.Generator
 ) -> np.ndarray:
-    """The ranks as (groups, count). Sorted and dealt round by round, the gaps are as wide as they can be for
-    all groups at once; then images are exchanged between random groups wherever that takes no group further
-    below the gap, so that any groups that keep it may come out."""
-    dealt = np.sort(taken).reshape(count, groups).T.copy()
-    dealt = dealt[chance.permutation(groups)]
-    half = groups // 2
+    """The ranks of each row, a pass, as groups, all in one array (groups, count). Sorted and dealt round by
+    round, the gaps are as wide as they can be for all groups of a pass at once; then images are exchanged
+    between random groups of it wherever that takes no group further below the gap, so that any groups that
+    keep it may come out."""
+    passes, size = len(taken), taken.shape[1] // count
+    dealt = np.sort(taken, axis=1).reshape(passes, count, size).transpose(0, 2, 1).reshape(-1, count)
+    starts = np.arange(passes)[:, None] * size
+
+    def shuffled() -> np.ndarray:
+        return np.argsort(chance.random((passes, size)), axis=1) + starts
+
+    dealt = dealt[shuffled().ravel()]
+    half = size // 2
     scores = np.minimum(_scores(dealt, values), gap)
     kept = bool((scores >= gap).all())
     # Where the gap can't be kept, hardly any exchange is possible.
     for _ in range((ROUNDS if kept else ROUNDS // 4) * count if half else 0):
-        pairs = chance.permutation(groups)
-        first, second = pairs[:half], pairs[half : 2 * half]
-        there, here = chance.integers(count, size=half), chance.integers(count, size=half)
+        pairs = shuffled()
+        first, second = pairs[:, :half].ravel(), pairs[:, half : 2 * half].ravel()
+        there, here = chance.integers(count, size=len(first)), chance.integers(count, size=len(first))
         one, other = dealt[first], dealt[second]
-        rows = np.arange(half)
+        rows = np.arange(len(first))
         one[rows, there], other[rows, here] = other[rows, here], one[rows, there]
         new, new_other = (np.minimum(_scores(each, values), gap) for each in (one, other))
         fits = np.minimum(new, new_other) >= np.minimum(scores[first], scores[second])
@@ -91,17 +133,19 @@ def _deal(
 
 
 def _scores(dealt: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The least difference between two values of each group; -1 where it has an image twice."""
+    """The least difference between two values of each group; 0 where it has one image."""
     if dealt.shape[1] < 2:
         return np.zeros(len(dealt))
-    ranks = np.sort(dealt, axis=1)
-    least: np.ndarray = np.diff(values[ranks], axis=1).min(axis=1)
-    return np.where((np.diff(ranks, axis=1) == 0).any(axis=1), -1.0, least)
+    least: np.ndarray = np.diff(values[np.sort(dealt, axis=1)], axis=1).min(axis=1)
+    return least
 
 
 def _spread(dealt: np.ndarray, values: np.ndarray, gap: float) -> np.ndarray:
-    """The sum over all pairs of each group of their difference, up to the gap: where it can't be kept by all,
-    what the groups still have of it."""
+    """What each group has of the gap where not all can keep it: the sum over all pairs of their difference,
+    up to the gap. A pair of equal values outweighs all that, so that few values are used as evenly as can
+    be."""
     chosen = values[dealt]
-    apart: np.ndarray = np.minimum(np.abs(chosen[:, :, None] - chosen[:, None, :]), gap).sum(axis=(1, 2))
-    return apart
+    apart = np.abs(chosen[:, :, None] - chosen[:, None, :])
+    worth = np.where(apart == 0, -(dealt.shape[1] ** 2) * gap, np.minimum(apart, gap))
+    total: np.ndarray = worth.sum(axis=(1, 2))
+    return total

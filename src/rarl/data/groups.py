@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rarl.data.collection import Row
 from rarl.data.drawing import value_draws
@@ -165,9 +166,15 @@ def tie_rate(groups: Sequence[Group]) -> float:
 
 
 def save_groups(groups: Iterable[Group], path: str | os.PathLike[str]) -> None:
-    """Writes the groups to a JSON file as lists of ids, one group a line; it appears when whole."""
-    lines = ",\n".join(json.dumps([row.id for row in group.rows]) for group in groups)
+    """Writes the groups to a JSON file as lists of ids, one group a line; it appears when whole. Where only
+    orders are known a line is `{"order": 3, "ids": [...]}`."""
+    lines = ",\n".join(json.dumps(_saved(group)) for group in groups)
     write_text(Path(path), f"[\n{lines}\n]\n")
+
+
+def _saved(group: Group) -> list[str] | dict[str, Any]:
+    ids = [row.id for row in group.rows]
+    return ids if group.knows_values else {"order": group.rows[0].order, "ids": ids}
 
 
 def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group]:
@@ -188,7 +195,8 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
     for row in rows:
         by_id.setdefault(row.id, {})[row.order] = row
     groups = []
-    for number, ids in enumerate(saved if isinstance(saved, list) else [saved], 1):
+    for number, entry in enumerate(saved if isinstance(saved, list) else [saved], 1):
+        order, ids = (entry.get("order"), entry.get("ids")) if isinstance(entry, dict) else (None, entry)
         if not isinstance(ids, list) or not ids:
             raise DataError(f"{path}: group {number} must be a list of ids, not {ids!r}")
         unknown = [name for name in ids if not isinstance(name, str) or name not in by_id]
@@ -197,10 +205,10 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
                 f"{path}: group {number}: the split has no image with id {unknown[0]!r}; "
                 "the groups belong to another collection or split"
             )
-        shared = [order for order in by_id[ids[0]] if all(order in by_id[name] for name in ids)]
-        if not shared:
+        if any(order not in by_id[name] for name in ids):
             raise DataError(
-                f"{path}: group {number}: no order has all of its images; the groups belong to other orders"
+                f"{path}: group {number}: not all of its images are in order {order}; the groups belong to "
+                "other orders"
             )
-        groups.append(Group(tuple(by_id[name][shared[0]] for name in ids)))
+        groups.append(Group(tuple(by_id[name][order] for name in ids)))
     return groups

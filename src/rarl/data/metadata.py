@@ -1,12 +1,18 @@
-"""The columns of `metadata.jsonl` beside an image's file, id and value. `load_dataset("imagefolder")` reads
-only tables in which a column has one type, the same in every split, and takes some names for those of further
-images: that is seen to here."""
+"""The `metadata.jsonl` of a split that is made of files. `load_dataset("imagefolder")` reads only tables in
+which a column has one type, the same in every split, and takes some names for those of further images: that
+is seen to here."""
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import Any
 
+from rarl.data.collection import METADATA
+from rarl.data.orders import ORDERS
+from rarl.data.placing import Placing
 from rarl.data.sources import Labelled
+from rarl.errors import DataError
 
 RESERVED = ("file_name", "file_names", "image", "id", "value", "rule")
 _OF_IMAGES = ("_file_name", "_file_names")  # datasets 5.2 opens what stands in such a column
@@ -41,6 +47,46 @@ def uniform_columns(images: Sequence[Labelled], split_of: Sequence[str], rule: s
                 columns[key] = ""
         result.append(columns)
     return result
+
+
+def orders_of(orders: Sequence[Sequence[str]], ids: Container[str]) -> list[list[str]]:
+    """What the orders say of the images `ids`."""
+    remaining = ([name for name in order if name in ids] for order in orders)
+    return [order for order in remaining if len(order) > 1]
+
+
+def write_split(
+    folder: Path,
+    images: Sequence[tuple[Labelled, dict[str, Any]]],
+    placing: Placing,
+    orders: Sequence[Sequence[str]] | None,
+) -> None:
+    """Makes the folder of a split: its images, each with its columns, `metadata.jsonl`, and `orders.jsonl` in
+    place of values where orders are given.
+
+    Raises:
+        DataError: if no order has two of the images.
+    """
+    folder.mkdir()
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    with open(folder / METADATA, "w", encoding="utf-8") as lines:
+        for image, columns in images:
+            if image.path not in names:
+                names[image.path] = placing.place(image, folder, taken)
+            fields: dict[str, Any] = {"file_name": names[image.path], "id": image.id}
+            if orders is None:
+                fields["value"] = float(image.value)
+            lines.write(json.dumps(fields | columns) + "\n")
+    if orders is not None:
+        within = orders_of(orders, {image.id for image, _ in images})
+        if not within:
+            raise DataError(
+                f"no order has two images of {folder.name}; give more orders, larger shares by --parts "
+                "(train=1 for training alone), or another --seed"
+            )
+        lines_of = [json.dumps({"ids": ids}) + "\n" for ids in within]
+        (folder / ORDERS).write_text("".join(lines_of), encoding="utf-8")
 
 
 def _is_known(value: object) -> bool:

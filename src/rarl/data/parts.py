@@ -8,6 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rarl.data.sources import Labelled
+from rarl.data.split_lists import PARTS as CALLED
 from rarl.errors import ConfigError, DataError
 
 PARTS: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -23,11 +24,12 @@ def parse_parts(text: str) -> dict[str, float]:
     parts: dict[str, float] = {}
     for word in text.split(","):
         name, _, share = (piece.strip() for piece in word.partition("="))
+        name = CALLED.get(name.lower(), name)
         try:
             number = float(share)
         except ValueError:
             raise ConfigError(f"--parts {text}: {word.strip()!r} is no share; {wanted}") from None
-        if not (name.isidentifier() and 0 < number <= 1) or name in parts:
+        if not (name.isidentifier() and 0 < number <= 1) or name.lower() in map(str.lower, parts):
             raise ConfigError(f"--parts {text}: {word.strip()!r} is no share of a new part; {wanted}")
         parts[name] = number
     if "train" not in parts or abs(sum(parts.values()) - 1) > 1e-6:
@@ -61,7 +63,8 @@ def divide_by_seed(
     result = [image.split or "train" for image in images]
     generator = random.Random(f"{seed}:parts")
     generator.shuffle(open_units)
-    open_units.sort(key=lambda unit: images[unit[0]].value)
+    # The largest first: what is left can make up for it.
+    open_units.sort(key=lambda unit: (images[unit[0]].value, -len(unit)))
     whole = sum(parts.get(name, 0.0) for name in names)
     lacking = dict.fromkeys(names, 0.0)
     for unit in open_units if len(names) > 1 else ():

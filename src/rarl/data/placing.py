@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rarl.data.examination import Examined
 from rarl.data.images import SUFFIXES, encoded, image_suffix, open_image, shrunk
@@ -62,4 +62,6 @@ class Placing:
         while name.casefold() in taken:  # some file systems don't tell a.jpg from A.jpg
             number, name = number + 1, f"{stem}-{number + 1}{suffix}"
         taken.add(name.casefold())
+        # A folder is a name too: no later file may be called like it.
+        taken.update(str(folder).casefold() for folder in PurePosixPath(name).parents)
         return name

@@ -4,16 +4,16 @@ how it was made and what was left out."""
 
 import json
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import METADATA, SPLITS, Collection, load_collection
+from rarl.data.collection import SPLITS, Collection, load_collection
 from rarl.data.duplicates import identical_bytes
 from rarl.data.examination import Examined, Progress, examine_all
-from rarl.data.metadata import uniform_columns
-from rarl.data.orders import ORDERS
+from rarl.data.metadata import orders_of, uniform_columns, write_split
 from rarl.data.parts import PARTS, divide_by_seed
 from rarl.data.placing import Placing
 from rarl.data.sources import Labelled, LeftOut, Source
@@ -79,35 +79,50 @@ def prepare(
         if source.orders is None:
             source.task.check(image.value, str(image.path))
     images, left_out, examined = _opened(source, progress)
+    kept: dict[str, str] = {}
     if drop_duplicates:
         same = identical_bytes([examined[image.path].digest for image in images])
-        images, dropped = _without_duplicates(images, same)
+        images, dropped, kept = _without_duplicates(images, same)
         left_out += dropped
     orders = source.orders
     if orders is not None:
-        orders = _within(orders, {image.id for image in images})
+        # What an order says of a file that was dropped holds for the one that was kept.
+        orders = [list(dict.fromkeys(kept.get(name, name) for name in order)) for order in orders]
+        orders = orders_of(orders, {image.id for image in images})
         images, unordered = _only_ordered(images, orders)
         left_out += unordered
     if not images:
         raise DataError(_nothing(left_out))
     same = identical_bytes([examined[image.path].digest for image in images])
     place = {image.id: index for index, image in enumerate(images)}
-    together = [*same, *([place[name] for name in order] for order in orders or ())]
-    split_of = divide_by_seed(images, together, parts, seed)
-    columns = uniform_columns(images, split_of, source.task.rule)
+    ordered = [[place[name] for name in order] for order in orders or ()]
+    task, notes = source.task, dict(source.notes)
+    if source.settle is not None:
+        task, found = source.settle([image.value for image in images])
+        notes |= found
+    try:
+        split_of = divide_by_seed(images, [*same, *ordered], parts, seed)
+    except DataError:
+        if not ordered:
+            raise
+        # One image in many orders, and all hang together: the orders are cut where the parts meet.
+        split_of = divide_by_seed(images, same, parts, seed)
+        notes["orders cut"] = _cut(ordered, split_of)
+    columns = uniform_columns(images, split_of, task.rule)
     identical = _identical(images, split_of, same)
     placing = Placing(copy, max_pixels, examined)
-    with new_collection(out, source.task) as root:
+    with new_collection(out, task) as root:
         for split in _in_order(split_of):
             there = [index for index, given in enumerate(split_of) if given == split]
             rows = [(images[index], columns[index]) for index in there]
-            _write_split(root / split, rows, placing, orders)
-        notes = dict(source.notes) | {"seed": seed, "parts": dict(parts)}
+            write_split(root / split, rows, placing, orders)
+        if any(image.split != split for image, split in zip(images, split_of, strict=True)):
+            notes |= {"seed": seed, "parts": dict(parts)}
         if max_pixels is not None:
             notes["max_pixels"] = max_pixels
         report = {
             "notes": notes,
-            "images": {split: split_of.count(split) for split in _in_order(split_of)},
+            "rows": {split: split_of.count(split) for split in _in_order(split_of)},
             "identical": asdict(identical),
             "placed": placing.counts,
             "left_out": [asdict(each) for each in left_out],
@@ -136,11 +151,32 @@ def _opened(
     return images, left_out, examined
 
 
+def _cut(orders: Sequence[Sequence[int]], split_of: Sequence[str]) -> str:
+    """How much of orders that hang together is left in parts: pairs of images that an order has in one."""
+    pairs = sum(len(order) * (len(order) - 1) // 2 for order in orders)
+    sizes = (Counter(split_of[index] for index in order).values() for order in orders)
+    left = sum(size * (size - 1) // 2 for order in sizes for size in order)
+    return f"they all hang together; {left:,} of {pairs:,} pairs of images are in one part"
+
+
+def _only_ordered(
+    images: Sequence[Labelled], orders: Sequence[Sequence[str]]
+) -> tuple[list[Labelled], list[LeftOut]]:
+    ordered = {name for order in orders for name in order}
+    reason = "in no order with another image that is there"
+    return (
+        [image for image in images if image.id in ordered],
+        [LeftOut(image.name, reason) for image in images if image.id not in ordered],
+    )
+
+
 def _without_duplicates(
     images: Sequence[Labelled], same: Sequence[Sequence[int]]
-) -> tuple[list[Labelled], list[LeftOut]]:
+) -> tuple[list[Labelled], list[LeftOut], dict[str, str]]:
+    """What remains, what does not, and the id that was kept in place of each that was not."""
     rank = {"test": 0, "validation": 1}
     dropped: dict[int, str] = {}
+    instead: dict[str, str] = {}
     for group in _by_rule(images, same):
         if len({images[index].value for index in group}) > 1:
             values = ", ".join(f"{images[index].name} {images[index].value:g}" for index in group)
@@ -148,8 +184,10 @@ def _without_duplicates(
         else:
             kept = min(group, key=lambda index: (rank.get(images[index].split or "", 2), index))
             dropped |= {index: f"byte-identical to {images[kept].name}" for index in group if index != kept}
+            instead |= {images[index].id: images[kept].id for index in group if index != kept}
     remaining = [image for index, image in enumerate(images) if index not in dropped]
-    return remaining, [LeftOut(images[index].id, reason) for index, reason in sorted(dropped.items())]
+    left_out = [LeftOut(images[index].id, reason) for index, reason in sorted(dropped.items())]
+    return remaining, left_out, instead
 
 
 def _by_rule(images: Sequence[Labelled], same: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -187,45 +225,3 @@ def _nothing(left_out: Sequence[LeftOut]) -> str:
 
 def _in_order(split_of: Sequence[str]) -> list[str]:
     return sorted(set(split_of), key=lambda name: (SPLITS.index(name) if name in SPLITS else 3, name))
-
-
-def _within(orders: Sequence[Sequence[str]], ids: Container[str]) -> list[list[str]]:
-    """What the orders say of the images `ids`."""
-    remaining = ([name for name in order if name in ids] for order in orders)
-    return [order for order in remaining if len(order) > 1]
-
-
-def _only_ordered(
-    images: Sequence[Labelled], orders: Sequence[Sequence[str]]
-) -> tuple[list[Labelled], list[LeftOut]]:
-    ordered = {name for order in orders for name in order}
-    reason = "in no order with another image that is there"
-    return (
-        [image for image in images if image.id in ordered],
-        [LeftOut(image.name, reason) for image in images if image.id not in ordered],
-    )
-
-
-def _write_split(
-    folder: Path,
-    images: Sequence[tuple[Labelled, Mapping[str, Any]]],
-    placing: Placing,
-    orders: Sequence[Sequence[str]] | None,
-) -> None:
-    folder.mkdir()
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    with open(folder / METADATA, "w", encoding="utf-8") as lines:
-        for image, columns in images:
-            if image.path not in names:
-                names[image.path] = placing.place(image, folder, taken)
-            fields: dict[str, Any] = {"file_name": names[image.path], "id": image.id}
-            if orders is None:
-                fields["value"] = float(image.value)
-            lines.write(json.dumps(fields | columns) + "\n")
-    if orders is not None:
-        within = _within(orders, {image.id for image, _ in images})
-        if not within:
-            raise DataError(f"no order has two images of {folder.name}; give more orders, or other parts")
-        lines_of = [json.dumps({"ids": ids}) + "\n" for ids in within]
-        (folder / ORDERS).write_text("".join(lines_of), encoding="utf-8")

@@ -2,6 +2,7 @@
 themselves show. Every choice made here is noted, so that it can be told."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,7 @@ class Scale:
             return float(place)
         value = number(given)
         if value is None:
-            raise DataError(
-                f"{where}: value {given!r} is not a number; where values have names, give them in ascending "
-                "order, as --order low,medium,high"
-            )
+            raise DataError(f"{where}: value {given!r} is not a number; {_mend(given)}")
         if self.ends is not None and not self.ends[0] <= value <= self.ends[1]:
             low, high = self.ends
             raise DataError(f"{where}: value {value:g} is outside the range {low:g}-{high:g}")
@@ -84,7 +82,7 @@ class Scale:
             ConfigError: if the values are all the same and no range is said.
         """
         if not values:
-            raise DataError(f"{raw}: no images with values")
+            raise DataError(f"{raw}: no images with values; are the names those of files in this folder?")
         notes: dict[str, Any] = {}
         rule = self.rule
         if self.names:
@@ -92,9 +90,10 @@ class Scale:
             rule += f" ({', '.join(f'{place} {name}' for place, name in enumerate(self.names))})"
             notes["order"] = list(self.names)
         else:
-            ends, step = self.ends or (min(values), max(values)), self.step or _step(values)
+            step = self.step or _step(values)
+            ends = self.ends or _ends(values, step)
             if self.ends is None:
-                notes["range, from the values"] = f"{ends[0]:g}-{ends[1]:g}"
+                notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
             if self.step is None:
                 notes["step, from the values"] = step
         if not ends[0] < ends[1]:
@@ -138,16 +137,33 @@ class Scale:
         )
 
     def _task(self, raw: Path, rule: str, ends: tuple[float, float], step: float, delta: float) -> Task:
-        low, high, step, delta = (_plain(number) for number in (*ends, step, delta))
-        name = self.name or raw.resolve().name
+        low, high, step, delta = map(_plain, (*ends, round(step, 9), round(delta, 9)))
+        name = self.name or re.sub(r"[^\w .-]", "_", raw.resolve().name)
         return Task(name, rule, low=low, high=high, step=step, delta=delta, metric=self.metric or "mae")
+
+
+def _mend(given: Any) -> str:
+    text = str(given or "").strip()
+    if not text or text.lower() in ("nan", "none", "null", "na", "n/a"):
+        return "fill it, or remove the row"
+    if re.fullmatch(r"[+-]?[\d.,\s]+%?", text):
+        return "write it with a decimal point and nothing else, such as 1234.5"
+    return "where values have names, give them in ascending order, as --order low,medium,high"
 
 
 def _step(values: Sequence[float]) -> float:
     for decimals in range(FINEST):
-        if all(abs(value - round(value, decimals)) < 1e-9 * max(1, abs(value)) for value in values):
+        # What decimals lose in binary, and no more: of seconds since 1970 tenths count too.
+        if all(abs(value - round(value, decimals)) <= max(1e-9, 2 * math.ulp(value)) for value in values):
             return 10.0**-decimals
     return 10.0**-FINEST
+
+
+def _ends(values: Sequence[float], step: float) -> tuple[float, float]:
+    """The least and the greatest value, moved outwards to the grid."""
+    low, high = min(values), max(values)
+    below, above = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
+    return min(low, round(below, 9)), max(high, round(above, 9))
 
 
 def _rounded(value: float, step: float) -> float:
@@ -156,4 +172,4 @@ def _rounded(value: float, step: float) -> float:
 
 def _plain(value: float) -> float:
     """A whole number as an int, as it is written by hand in a task.yaml."""
-    return int(value) if float(value).is_integer() else round(value, 9)
+    return int(value) if float(value).is_integer() else value

@@ -2,7 +2,7 @@
 out with the reason. One file per source reads its folders (utkface, coco_rem, ava, folder); none of them
 opens an image or writes anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Source:
         orders: ids in ascending order, list after list, where these are all that is known; the images' values
             mean nothing then.
         notes: how it was read, in a few words for each key: which list, which offset.
+        settle: where the task is taken from the values: that of those which are not left out, with notes.
     """
 
     task: Task
@@ -60,6 +61,7 @@ class Source:
     left_out: Sequence[LeftOut] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     orders: Sequence[Sequence[str]] | None = None
+    settle: Callable[[Sequence[float]], tuple[Task, dict[str, Any]]] | None = None
 
 
 def existing_folder(path: Path, what: str) -> Path:

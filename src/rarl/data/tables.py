@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,20 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def column(rows: Sequence[Row], names: Sequence[str], what: str, file: str | os.PathLike[str]) -> str:
-    """The first of `names` that is a column, upper or lower case.
+    """The first of `names` that is a column, written just so, or else in upper or lower case.
 
     Raises:
-        DataError: if none is; it names the columns that are there.
+        DataError: if none is, or two differ in case alone; it names the columns that are there.
     """
-    found = {str(key).strip().lower(): key for key in rows[0][1]}
+    columns = list(rows[0][1])
     for name in names:
-        if name in found:
-            return found[name]
+        fits = [key for key in columns if str(key) == name] or [
+            key for key in columns if str(key).strip().lower() == name.strip().lower()
+        ]
+        if len(fits) > 1:
+            raise DataError(f"{file}: {what} may be in {' or '.join(map(repr, fits))}; rename one of them")
+        if fits:
+            return fits[0]
     raise DataError(
         f"{file}: no column for {what}; it may be called {', '.join(names)}; there are "
         f"{', '.join(map(str, rows[0][1])) or 'none'}"
@@ -58,7 +64,7 @@ def column(rows: Sequence[Row], names: Sequence[str], what: str, file: str | os.
 
 def number(value: Any) -> float | None:
     """A finite number, also one that is written as text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     if isinstance(value, str) and "_" in value:  # 26_0 is a piece of a name, to Python it is 260
         return None

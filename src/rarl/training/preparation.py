@@ -44,6 +44,8 @@ def prepare(config: RunConfig, *, resume: bool) -> Collection:
             f"only {', '.join(SPLITS)}"
         )
     _check_lengths(config, collection, processor.tokenizer)
+    split = config.evaluation.split
+    open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
     begin(config, resume=resume)
     return collection
 

@@ -1,0 +1,85 @@
+"""files.py: whole or not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rarl.files import finish, new_folder, unfinished, write_text
+
+
+def test_a_text_is_written_with_its_folders_and_over_an_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text.json"
+    write_text(path, "one\n")
+    write_text(path, "zwei ä\n")
+    assert path.read_bytes() == "zwei ä\n".encode()
+    assert os.listdir(path.parent) == ["text.json"]
+
+
+def test_a_text_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "text.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half of a pair: \ud800")
+    assert path.read_text() == "old"
+
+
+def test_a_new_folder_has_its_name_only_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "new"
+    with new_folder(folder) as place:
+        (place / "file").write_text("x")
+        assert place.parent == folder.parent  # the same disk, so that it can be renamed
+        assert not folder.exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["new"]
+    assert (folder / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, SystemExit, OSError])
+def test_a_new_folder_that_is_left_early_is_gone(tmp_path: Path, reason: type[BaseException]) -> None:
+    def write() -> None:
+        with new_folder(tmp_path / "new") as place:
+            (place / "sub").mkdir()
+            raise reason
+
+    with pytest.raises(reason):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    (unfinished(tmp_path / "new") / "rest").write_text("half")
+    with new_folder(tmp_path / "new") as place:
+        assert list(place.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_new_folder_is_never_made_over_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("folder", "file", "link"):
+        with pytest.raises(FileExistsError), new_folder(tmp_path / name):
+            pytest.fail("it began")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link"]
+
+
+def test_what_comes_to_be_meanwhile_is_kept(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_folder(tmp_path / "new"):
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "theirs").touch()
+
+    with pytest.raises(OSError, match=r"not empty|exists"):
+        write()
+    assert os.listdir(tmp_path) == ["new"]
+    assert os.listdir(tmp_path / "new") == ["theirs"]
+
+
+def test_finish_takes_the_place_of_an_old_folder(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    place = unfinished(tmp_path / "model")
+    (place / "new").touch()
+    assert finish(place, tmp_path / "model") == tmp_path / "model"
+    assert os.listdir(tmp_path) == ["model"]
+    assert os.listdir(tmp_path / "model") == ["new"]

@@ -1,0 +1,447 @@
+"""data/folder.py: sub-folders, tables, orders and annotations as values; names stay within the folder, and
+every mistake is named with its file and row."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from rarl.data.folder import read_folder
+from rarl.data.preparing import prepare
+from rarl.data.scale import Scale
+from rarl.data.sources import Source
+from rarl.errors import ConfigError, DataError
+
+SHARED = Path(__file__).parents[2] / "shared/data"
+SIZE = Scale("size")
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    """A folder `raw` with empty files of these names."""
+    for name in names:
+        (root / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "raw" / name).touch()
+    return root / "raw"
+
+
+def values(source: Source) -> dict[str, float]:
+    return {image.id: image.value for image in source.images}
+
+
+def left_out(source: Source) -> dict[str, str]:
+    return {each.name: each.reason for each in source.left_out}
+
+
+# --- sub-folders ---
+
+
+def test_a_sub_folder_is_a_value(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "3/a.jpg", "-1.5/b.PNG", "10/c d.jpg", "2/deep/er/d.jpg", "2/.e.jpg", "LICENSE")
+    folder_of(tmp_path, ".git/3/x.jpg", "2/.thumbnails/f.jpg", "2/deep/.x/y.jpg")
+    (raw / "4").mkdir()
+    source = read_folder(raw, SIZE)
+    assert values(source) == {"-1.5/b.PNG": -1.5, "10/c d.jpg": 10, "2/deep/er/d.jpg": 2, "3/a.jpg": 3}
+    assert [image.path for image in source.images] == [raw / image.name for image in source.images]
+    assert {image.split for image in source.images} == {None}
+    assert left_out(source) == {"LICENSE": "in no sub-folder of a value"}
+    assert (source.task.name, source.task.low, source.task.high, source.task.step) == ("raw", -1.5, 10, 0.1)
+
+
+def test_parts_may_stand_above_values(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "Train/1/a.jpg", "val/2/b.jpg", "TEST/3/a.jpg", "Train/notes.txt")
+    source = read_folder(raw, SIZE)
+    assert {image.name: (image.split, image.value) for image in source.images} == {
+        "Train/1/a.jpg": ("train", 1),
+        "val/2/b.jpg": ("validation", 2),
+        "TEST/3/a.jpg": ("test", 3),
+    }
+    assert left_out(source) == {"Train/notes.txt": "in no sub-folder of a value"}
+
+
+def test_other_folders_beside_parts_are_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="raw/train: value 'train' is not a number"):
+        read_folder(folder_of(tmp_path, "train/1/a.jpg", "3/b.jpg"), SIZE)
+
+
+def test_sub_folders_with_names_need_their_order(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "High/a.jpg", "low/b.jpg", "medium/c.jpg")
+    scale = Scale("severity", names=("low", "medium", "high"))
+    assert values(read_folder(raw, scale)) == {"High/a.jpg": 2, "low/b.jpg": 0, "medium/c.jpg": 1}
+    with pytest.raises(DataError, match=r"raw/High: value 'High' is not a number; .*--order"):
+        read_folder(raw, SIZE)
+    with pytest.raises(DataError, match=r"raw/medium: value 'medium' is none of the order low, high"):
+        read_folder(raw, Scale("severity", names=("low", "high")))
+
+
+def test_a_sub_folder_outside_the_range_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"raw/11: value 11 is outside the range 0-10"):
+        read_folder(folder_of(tmp_path, "3/a.jpg", "11/b.jpg"), Scale("size", (0, 10)))
+
+
+def test_folders_that_hold_no_values(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none: no such folder"):
+        read_folder(tmp_path / "none", SIZE)
+    with pytest.raises(DataError, match=r"raw: no sub-folders; either each value has one.*--labels FILE"):
+        read_folder(folder_of(tmp_path, "a.jpg"), SIZE)
+    (tmp_path / "raw/3").mkdir()
+    with pytest.raises(DataError, match=r"raw: no image is left; 1 are .* 'a\.jpg': in no sub-folder"):
+        read_folder(tmp_path / "raw", SIZE)
+    (tmp_path / "raw/a.jpg").unlink()
+    with pytest.raises(DataError, match="raw: no images with values"):
+        read_folder(tmp_path / "raw", SIZE)
+    folder_of(tmp_path, "3/b.jpg")
+    with pytest.raises(ConfigError, match="all values are 3"):
+        read_folder(tmp_path / "raw", SIZE)
+
+
+def test_links_may_lead_within_the_folder_and_not_out(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "1/a.jpg", "2/b.jpg", "2/sub/c.jpg")
+    (raw / "1/link.jpg").symlink_to("../2/b.jpg")
+    (raw / "1/nothing.jpg").symlink_to("gone.jpg")
+    (raw / "1/sub").symlink_to("../2/sub")
+    source = read_folder(raw, SIZE)
+    assert values(source) == {"1/a.jpg": 1, "1/link.jpg": 1, "2/b.jpg": 2, "2/sub/c.jpg": 2}
+    assert left_out(source) == {
+        "1/nothing.jpg": "a link to nothing",
+        "1/sub": "a link to a folder, which is not followed",
+    }
+    (tmp_path / "secret.jpg").touch()
+    (raw / "2/out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/x.jpg").touch()
+    (raw / "5").symlink_to(tmp_path / "other")
+    again = read_folder(raw, SIZE)
+    assert values(again) == values(source)
+    assert "is a link that leads out" in left_out(again)["2/out.jpg"]
+    assert "is a link that leads out" in left_out(again)["5/x.jpg"]
+
+
+def test_a_name_that_is_not_readable_is_left_out(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "1/a.jpg", "2/b.jpg")
+    for name in (b"\xff.jpg", b"new\nline.jpg"):
+        with open(os.fsencode(raw / "1") + b"/" + name, "wb"):
+            pass
+    source = read_folder(raw, SIZE)
+    assert len(source.images) == 2
+    assert left_out(source) == {
+        "1/\\udcff.jpg": "its name is not readable; give it another",
+        "1/new\\nline.jpg": "its name is not readable; give it another",
+    }
+
+
+def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = folder_of(tmp_path, "1/a.jpg", "2/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == raw / bad:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for bad in ("", "2"):
+        with pytest.raises(DataError, match=rf"raw/?{bad}: can't be read \(Permission denied\)"):
+            read_folder(raw, SIZE)
+
+
+# --- tables ---
+
+ROWS = [("a.jpg", 3), ("b/c d.jpg", 0.5), ("ä.jpg", -2)]
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    names = list(rows[0])
+    separated = [names, *([row[name] for name in names] for row in rows)]
+    text = {
+        "csv": "\n".join(",".join(map(str, row)) for row in separated) + "\n",
+        "tsv": "\n".join("\t".join(map(str, row)) for row in separated),
+        "jsonl": "".join(json.dumps(row) + "\n\n" for row in rows),
+        "json": json.dumps(rows),
+    }
+    if file.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    else:
+        file.write_text(text[file.suffix[1:]], encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_a_table_says_the_values(tmp_path: Path, suffix: str) -> None:
+    raw = folder_of(tmp_path, *(name for name, _ in ROWS), "unlisted.jpg")
+    rows = [{"id": i, "File": name, "Score": float(value)} for i, (name, value) in enumerate(ROWS)]
+    source = read_folder(raw, SIZE, write(tmp_path / f"labels.{suffix}", rows))
+    assert values(source) == dict(ROWS)
+    assert not source.left_out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file;value\na.jpg;3\nb/c d.jpg;0.5\nä.jpg;-2\n",
+        "file\tvalue\r\na.jpg\t3\r\nb/c d.jpg\t0.5\r\nä.jpg\t-2",
+        "\ufefffile,value\na.jpg,3\n\nb/c d.jpg,0.5\nä.jpg,-2\n",
+        '"file", value \n"a.jpg", 3\n./b/c d.jpg ,0.5\nä.jpg,-2e0\n',
+    ],
+)
+def test_csv_as_it_comes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    source = read_folder(folder_of(tmp_path, *(name for name, _ in ROWS)), SIZE, tmp_path / "labels.csv")
+    assert values(source) == dict(ROWS)
+
+
+def test_columns_are_found_or_named(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    labels = write(
+        tmp_path / "labels.csv",
+        [
+            {"image": "a.jpg", "rating": 3, "Picture": "b.jpg", "Weight": 7},
+            {"image": "b.jpg", "rating": 4, "Picture": "a.jpg", "Weight": 9},
+        ],
+    )
+    assert values(read_folder(raw, SIZE, labels)) == {"a.jpg": 3, "b.jpg": 4}
+    assert values(read_folder(raw, SIZE, labels, columns=("PICTURE", "weight"))) == {"b.jpg": 7, "a.jpg": 9}
+    assert values(read_folder(raw, SIZE, labels, columns=(None, "Weight"))) == {"a.jpg": 7, "b.jpg": 9}
+    for columns, message in [(("img", None), "no column for the image file"), ((None, "size"), "the value")]:
+        with pytest.raises(DataError, match=rf"labels\.csv: .*{message}; .* there are image, rating, Pict"):
+            read_folder(raw, SIZE, labels, columns=columns)
+    bare = write(tmp_path / "bare.csv", [{"image": "a.jpg", "size": 3}])
+    with pytest.raises(DataError, match="no column for the value; it may be called value, label, score"):
+        read_folder(raw, SIZE, bare)
+
+
+def test_two_columns_that_may_be_the_value_are_asked_about(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,Age,label\na.jpg,3,4\nb.jpg,5,6\n")
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    with pytest.raises(ConfigError, match=r"which column is the value, Age or label\? Say --value-column"):
+        read_folder(raw, SIZE, labels)
+    assert values(read_folder(raw, SIZE, labels, columns=(None, "age"))) == {"a.jpg": 3, "b.jpg": 5}
+
+
+def test_images_without_a_row_are_counted(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg", "c/d.PNG", "notes.txt")
+    (tmp_path / "labels.csv").write_text("file,value\na.jpg,1\n")
+    scale = Scale("size", (0, 5))
+    assert read_folder(raw, scale, tmp_path / "labels.csv").notes["images without a row"] == 2
+
+
+def test_columns_for_part_and_rule_and_others(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    labels = write(
+        tmp_path / "labels.jsonl",
+        [
+            {"file": "a.jpg", "value": 1, "split": "Train", "rule": "sweetness", "n": 4, "boxes": [1]},
+            {"file": "a.jpg", "value": 2, "split": "Train", "rule": "weight", "n": 5, "boxes": {}},
+            {"file": "b.jpg", "value": 3, "split": "val", "rule": None, "n": None, "boxes": []},
+            {"file": "c.jpg", "value": 4, "split": None, "rule": " ", "n": 6, "boxes": []},
+        ],
+    )
+    images = read_folder(raw, SIZE, labels).images
+    assert [(image.id, image.name, image.value, image.rule, image.split) for image in images] == [
+        ("a.jpg#sweetness", "a.jpg", 1, "sweetness", "train"),
+        ("a.jpg#weight", "a.jpg", 2, "weight", "train"),
+        ("b.jpg", "b.jpg", 3, None, "validation"),
+        ("c.jpg", "c.jpg", 4, None, None),
+    ]
+    assert [dict(image.columns) for image in images] == [{"n": 4}, {"n": 5}, {"n": None}, {"n": 6}]
+
+
+def test_images_that_are_missing_are_left_out_with_their_row(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,value\na.jpg,1\nnone.jpg,2\nb.jpg,3\nno/such.jpg,3\n")
+    source = read_folder(raw, SIZE, labels)
+    assert values(source) == {"a.jpg": 1, "b.jpg": 3}
+    assert left_out(source) == {
+        "none.jpg": f"no such file ({labels} line 3)",
+        "no/such.jpg": f"no such file ({labels} line 5)",
+    }
+
+
+BAD_ROWS = {
+    "a.jpg,adult": "value 'adult' is not a number",
+    "a.jpg,": "value '' is not a number",
+    "a.jpg,nan": "value 'nan' is not a number",
+    "a.jpg,11": "value 11 is outside the range 0-10",
+    "none.jpg,11": "value 11 is outside the range 0-10",
+    " ,3": "no file; name the image's file",
+    "../secret.jpg,3": "must name a file inside",
+    "sub/../../secret.jpg,3": "must name a file inside",
+    "/etc/passwd,3": "must name a file inside",
+    "https://example.org/a.jpg,3": "must name a file inside",
+    "file:///etc/passwd,3": "must name a file inside",
+    "a.jpg\0,3": "must name a file inside|NUL",
+    "..\\secret.jpg,3": "must name a file inside",
+    "out.jpg,3": "is a link that leads out of",
+    "linked/secret.jpg,3": "is a link that leads out of",
+    "b.jpg,4": "b.jpg has another value or split in",
+    "b.jpg,3,4": "not as many fields as the header has",
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS.items(), ids=range(len(BAD_ROWS)))
+def test_every_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "secret.jpg").touch()
+    (raw / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (raw / "linked").symlink_to(tmp_path)
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"file,value\nb.jpg,3\n{row}\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read_folder(raw, Scale("size", (0, 10)), labels)
+    assert str(caught.value).startswith(f"{labels} line 3")
+
+
+def test_a_link_within_the_folder_is_fine(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "sub/b.jpg")
+    (raw / "link.jpg").symlink_to("sub/b.jpg")
+    (tmp_path / "labels.csv").write_text("file,value\nlink.jpg,1\na.jpg,2\n")
+    assert values(read_folder(raw, SIZE, tmp_path / "labels.csv")) == {"link.jpg": 1, "a.jpg": 2}
+
+
+def test_the_same_row_twice_is_one_and_contradictions_are_named(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,value,split\na.jpg,3,train\nb.jpg,1,test\n./a.jpg,3.0,training\n")
+    assert values(read_folder(raw, SIZE, labels)) == {"a.jpg": 3, "b.jpg": 1}
+    for row in ("a.jpg,4,train", "a.jpg,3,test", "a.jpg,3,"):
+        labels.write_text(f"file,value,split\na.jpg,3,train\nb.jpg,1,test\n{row}\n")
+        with pytest.raises(DataError, match=rf"line 4: a\.jpg has another value or split in {labels} line 2"):
+            read_folder(raw, SIZE, labels)
+    labels.write_text("file,value,split\na.jpg,3,dev set\n")
+    with pytest.raises(DataError, match="line 2: split 'dev set' is no part; it must be train, validation"):
+        read_folder(raw, SIZE, labels)
+
+
+def test_names_of_values_in_a_table(tmp_path: Path) -> None:
+    labels = write(
+        tmp_path / "labels.csv", [{"file": "a.jpg", "label": "Ripe"}, {"file": "b.jpg", "label": "green"}]
+    )
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    scale = Scale("ripeness", names=("green", "ripe", "rotten"))
+    assert values(read_folder(raw, scale, labels)) == {"a.jpg": 1, "b.jpg": 0}
+
+
+def test_lists_say_the_parts(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "train/1/a.jpg", "train/2/b.jpg", "test/3/c.jpg", "test/1/d.jpg")
+    (tmp_path / "my_test.txt").write_text("train/1/a.jpg\nc\n")
+    source = read_folder(raw, SIZE, splits=[str(tmp_path / "my_test.txt")])
+    assert {image.name: image.split for image in source.images} == {
+        "train/1/a.jpg": "test",
+        "test/3/c.jpg": "test",
+        "train/2/b.jpg": "train",
+        "test/1/d.jpg": "train",
+    }
+    assert source.notes["splits"][0]["entries"] == {"test": 2}
+
+
+# --- orders ---
+
+
+def test_orders_alone(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b/b.jpg", "c.jpg", "d.jpg")
+    file = tmp_path / "orders.jsonl"
+    file.write_text('{"ids": ["a.jpg", "gone.jpg", "b/b.jpg"]}\n\n{"ids": ["c.jpg", "gone.jpg", "a.jpg"]}\n')
+    source = read_folder(raw, SIZE, orders=file)
+    assert source.orders == [["a.jpg", "b/b.jpg"], ["c.jpg", "a.jpg"]]
+    assert [image.id for image in source.images] == ["a.jpg", "b/b.jpg", "c.jpg"]
+    assert [(each.name, each.reason[:12]) for each in source.left_out] == [("gone.jpg", "no such file")]
+    assert (source.task.rule, source.task.low, source.task.high) == ("size", 0, 100)
+    assert source.notes["known"] == "orders alone"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"ids": ["a.jpg"]}', "two file names or more"),
+        ('{"ids": "a.jpg"}', "two file names or more"),
+        ('{"ids": ["a.jpg", 3]}', "two file names or more"),
+        ('{"names": ["a.jpg", "b.jpg"]}', "two file names or more"),
+        ('["a.jpg", "b.jpg"]', "must be an object"),
+        ('{"ids": ["a.jpg", "b.jpg", "a.jpg"]}', "a name is listed twice"),
+        ('{"ids": ["a.jpg", "../b.jpg"]}', "must name a file inside"),
+        ('{"ids": ["a.jpg", "b.jpg"}', "not JSON"),
+    ],
+)
+def test_every_bad_order_is_named(tmp_path: Path, line: str, message: str) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    file = tmp_path / "orders.jsonl"
+    file.write_text('{"ids": ["a.jpg", "b.jpg"]}\n' + line + "\n")
+    with pytest.raises(DataError, match=message) as caught:
+        read_folder(raw, SIZE, orders=file)
+    assert str(caught.value).startswith(f"{file} line 2")
+
+
+# --- Pascal VOC ---
+
+
+def test_annotated_objects_are_counted(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "JPEGImages/a.jpg", "JPEGImages/b.jpg")
+    (raw / "Annotations").mkdir()
+    for name, objects in {"a": ["RBC"] * 3 + ["WBC"], "b": []}.items():
+        boxes = "".join(f"<object><name>{each}</name></object>" for each in objects)
+        (raw / f"Annotations/{name}.xml").write_text(f"<annotation>{boxes}</annotation>")
+    source = read_folder(raw, Scale(""), objects=["RBC", "WBC"])
+    assert values(source) == {"a.jpg": 4, "b.jpg": 0}
+    assert (source.task.rule, source.task.low, source.task.high) == ("number of RBC and WBC", 0, 10)
+    said = read_folder(raw, Scale("cells", (0, 20), delta=3, name="blood"), objects=["RBC"]).task
+    assert (said.name, said.rule, said.high, said.delta, said.metric) == ("blood", "cells", 20, 3, "accuracy")
+    narrow = read_folder(raw, Scale("", (0, 2)), objects=["RBC"])
+    with pytest.raises(DataError, match=r"a\.jpg: value 3\.0 is outside the range; count expects 0-2"):
+        prepare(narrow, tmp_path / "out")
+
+
+# --- images as people have them ---
+
+real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real images here")
+
+
+@real
+def test_photos_of_hands_showing_digits(tmp_path: Path) -> None:
+    source = read_folder(SHARED / "sign_digits", Scale("number that the hand shows"))
+    prepared = prepare(source, tmp_path / "out", max_pixels=10_000)
+    rows = [row for rows in prepared.collection.splits.values() for row in rows]
+    assert len(rows) == 2062
+    assert sorted(Counter(row.value for row in rows)) == list(range(10))
+    assert prepared.placed["shrunk"] == 3
+    assert (prepared.collection.task.value_range, prepared.collection.task.delta) == ("0-9", 2)
+    assert [each.name for each in prepared.left_out] == ["LICENSE"]
+    sizes = set()
+    for row in rows:
+        with Image.open(row.path) as image:
+            sizes.add(image.size)
+    assert sizes == {(100, 100)}
+    for part in ("validation", "test"):
+        counts = Counter(row.value for row in prepared.collection.split(part))
+        assert set(counts.values()) <= {20, 21, 22}
+
+
+@real
+def test_photos_of_lettuce(tmp_path: Path) -> None:
+    source = read_folder(SHARED / "lettuce", Scale("severity", names=("low", "medium", "high")))
+    assert len(source.images) == 120
+    assert {image.name.split("/")[0]: image.value for image in source.images} == {
+        "low": 0,
+        "medium": 1,
+        "high": 2,
+    }
+    collection = prepare(source, tmp_path / "out").collection
+    for rows in collection.splits.values():
+        assert {row.value for row in rows} == {0, 1, 2}
+
+
+@real
+def test_photos_of_blood() -> None:
+    for name, most in (("RBC", 27), ("Platelets", 6)):
+        source = read_folder(SHARED / "bccd", Scale(""), objects=[name])
+        assert {min(values(source).values()), max(values(source).values())} == {0, most}
+        assert {image.split for image in source.images} == {"train", "validation", "test"}
+        assert source.task.rule == f"number of {name}"
+        assert len(source.images) <= 364
