@@ -154,3 +154,13 @@ rarl.check_report.save_histograms(check(), {str(tmp_path / "a.png")!r})
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_link_where_the_picture_goes_is_replaced_and_not_followed(tmp_path):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    (tmp_path / "values.png").symlink_to(victim)
+    (tmp_path / ".values.png.unfinished").symlink_to(victim)
+    save_histograms(check(), tmp_path / "values.png")
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "values.png").read_bytes().startswith(b"\x89PNG")

@@ -394,3 +394,11 @@ def test_imagefolder_reads_the_same_folder(tmp_path: Path, monkeypatch: pytest.M
         "test": [4.0],
     }
     assert loaded["train"][1]["image"].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_digest_tells_one_split_from_another(tmp_path: Path) -> None:
+    def digest(folder: str, value: float) -> str:
+        return load_collection(make(tmp_path / folder, train=[row("a.jpg", value)])).digest("train")
+
+    assert digest("one", 3) == digest("two", 3)
+    assert digest("one2", 3) != digest("three", 4)

@@ -120,6 +120,13 @@ def test_a_gap_leaves_the_rest_to_chance() -> None:
     assert min(pairs.values()) > 15
 
 
+def test_few_values_leave_to_chance_which_images_meet() -> None:
+    groups = drawn([value for value in range(3) for _ in range(8)], 4, 600, (1.0, 1.0))
+    pairs = {frozenset((a.id, b.id)) for group in groups for a in group.rows for b in group.rows if a != b}
+    # Dealt alike in every pass it would be 36 pairs; 192 have different values.
+    assert len(pairs) > 150
+
+
 def test_the_order_within_a_group_is_shuffled() -> None:
     orders = Counter(tuple(group.values) for group in drawn(range(3), 3, 600, (1.0, 1.0)))
     assert len(orders) == 6

@@ -467,6 +467,26 @@ def test_imagefolder_reads_other_columns(tmp_path: Path, columns: Any, values: l
     assert loaded["test"]["id"] == [row.id for row in collection.split("test")]
 
 
+def test_a_column_that_some_images_have_nothing_of_keeps_its_type(tmp_path: Path) -> None:
+    def camera(number: int) -> dict[str, Any]:
+        return {"n": (None, float("nan"), number, number)[number % 4]}
+
+    images = [labelled(tmp_path, f"{i}.png", i, i % 5, columns=camera(i)) for i in range(80)]
+    prepare(Source(TASK, images), tmp_path / "out", parts=HALVES)
+    rows = {row["id"]: row for split in HALVES for row in lines(tmp_path, split)}
+    assert [rows[f"{i}.png"].get("n", "none") for i in range(8)] == [
+        "none",
+        "none",
+        2,
+        3,
+        "none",
+        "none",
+        6,
+        7,
+    ]
+    assert set(imagefolder(tmp_path)["train"]["n"]) <= {None, *range(80)}
+
+
 def test_imagefolder_reads_a_collection_of_orders(tmp_path: Path) -> None:
     prepare(ordered(tmp_path, ["abc", "def", "ghi", "jkl"]), tmp_path / "out", parts=HALVES)
     loaded = imagefolder(tmp_path)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from rarl.errors import DataError
-from rarl.results import load_metrics, write_metrics, write_predictions
+from rarl.errors import ConfigError, DataError
+from rarl.results import load_metrics, open_metrics, write_metrics, write_predictions
 
 METRICS = {
     "task": "digits",
@@ -41,3 +41,17 @@ def test_a_number_that_json_has_no_word_for_leaves_the_old_file(tmp_path, write)
     with pytest.raises(ValueError, match="JSON"):
         write(tmp_path, {"arm": "base", "value": float("nan")})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_results_belong_to_one_collection(tmp_path):
+    assert open_metrics(tmp_path, "digits", "test", 0, "one")["collection"] == "one"
+    write_metrics(tmp_path, {**METRICS, "collection": "one"})
+    assert open_metrics(tmp_path, "digits", "test", 0, "one")["arms"] == METRICS["arms"]
+    assert open_metrics(tmp_path, "digits", "test", 0)["collection"] == "one"
+    with pytest.raises(ConfigError, match="is of another collection, or of this one before its test part"):
+        open_metrics(tmp_path, "digits", "test", 0, "two")
+
+
+def test_results_from_before_collections_were_told_apart_go_on(tmp_path):
+    write_metrics(tmp_path, METRICS)
+    assert open_metrics(tmp_path, "digits", "test", 0, "one")["collection"] == "one"

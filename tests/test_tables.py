@@ -214,3 +214,12 @@ def test_a_column_is_found_by_its_first_name_in_any_case() -> None:
 def test_numbers(value: Any, parsed: float | None) -> None:
     assert number(value) == parsed
     assert parsed is None or type(number(value)) is float
+
+
+def test_a_column_written_just_so_goes_before_one_in_another_case():
+    rows = [("t.csv line 2", {"Value": "1", "value": "2", "File": "a"})]
+    assert column(rows, ["value"], "the value", "t.csv") == "value"
+    assert column(rows, ["Value"], "the value", "t.csv") == "Value"
+    assert column(rows, ["file"], "the file", "t.csv") == "File"
+    with pytest.raises(DataError, match=r"t\.csv: the value may be in 'Value' or 'value'; rename one"):
+        column(rows, ["VALUE"], "the value", "t.csv")

@@ -1,7 +1,7 @@
 """Tasks are values: what the built-in ones are, what they derive, and that a wrong one is refused by name."""
 
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
@@ -159,3 +159,14 @@ def test_task_named() -> None:
         task_named("digit")
     with pytest.raises(ConfigError, match="unknown task 'xyz': the tasks are age, count, aesthetics, digits"):
         task_named("xyz")
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc", "a/b", "a\\b", ".hidden", "a\nb", "\x1b[31m", "a" * 101])
+def test_a_name_that_could_lead_a_folder_elsewhere_is_refused(name):
+    with pytest.raises(ConfigError, match="name must be of letters, digits"):
+        replace(AGE, name=name)
+
+
+@pytest.mark.parametrize("name", ["sign_digits", "Reife 2", "v1.2", "größe", "a-b"])
+def test_names_of_any_language_are_fine(name):
+    assert replace(AGE, name=name).name == name

@@ -197,8 +197,8 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
     groups = []
     for number, entry in enumerate(saved if isinstance(saved, list) else [saved], 1):
         order, ids = (entry.get("order"), entry.get("ids")) if isinstance(entry, dict) else (None, entry)
-        if not isinstance(ids, list) or not ids:
-            raise DataError(f"{path}: group {number} must be a list of ids, not {ids!r}")
+        if not isinstance(ids, list) or not ids or not isinstance(order, int | None):
+            raise DataError(f"{path}: group {number} must be a list of ids, not {entry!r}")
         unknown = [name for name in ids if not isinstance(name, str) or name not in by_id]
         if unknown:
             raise DataError(
