@@ -255,3 +255,14 @@ def test_a_hundred_thousand_groups_without_a_file_being_opened(monkeypatch: pyte
     assert len(groups) == 100_000
     assert all(narrowest(group) >= 1 for group in groups)
     assert set(Counter(turns(rows, groups))) == {4}
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_images_of_a_common_value_wait_where_groups_would_have_it_twice(count):
+    """Ninety zeros, and one to ten: no group has two zeros, and every zero has its turn."""
+    values = [0.0] * 90 + [float(value) for value in range(1, 11)]
+    draws = gap_draws(values, count, 400, (1, 1), random.Random(0))
+    assert all(len({values[index] for index in draw}) == count for draw in draws)
+    turns = Counter(index for draw in draws for index in draw if index < 90)
+    assert len(turns) == 90
+    assert max(turns.values()) - min(turns.values()) <= 1

@@ -38,7 +38,7 @@ def _distinct(sizes: Sequence[int], count: int, generator: random.Random) -> Ite
     """Passes over the images. A pass is planned so that it comes out even: the images that will be left over
     when the rest is cut into groups of `count` are set aside first and begin the next pass's first group."""
     begun: list[int] = []
-    whole = _bag(_plan(sizes, count)[0])
+    whole = _bag(plan(sizes, count)[0])
     while True:
         left = list(sizes)
         if begun:
@@ -48,14 +48,14 @@ def _distinct(sizes: Sequence[int], count: int, generator: random.Random) -> Ite
                     begun.append(index)
                     left[index] -= 1
             yield begun
-        turns, groups = _plan(left, count)
+        turns, groups = plan(left, count)
         begun = _most(turns, sum(turns) - groups * count, generator)
         for index in begun:
             turns[index] -= 1
         yield from _pass(turns, groups, count, generator)
 
 
-def _plan(left: Sequence[int], count: int) -> tuple[list[int], int]:
+def plan(left: Sequence[int], count: int) -> tuple[list[int], int]:
     """How many turns each index has in one pass, and how many whole groups they make.
 
     No index can have more turns than there are groups (and one in the group that is begun): the rest of a

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rarl.data.drawing import plan
+
 Gap = tuple[float, float]
 """The minimal gap of the first groups and of the last, in units of the value."""
 
@@ -24,7 +26,8 @@ def gap_draws(
     numbers of turns differ by one at most, and by two while a pass goes on. No draw has an image twice. A gap
     that all draws of a pass can keep is kept by all draws; where it can't be, the narrowest draw of a pass or
     phase is as wide as it can be. A gap that changes puts the draws of each phase and pass in its direction
-    too. `count` must not exceed the number of values.
+    too. Of a value so common that groups would have it twice, some images wait for later passes.
+    `count` must not exceed the number of values.
     """
     # Ranks in place of images: sorted by value, and every image has its own.
     order = sorted(range(len(values)), key=lambda index: values[index])
@@ -35,7 +38,7 @@ def gap_draws(
     widths = np.linspace(gap[0], gap[1], phases) if phases > 1 else np.asarray([gap[1]])
     # A gap of 0 still keeps equal values apart.
     widths = np.maximum(widths, 1e-9 * max(float(ranked[-1] - ranked[0]), 1.0))
-    passes = _Passes(len(ranked), count, chance)
+    passes = _Passes(ranked, count, chance)
     draws: list[list[int]] = []
     for groups, width in zip(np.diff(ends).tolist(), widths.tolist(), strict=True):
         begun = min(groups, passes.left)
@@ -54,13 +57,17 @@ def gap_draws(
 
 class _Passes:
     """The ranks of images, pass after pass of `size` groups: a pass has every image, but for the few that
-    make no group."""
+    make no group, and but for some of a value so common that a group would have two: these wait."""
 
-    def __init__(self, images: int, count: int, chance: np.random.Generator) -> None:
-        self.size = images // count
-        self._images, self._count, self._chance = images, count, chance
+    def __init__(self, values: np.ndarray, count: int, chance: np.random.Generator) -> None:
+        _, self._levels, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        groups = plan(sizes.tolist(), count)[1]
+        # With fewer values than places in a group equal ones can't be kept apart, and no image waits.
+        self.size = groups or len(values) // count
+        self._most = groups or len(values)
+        self._count, self._chance = count, chance
         self._pool = np.empty(0, dtype=np.int64)
-        self._behind = np.zeros(images, dtype=bool)  # the images that have had fewer turns than others
+        self._turns = np.zeros(len(values), dtype=np.int64)
 
     @property
     def left(self) -> int:
@@ -84,16 +91,15 @@ class _Passes:
         return dealt[:, :groups].ravel()
 
     def _begin(self) -> None:
-        # Left out are some of those that are ahead, and of the others only if those are too few.
-        order = self._chance.permutation(self._images)
-        order = order[np.argsort(self._behind[order], kind="stable")]
-        out, self._pool = np.split(order, [self._images - self.size * self._count])
-        if self._behind[out].any():
-            self._behind[self._pool] = False  # with those of `out` that are ahead, all others are level
-        else:
-            self._behind[out] = True
-        if self._behind.all():
-            self._behind[:] = False
+        order = self._chance.permutation(len(self._turns))
+        order = order[np.argsort(self._turns[order], kind="stable")]
+        # The place of each image among those of its value; fewest turns first.
+        by_level = np.argsort(self._levels[order], kind="stable")
+        levels = self._levels[order][by_level]
+        place = np.empty(len(order), dtype=np.int64)
+        place[by_level] = np.arange(len(order)) - np.searchsorted(levels, levels)
+        self._pool = order[place < self._most][: self.size * self._count]
+        self._turns[self._pool] += 1
 
 
 def _deal(
