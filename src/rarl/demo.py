@@ -7,10 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from rarl.data.collection import Collection
+from rarl.data.collection import TASK_FILE, Collection, task_text
 from rarl.data.digits import prepare_digits
 from rarl.data.images import open_image
 from rarl.errors import DataError
@@ -83,8 +82,7 @@ def make_base(out: Path, seed: int, console: Console, collection: Collection | N
         bar = progress.add_task("base", total=STEPS)
         temporary = unfinished(out)
         build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
-        task = yaml.safe_dump(data.task.to_dict(), sort_keys=False)
-        (temporary / "task.yaml").write_text(task, encoding="utf-8")
+        (temporary / TASK_FILE).write_text(task_text(data.task), encoding="utf-8")
     return finish(temporary, out)
 
 

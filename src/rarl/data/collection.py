@@ -194,6 +194,11 @@ def _row(line: bytes, where: str, files: Folder, task: Task, ordered: bool) -> R
     return Row(row_id, path, value, rule)
 
 
+def task_text(task: Task) -> str:
+    """What stands in a `task.yaml`."""
+    return yaml.safe_dump(task.to_dict(), sort_keys=False)
+
+
 def text_field(value: object, key: str, where: str) -> str:
     """`value`, if it is a text that is not empty and can be written to a file, or a `DataError`."""
     try:

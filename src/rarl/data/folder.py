@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.data.division import divide
+from rarl.data.images import FILE_SUFFIXES
 from rarl.data.names import Folder
 from rarl.data.scale import Scale
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
@@ -17,7 +18,6 @@ from rarl.data.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.tasks import Task
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 VALUE_COLUMNS = ("value", "label", "score", "rating", "grade", "age", "count", "target", "y")
 
 
@@ -123,7 +123,7 @@ def _from_table(
             raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
     notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
     named = {image.name for image, _ in images.values()}
-    files = (path for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = (path for path in raw.rglob("*") if path.suffix.lower() in FILE_SUFFIXES)
     strays = sum(path.relative_to(raw).as_posix() not in named for path in files)
     if strays:
         notes["images without a row"] = strays

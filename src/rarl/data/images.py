@@ -19,6 +19,7 @@ from rarl.data.jpeg import number_of_scans
 from rarl.errors import DataError
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+FILE_SUFFIXES = (*SUFFIXES.values(), ".jpeg")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512_000_000  # 64 megapixels of 16 bits and four channels, not compressed
 # Progressive JPEG files have about ten, and each goes over all pixels: 3,000 take 125 s for 64 megapixels.

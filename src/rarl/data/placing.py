@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rarl.data.examination import Examined
-from rarl.data.images import SUFFIXES, encoded, image_suffix, open_image, shrunk
+from rarl.data.images import FILE_SUFFIXES, encoded, image_suffix, open_image, shrunk
 from rarl.data.sources import Labelled
 
 
@@ -54,7 +54,7 @@ class Placing:
         parts = [re.sub(r"[\\:\0]|^\.+|^__+", "_", part) for part in image.name.split("/")]
         name = "/".join(parts)
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in (*SUFFIXES.values(), ".jpeg"):
+        if suffix.lower() not in FILE_SUFFIXES:
             stem, suffix = name, image_suffix(image.path.read_bytes(), str(image.path))
         if shrink and suffix.lower() not in (".jpg", ".jpeg", ".png"):
             stem, suffix = stem + suffix, ".png"

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
-from rarl.data.collection import METADATA, TASK_FILE, Collection, load_collection, text_field
+from rarl.data.collection import METADATA, TASK_FILE, Collection, load_collection, task_text, text_field
 from rarl.data.images import image_suffix
 from rarl.errors import DataError
 from rarl.files import new_folder
@@ -57,7 +56,7 @@ def new_collection(out: str | os.PathLike[str], task: Task) -> Iterator[Path]:
         raise DataError(f"{target}: exists already; remove it or choose another folder")
     try:
         with new_folder(target) as root:
-            (root / TASK_FILE).write_text(yaml.safe_dump(task.to_dict(), sort_keys=False), encoding="utf-8")
+            (root / TASK_FILE).write_text(task_text(task), encoding="utf-8")
             yield root
     except OSError as error:
         raise DataError(f"{target}: can't be written ({error.strerror or error})") from error

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
+from rarl.data.collection import TASK_FILE, task_text
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
 from rarl.files import finish, unfinished
@@ -95,8 +95,7 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
         trainer.processing_class.save_pretrained(temporary)
         logs = [json.dumps(log) for log in trainer.state.log_history]
         (temporary / "log.jsonl").write_text("\n".join(logs) + "\n", encoding="utf-8")
-        task = yaml.safe_dump(config.task.to_dict(), sort_keys=False)
-        (temporary / "task.yaml").write_text(task, encoding="utf-8")
+        (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
         finish(temporary, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
         with suppress(OSError):  # the checkpoints of other arms are still there
