@@ -3,7 +3,9 @@ Every mistake is found before torch is imported, so that it is told at once."""
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from rarl.errors import ConfigError, ModelError
 from rarl.tasks import DIGITS, METRICS, Metric, Task, task_named
 
 MOST_IMAGES = 16
+LARGEST_SEED = 2**32 - 1  # numpy's
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 TASK_FILES = ("task.yaml", "rarl.yaml")
 
@@ -20,6 +23,40 @@ JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 MODEL = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder such as runs/demo/rarl, a hub name, or tiny.")
 ]
+
+
+@contextmanager
+def continued_by(command: str) -> Iterator[None]:
+    """Tells how to go on when the user interrupts what runs within."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; continue with: {command}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds such as "0,1,2", in the order given and each once.
+
+    Raises:
+        ConfigError: if one is no whole number from 0 to `LARGEST_SEED`.
+    """
+    found = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and len(word) <= 10 and int(word) <= LARGEST_SEED for word in found):
+        raise ConfigError(f"--seeds {text}: must be whole numbers from 0 to {LARGEST_SEED}, such as 0,1,2")
+    return tuple(dict.fromkeys(int(word) for word in found))
+
+
+def machine(text: str) -> tuple[int, int]:
+    """A shard such as "2/3": the second of three machines.
+
+    Raises:
+        ConfigError: if it is not of that form.
+    """
+    match = re.fullmatch(r"\s*(\d{1,4})\s*/\s*(\d{1,4})\s*", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard {text}: must be i/n with i from 1 to n, such as 1/3")
+    return int(match[1]), int(match[2])
 
 
 def counts(text: str, option: str = "--images") -> tuple[int, ...]:

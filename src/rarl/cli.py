@@ -5,16 +5,16 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rarl.arguments import quiet_loading
+from rarl.arguments import LARGEST_SEED, continued_by, quiet_loading
 from rarl.cli_data import data_app
 from rarl.cli_models import evaluate, rank
+from rarl.cli_reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -31,8 +31,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command(epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(evaluate)
 app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')(rank)
-
-LARGEST_SEED = 2**32 - 1  # numpy's
+app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,16 +68,6 @@ def _readable(message: str) -> str:
     return "\n".join(
         "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line) for line in lines
     )
-
-
-@contextmanager
-def continued_by(command: str) -> Iterator[None]:
-    """Tells how to go on when the user interrupts what runs within."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {command}", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool) -> None:
@@ -186,7 +175,7 @@ def base(
     with continued_by(shlex.join(["rarl", "base", "--seed", str(seed), *flags, str(out)])):
         from rich.console import Console
 
-        from rarl.demo import make_base
+        from rarl.models.embedded import make_base
 
         make_base(out, seed, Console(), collection)
     print(f"wrote {out}")

@@ -4,7 +4,9 @@ the arms of a run are, and in which order, is `stages`'s."""
 import json
 import os
 import shutil
+import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,40 @@ from rarl.files import finish, unfinished
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig
+from rarl.training.group_log import GROUPS, GroupLog
+from rarl.training.preparation import reply_length
 from rarl.training.progress import ProgressLines
-from rarl.training.sections import Stage
+from rarl.training.record import TRAINING, training_record
+from rarl.training.sections import Stage, Weights
 from rarl.training.trainer_fields import machine_defaults
+from rarl.training.validation import BEST, Validation, kept_step
 
 
 def train_stage(
-    config: RunConfig, stage: Stage, start: str | Path, groups: list[Group], folder: Path, console: Console
+    config: RunConfig,
+    stage: Stage,
+    start: str | Path,
+    groups: list[Group],
+    folder: Path,
+    console: Console,
+    held_out: Sequence[Group] = (),
 ) -> None:
-    """One stage of GRPO from the model `start`, which is also the KL's reference, into `folder`."""
+    """One stage of GRPO from the model `start`, which is also the KL's reference, into `folder`.
+
+    Args:
+        groups: the prompts, step after step.
+        folder: of the model; its name is the arm's.
+        held_out: the prompts of the validation, where the run has one.
+    """
     from rarl.training.rarl_config import RARLConfig
     from rarl.training.trainer import RARLTrainer
 
-    args = RARLConfig(**(_common(config, stage.name) | config.grpo_arguments(stage, processes=_processes())))
-    start = _whole(start, _checkpoints(config, stage.name))
+    common = _common(config, folder.name)
+    args = RARLConfig(**(common | config.grpo_arguments(stage, processes=_processes())))
+    checkpoints = _checkpoints(config, folder.name)
+    start = _whole(start, checkpoints)
     model, processor = load_model(start, training=True), load_processor(start)
-    lines = ProgressLines(stage.name, console)
+    lines = ProgressLines(folder.name, console)
     trainer = RARLTrainer(
         model,
         args=args,
@@ -42,10 +62,14 @@ def train_stage(
         callbacks=[lines],
         peft_config=_lora(config),
     )
+    trainer.add_callback(GroupLog(trainer, checkpoints / GROUPS))
+    _add_validation(trainer, config, stage.weights, held_out, reply_length(config))
     _fit(trainer, lines, start, folder, config)
 
 
-def train_sft(config: RunConfig, groups: list[Group], folder: Path, console: Console) -> None:
+def train_sft(
+    config: RunConfig, groups: list[Group], folder: Path, console: Console, held_out: Sequence[Group] = ()
+) -> None:
     """The supervised baseline from the run's model, over `groups` once, into `folder`."""
     from trl import SFTConfig
 
@@ -59,7 +83,16 @@ def train_sft(config: RunConfig, groups: list[Group], folder: Path, console: Con
     model, processor = load_model(config.model, training=True), load_processor(config.model)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
+    _add_validation(trainer, config, Weights(), held_out, reply_length(config))
     _fit(trainer, lines, config.model, folder, config)
+
+
+def _add_validation(
+    trainer: Any, config: RunConfig, weights: Weights, held_out: Sequence[Group], max_new_tokens: int
+) -> None:
+    if config.validation is not None:
+        checkpoints = Path(trainer.args.output_dir)
+        trainer.add_callback(Validation(trainer, config, weights, held_out, max_new_tokens, checkpoints))
 
 
 def _common(config: RunConfig, arm: str) -> dict[str, Any]:
@@ -80,21 +113,29 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
     with lines, warnings.catch_warnings():
         # transformers 5.23 says at every step that TRL 1.16 asks for it under the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        trainer.train(resume_from_checkpoint=_last(checkpoints))
+        continued, since = _last(checkpoints), time.monotonic()
+        trainer.train(resume_from_checkpoint=continued)
+    seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
     main = trainer.is_world_process_zero()
     temporary = unfinished(folder) if main else folder  # the others write nothing
-    # All take part in saving: weights may be spread over them.
-    if config.lora is None:
-        trainer.save_model(str(temporary))
-    else:
-        trainer.save_model(str(checkpoints / "adapter"))
-        if main:
-            _merged(start, checkpoints / "adapter").save_pretrained(temporary)
+    keep = "last" if config.validation is None else config.validation.keep
+    weights = checkpoints / BEST if keep == "best" else checkpoints / "adapter" if config.lora else temporary
+    if keep == "last":
+        trainer.save_model(str(weights))  # all take part: weights may be spread over them
     if main:
+        if config.lora is not None:
+            _merged(start, weights).save_pretrained(temporary)
+        elif keep == "best":
+            shutil.copytree(weights, temporary, dirs_exist_ok=True)
         trainer.processing_class.save_pretrained(temporary)
-        logs = [json.dumps(log) for log in trainer.state.log_history]
+        history = trainer.state.log_history
+        logs = [json.dumps(log) for log in history]
         (temporary / "log.jsonl").write_text("\n".join(logs) + "\n", encoding="utf-8")
+        if (checkpoints / GROUPS).is_file():
+            shutil.copy(checkpoints / GROUPS, temporary / GROUPS)
+        made = training_record(kept_step(history, keep), trainer.args.device.type, seconds)
+        (temporary / TRAINING).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
         finish(temporary, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)

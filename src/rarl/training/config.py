@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from rarl.errors import ConfigError
 from rarl.tasks import TASKS, Task, task_named
 from rarl.training.messages import Problem, problems_of, refuse
-from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage
+from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage, Validation
 from rarl.training.trainer_keys import PAPER, GRPOKeys, SharedKeys, batch_problem
 from rarl.training.yaml_file import apply_override, read_mapping
 
@@ -49,6 +49,7 @@ class RunConfig(Section):
     sft: SFT | None = None
     trainer: GRPOSection = Field(default_factory=lambda: GRPOKeys(**PAPER))
     lora: LoRA | None = None
+    validation: Validation | None = None
     evaluation: Evaluation = Evaluation()
 
     @field_validator("trainer", mode="before")

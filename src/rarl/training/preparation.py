@@ -79,6 +79,11 @@ def completion_length(config: RunConfig, stage: Stage) -> int:
     return GRPOKeys(**config.trainer_for(stage)).max_completion_length
 
 
+def reply_length(config: RunConfig) -> int:
+    """Where a reply is cut in evaluation, in tokens."""
+    return config.evaluation.max_new_tokens or completion_length(config, config.stages[-1])
+
+
 def _check_folder(config: RunConfig, *, resume: bool) -> None:
     check_output(config.output, config.to_dict(), resume=resume)
     if not (config.output / "config.yaml").is_file():
@@ -110,7 +115,11 @@ def _check_collection(config: RunConfig, collection: Collection) -> None:
     _check_orders(config, collection)
     train, held_out = collection.split("train"), collection.split(config.evaluation.split)
     wanted = [(f"stages[{i}].images", train, stage.images) for i, stage in enumerate(config.stages)]
-    for key, rows, counts in [*wanted, ("evaluation.images", held_out, config.evaluation.images)]:
+    wanted.append(("evaluation.images", held_out, config.evaluation.images))
+    if config.validation is not None:
+        asked = collection.split(config.validation.split)
+        wanted.append(("validation.images", asked, config.validation.images))
+    for key, rows, counts in wanted:
         for count in sorted(set(counts)):
             try:
                 draw_groups(rows, count, 1, config.seed)
@@ -129,11 +138,12 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
                 raise ConfigError(f"stages[{number}].weights.regression: must be 0, not {weight:g}: {where}")
             if stage.gap is not None:
                 raise ConfigError(f"stages[{number}].gap: is a difference of values, and {where}: remove it")
-    if not collection.knows_values(config.evaluation.split) and 1 in config.evaluation.images:
-        raise ConfigError(
-            f"evaluation.images: must not have 1: {collection.root / config.evaluation.split} knows orders "
-            "alone, and one image has none"
-        )
+    for key, settings in (("evaluation", config.evaluation), ("validation", config.validation)):
+        if settings and not collection.knows_values(settings.split) and 1 in settings.images:
+            raise ConfigError(
+                f"{key}.images: must not have 1: {collection.root / settings.split} knows orders alone, and "
+                "one image has none"
+            )
 
 
 def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:

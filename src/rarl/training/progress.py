@@ -45,6 +45,19 @@ def line(log: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def validation_line(log: dict[str, Any]) -> str:
+    """What was measured on the validation part as one line.
+
+    Examples:
+        `validation  score 2.914  mae 0.870  tau2 0.660  tau8 0.412  parsed 1.000  valid 0.931`
+    """
+    left_out = ("accuracy", "within_one", "srcc", "plcc")
+    names = [key.removeprefix("validation/") for key in log if key.startswith("validation/")]
+    shown = [name for name in names if name not in left_out and not name.endswith("_values")]
+    shown.sort(key=lambda name: name != "score")
+    return "  ".join(["validation", *(f"{name} {log[f'validation/{name}']:.3f}" for name in shown)])
+
+
 class ProgressLines(TrainerCallback):
     """The bar and the lines of one arm. `with` it, the bar goes when training is interrupted, too.
 
@@ -59,6 +72,7 @@ class ProgressLines(TrainerCallback):
         self._progress: Progress | None = None
         self._since = 0.0
         self._logged = 0
+        self._stepped = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -67,8 +81,10 @@ class ProgressLines(TrainerCallback):
         self._progress.start()
         self._task = self._progress.add_task(self._arm, total=state.max_steps, completed=state.global_step)
         self._since, self._logged = time.monotonic(), state.global_step
+        self._stepped = self._since
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stepped = time.monotonic()
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
 
@@ -76,15 +92,14 @@ class ProgressLines(TrainerCallback):
         logs = kwargs["logs"]
         if self._progress is None or "train_runtime" in logs:
             return
+        if "validation/score" in logs:
+            self._print(state, validation_line(logs))
+            self._since += time.monotonic() - self._stepped  # no part of a step
+            return
         steps = max(state.global_step - self._logged, 1)
         seconds = (time.monotonic() - self._since) / steps
         self._since, self._logged = time.monotonic(), state.global_step
-        width = len(str(state.max_steps))
-        self._console.print(
-            f"{self._arm} {state.global_step:>{width}}/{state.max_steps}  {line(logs)}  {seconds:.2f} s/step",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._print(state, f"{line(logs)}  {seconds:.2f} s/step")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop()
@@ -94,6 +109,11 @@ class ProgressLines(TrainerCallback):
 
     def __exit__(self, *error: object) -> None:
         self._stop()
+
+    def _print(self, state: Any, text: str) -> None:
+        width = len(str(state.max_steps))
+        step = f"{self._arm} {state.global_step:>{width}}/{state.max_steps}"
+        self._console.print(f"{step}  {text}", highlight=False, soft_wrap=True)
 
     def _stop(self) -> None:
         if self._progress is not None:

@@ -128,6 +128,16 @@ class SFT(Section):
         return "sft" if self.reasoning == "template" else "sft_answer_only"
 
 
+class Validation(Section):
+    """Asking the model while it trains, on prompts drawn once from a part that is not trained on."""
+
+    every: Annotated[int, Field(ge=1)] = 50  # steps; the first and the last are always asked
+    split: Annotated[str, Field(min_length=1)] = "validation"
+    images: Images = [1, 2, 4, 8]
+    prompts: Annotated[int, Field(ge=1)] = 100  # for each number of images
+    keep: Literal["best", "last"] = "last"  # best: the step with the highest mean of Eq. 8 there
+
+
 class LoRA(Section):
     """Low-rank adapters instead of all weights (peft)."""
 
@@ -143,5 +153,11 @@ class Evaluation(Section):
     split: Annotated[str, Field(min_length=1)] = "test"
     images: Images = [1, 2, 4, 8]
     lists: Annotated[int, Field(ge=1)] = 200  # lists per number of images
+    position_lists: Annotated[int, Field(ge=0)] = (
+        25  # of these lists, asked in every rotation of their pictures
+    )
+    by: list[str] | None = (
+        None  # columns of the metadata to divide single images by; None: those with few values
+    )
     batch_size: Annotated[int, Field(ge=1)] = 32
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None  # None: the trainer's max_completion_length

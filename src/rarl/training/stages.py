@@ -18,8 +18,9 @@ from rarl.results import open_metrics, write_metrics, write_predictions
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig
-from rarl.training.preparation import arms, completion_length, prepare, stage_groups
+from rarl.training.preparation import arms, prepare, reply_length, stage_groups
 from rarl.training.trainer_fields import check_trainer_fields
+from rarl.training.validation import validation_groups
 
 
 def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
@@ -54,9 +55,9 @@ def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
     if first:
         # An arm's are gone already, unless the run was killed just when it had finished the arm.
         shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
-        _evaluate(config, collection, "base", config.model, console)
+        evaluate_arm(config, collection, "base", config.model, console)
         for arm in arms(config):
-            _evaluate(config, collection, arm, config.output / arm, console)
+            evaluate_arm(config, collection, arm, config.output / arm, console)
     return _open_metrics(config)
 
 
@@ -64,20 +65,21 @@ def train(config: RunConfig, collection: Collection, console: Console) -> None:
     """Trains the arms that are not finished. SFT sees the groups of all stages, in order and once each."""
     rows = collection.split("train")
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
+    held_out = validation_groups(config, collection)
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
-        train_sft(config, everything, config.output / config.sft.name, console)
+        train_sft(config, everything, config.output / config.sft.name, console, held_out)
         gc.collect()  # a trainer and its models refer to each other, and would stay while the next are loaded
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
         if not is_finished(folder):
-            train_stage(config, stage, start, drawn, folder, console)
+            train_stage(config, stage, start, drawn, folder, console, held_out)
             gc.collect()
         start = folder
 
 
-def _evaluate(
+def evaluate_arm(
     config: RunConfig, collection: Collection, arm: str, model: str | Path, console: Console
 ) -> None:
     """Evaluates one arm, unless every metric that is asked for is there."""
@@ -85,7 +87,6 @@ def _evaluate(
     if wanted <= _open_metrics(config)["arms"].get(arm, {}).keys():
         return
     settings = config.evaluation
-    tokens = settings.max_new_tokens or completion_length(config, config.stages[-1])
     with progress_bar(console) as progress:
         bar = progress.add_task(f"evaluating {arm}", total=None)
         evaluate(
@@ -99,7 +100,7 @@ def _evaluate(
             lists=settings.lists,
             seed=config.seed,
             batch_size=settings.batch_size,
-            max_new_tokens=tokens,
+            max_new_tokens=reply_length(config),
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
 
@@ -110,9 +111,15 @@ def _open_metrics(config: RunConfig) -> dict[str, Any]:
 
 def _forget_untrained(config: RunConfig) -> None:
     """Drops the results of arms that are about to be trained (again): they are of models that are gone."""
+    for arm in arms(config):
+        if not is_finished(config.output / arm):
+            forget(config, arm)
+
+
+def forget(config: RunConfig, arm: str) -> None:
+    """Drops the results of an arm, if there are any."""
     metrics = _open_metrics(config)
-    stale = [arm for arm in arms(config) if arm in metrics["arms"] and not is_finished(config.output / arm)]
-    for arm in stale:
+    if arm in metrics["arms"]:
         write_predictions(config.output, arm, [])
         del metrics["arms"][arm]
         write_metrics(config.output, metrics)
