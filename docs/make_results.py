@@ -1,32 +1,17 @@
-"""Makes docs/results/TASK.md from finished runs, one for each seed, and for the digits docs/demo.png:
+"""Makes docs/results/TASK.md from finished runs, one for each seed:
 
     python docs/make_results.py runs/demo runs/demo-1 runs/demo-2
     python docs/make_results.py runs/sign_digits runs/sign_digits-1 runs/sign_digits-2
 
 All tables are read from the runs' files."""
 
-import json
 import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import matplotlib.pyplot as plt
-from PIL import Image
-
-from rarl.data.collection import load_collection
-from rarl.report import markdown_table
+from rarl.report.table import markdown_table
 from rarl.results import load_metrics
 from rarl.training.config import load_config
-
-ARMS = {"base": "embedded base", "sft": "SFT", "regression": "stage 1: regression", "rarl": "stage 2: RARL"}
-COLORS = {"base": "#9aa0a6", "sft": "#e8a33d", "regression": "#7fa7d9", "rarl": "#1f5fa8"}
-METRICS = {
-    "mae": "MAE ↓, one image",
-    "tau2": "τ ↑, 2 images",
-    "tau4": "τ ↑, 4 images",
-    "tau8": "τ ↑, 8 images",
-}
 
 HERE = Path(__file__).parent
 DIGITS = """# Digits: the demo's tables for three bases and seeds
@@ -142,8 +127,6 @@ TEXTS = {"digits": DIGITS, "sign_digits": SIGN_DIGITS}
 
 def main(runs: list[Path]) -> None:
     task = load_config(runs[0] / "config.yaml").task
-    if task.name == "digits":
-        draw(runs[0])
     metrics = [load_metrics(run / "metrics.json") for run in runs]
     tables = [
         f"## Seed {found['seed']}\n\n{markdown_table(found, task, model_name='embedded base')}\n"
@@ -171,59 +154,6 @@ def _against_base(found: dict[str, Any]) -> str:
 def _of_stage_1(found: dict[str, Any]) -> str:
     base, after = (found["arms"][arm]["mae"]["value"] for arm in ("base", "regression"))
     return f"{base:.2f} → {after:.2f}"
-
-
-def draw(run: Path) -> None:
-    """The picture of one run: a typical list before and after, and the numbers of all arms."""
-    metrics = json.loads((run / "metrics.json").read_text())["arms"]
-    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
-    pictures = {row.id: row.path for row in load_collection(run / "data").split("test")}
-    eights = {
-        arm: [line for line in lines if line["arm"] == arm and line["images"] == 8]
-        for arm in ("base", "rarl")
-    }
-    # The list, valid in both replies, on which both are nearest to their medians.
-    medians = {arm: median(line["tau"] for line in eights[arm]) for arm in eights}
-    valid = [i for i in range(len(eights["rarl"])) if all(eights[arm][i]["valid"] for arm in eights)]
-    middle = min(valid, key=lambda i: sum(abs(eights[arm][i]["tau"] - medians[arm]) for arm in eights))
-
-    figure = plt.figure(figsize=(11, 6.2), dpi=150, layout="constrained")
-    rows = figure.subfigures(3, 1, height_ratios=[1.25, 1.25, 2])
-    for subfigure, arm in zip(rows[:2], ("base", "rarl"), strict=True):
-        _strip(subfigure, arm, eights[arm][middle], pictures)
-    for axes, (metric, title) in zip(rows[2].subplots(1, 4), METRICS.items(), strict=True):
-        for place, arm in enumerate(ARMS):
-            entry = metrics[arm][metric]
-            error = [[entry["value"] - entry["low"]], [entry["high"] - entry["value"]]]
-            axes.bar(place, entry["value"], yerr=error, color=COLORS[arm], capsize=3, label=ARMS[arm])
-            axes.text(
-                place, 0.02, f"{entry['value']:.2f}", ha="center", va="bottom", color="white", weight="bold"
-            )
-        axes.set_title(title, fontsize=10)
-        axes.set_xticks([])
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    rows[2].legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(HERE / "demo.png")
-
-
-def _strip(figure: plt.Figure, arm: str, line: dict, pictures: dict[str, Path]) -> None:
-    """The images in the order that the reply lists them, each with its true and its predicted value."""
-    figure.suptitle(
-        f"{ARMS[arm]}: eight test images in the order of its reply (τ = {line['tau']:.2f})", fontsize=10
-    )
-    listed = sorted((place, index) for index, place in enumerate(line["positions"]))
-    for axes, (_, index) in zip(figure.subplots(1, 8), listed, strict=True):
-        with Image.open(pictures[line["ids"][index]]) as image:
-            axes.imshow(image)
-        truth, given = line["truth"][index], line["values"][index]
-        right = given == truth
-        said = "-" if given is None else f"{given:g}"
-        axes.set_title(
-            f"true {truth:g}, said {said}", fontsize=8, color="#1a7f37" if right else "#c62828", pad=3
-        )
-        axes.set_xticks([])
-        axes.set_yticks([])
 
 
 if __name__ == "__main__":

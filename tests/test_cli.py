@@ -207,6 +207,9 @@ def test_evaluate_mistakes(capsys, tmp_path, model):
     cases = [
         ((model, data, "--images", "1,x"), 2, "whole numbers from 1 to 16"),
         ((model, data, "--split", "tset"), 1, "no split 'tset'; there are"),
+        ((model, data, "--by", "gender"), 1, "metadata.jsonl: no column 'gender'; there are rule, camera"),
+        ((model, data, "--by", "camera", "--images", "2,4"), 2, "--by camera: divides single images"),
+        ((model, data, "--by", " , "), 2, "--by ' , ': must be one name or more"),
         ((model, tmp_path / "none"), 1, "no such folder"),
         ((tmp_path / "none", data), 1, "neither a folder nor a hub name"),
     ]
@@ -289,7 +292,8 @@ def digits(folder: Path) -> Path:
     (data / "test").mkdir(parents=True)
     (data / "task.yaml").write_text(json.dumps(DIGITS.to_dict()))
     Image.new("RGB", (4, 4)).save(data / "test/0.png")
-    (data / "test/metadata.jsonl").write_text('{"file_name": "0.png", "value": 3}\n')
+    row = {"file_name": "0.png", "value": 3, "rule": "number", "camera": "[a]"}
+    (data / "test/metadata.jsonl").write_text(json.dumps(row) + "\n")
     return data
 
 
@@ -316,7 +320,10 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
         == 0
     )
     del asked["progress"]
-    assert asked == {"arm": "rarl", "images": (1, 2), "split": "test", "lists": 5, "batch_size": 16}
+    assert asked == {"arm": "rarl", "images": (1, 2), "split": "test", "lists": 5, "batch_size": 16} | {
+        "position_lists": 25,
+        "by": None,
+    }
     printed, said = capsys.readouterr()
     assert "replaced" not in said
     if as_json:
@@ -327,6 +334,57 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
     # Another model of that name would take the place of the first.
     assert rarl("evaluate", model, tmp_path / "digits", "--out", out, "--json") == 0
     assert "the results of 'rarl'" in capsys.readouterr().err
+
+
+def evaluated(monkeypatch, tmp_path, model, metrics, *flags):
+    """What `rarl evaluate` asks for, where these metrics are what is found."""
+    asked = {}
+
+    def evaluate(model, processor, collection, out, **options):
+        asked.update(options)
+        Path(out).mkdir()
+        (Path(out) / "metrics.json").write_text(json.dumps(metrics))
+
+    stand_in(monkeypatch, "rarl.evaluation", evaluate=evaluate)
+    monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
+    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
+    assert rarl("evaluate", model, digits(tmp_path), "--out", tmp_path / "out", *flags) == 0
+    return asked
+
+
+def entry(value):
+    return {"value": value, "low": value - 0.125, "high": value + 0.125, "n": 7}
+
+
+SHARES = {"parsed": entry(1), "valid": entry(1)}
+HEAD = {"task": "digits", "split": "test", "seed": 0, "lists": {}}
+
+
+def test_evaluate_prints_what_columns_and_rotations_tell(capsys, monkeypatch, tmp_path, model):
+    turned = {"agreement2": entry(0.5), "position_bias2": entry(0.25), "agreement4": entry(-0.0625)}
+    values = {"[a]": {"mae": entry(0.75)}, "(none)": {"mae": entry(0.0625) | {"n": 3}}}
+    arms = {"rarl": {**SHARES, **turned}, "other": {**SHARES, "agreement8": entry(0.875)}}
+    groups = {"rarl": {"camera": values}, "other": {"skin": values}}
+    metrics = {**HEAD, "arms": arms, "subgroups": groups}
+    flags = ("--position-lists", 3, "--by", "rule, camera,")
+    asked = evaluated(monkeypatch, tmp_path, model, metrics, *flags)
+    assert (asked["position_lists"], asked["by"]) == (3, ["rule", "camera"])
+    out = capsys.readouterr().out
+    assert "rotated lists of 2/4: agreement 0.50/-0.06, position bias 0.25/-\n" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["camera", "[a]", "7", "0.75", "0.62–0.88"] in rows
+    assert ["(none)", "3", "0.06", "-0.06", "–", "0.19"] in rows
+    # The other model's were printed when it was evaluated.
+    assert "skin" not in out
+    assert "0.88," not in out
+
+
+def test_evaluate_prints_one_table_where_there_is_no_more(capsys, monkeypatch, tmp_path, model):
+    evaluated(monkeypatch, tmp_path, model, {**HEAD, "arms": {"rarl": SHARES}}, "--position-lists", 0)
+    out = capsys.readouterr().out
+    assert "parsed" in out
+    assert "agreement" not in out
+    assert "column" not in out
 
 
 def test_train_hands_over_the_configuration(capsys, monkeypatch, config):
@@ -366,7 +424,8 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch, config):
 
 def test_base_hands_over_folder_and_seed(capsys, monkeypatch, tmp_path):
     seen = []
-    stand_in(monkeypatch, "rarl.models.embedded", make_base=lambda out, seed, console, data: seen.append((out, seed)))
+    made = {"make_base": lambda out, seed, console, data: seen.append((out, seed))}
+    stand_in(monkeypatch, "rarl.models.embedded", **made)
     assert rarl("base", "--seed", 4, tmp_path / "base") == 0
     assert seen == [(tmp_path / "base", 4)]
     assert capsys.readouterr().out.startswith("wrote ")

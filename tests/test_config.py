@@ -83,6 +83,24 @@ def test_the_resolved_file_gives_the_same_configuration(path, tmp_path):
     assert yaml.safe_load(config.to_yaml()) == config.to_dict()
 
 
+def test_validation_is_off_unless_it_is_asked_for_and_has_values_of_its_own(path, tmp_path):
+    assert load_config(path).validation is None
+    assert load_config(path, ["validation=null"]).validation is None
+    found = load_config(path, ["validation={}"]).validation
+    assert (found.every, found.split, found.images, found.prompts, found.keep) == (
+        50,
+        "validation",
+        [1, 2, 4, 8],
+        100,
+        "last",
+    )
+    config = load_config(path, ["validation={every: 5, images: [2], prompts: 3, split: dev, keep: best}"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    again = load_config(tmp_path / "config.yaml")
+    assert again == config
+    assert (again.validation.split, again.validation.keep) == ("dev", "best")
+
+
 def test_a_task_of_one_s_own(path):
     fields = "{name: dose, rule: dose, low: -1, high: 1, step: 0.5, delta: 0.5, metric: srcc}"
     config = load_config(path, [f"task={fields}", "data=somewhere"])
@@ -170,7 +188,22 @@ MISTAKES = [
     ("sft.reasoning=keep", "sft.reasoning: must be 'template' or 'empty', not 'keep'"),
     ("lora.r=0", "lora.r: must be greater than or equal to 1, not 0"),
     ("lora.dropout=1", "lora.dropout: must be less than 1, not 1"),
+    ("evaluation.position_lists=-1", "evaluation.position_lists: must be greater than or equal to 0, not -1"),
+    ("evaluation.by=gender", "evaluation.by: must be a valid list"),
+    ("evaluation={images: [2], by: [gender]}", "evaluation.by: divides single images"),
     ("evaluation.list=3", "evaluation.list: unknown key; did you mean 'lists'? the keys are split, images"),
+    ("validation.every=0", "validation.every: must be greater than or equal to 1, not 0"),
+    ("validation.every=often", "validation.every: must be a valid integer, not 'often'"),
+    ("validation.prompts=0", "validation.prompts: must be greater than or equal to 1, not 0"),
+    ("validation.images=[]", "validation.images: "),
+    ("validation.images=[1, 17]", "validation.images[1]: must be less than or equal to 16, not 17"),
+    ("validation.images=2", "validation.images: must be a valid list, not 2"),
+    ("validation.split=", "validation.split: must be a text, not null"),
+    ("validation.split=''", "validation.split: "),
+    ("validation.keep=first", "validation.keep: must be 'best' or 'last', not 'first'"),
+    ("validation.lists=3", "validation.lists: unknown key; the keys are every, split, images, prompts, keep"),
+    ("validation=true", "validation: must be a mapping of keys to values, not true"),
+    ("validaton={}", "validaton: unknown key; did you mean 'validation'?"),
 ]
 
 

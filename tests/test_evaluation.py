@@ -17,7 +17,9 @@ from rarl.replies import parse, reference_reply
 from rarl.tasks import Task
 
 TASK = Task("toy", "brightness", low=0, high=10, step=1, delta=2)
-METRICS = {"mae", "accuracy", "srcc", "tau2", "tau2_values", "tau4", "tau4_values", "parsed", "valid"}
+SINGLE = {"mae", "accuracy", "within_one", "srcc", "plcc"}
+METRICS = {*SINGLE, "tau2", "tau2_values", "tau4", "tau4_values", "parsed", "valid"}
+ROTATED = {"agreement2", "position_bias2", "agreement4", "position_bias4"}
 
 
 def image(value):
@@ -56,8 +58,9 @@ def right(values):
     return reference_reply(values, TASK.step)
 
 
-def run(collection, out, arm="base", images=(1, 2, 4), lists=6, **options):
-    return evaluate(None, None, collection, out, arm=arm, images=images, lists=lists, **options)
+def run(collection, out, arm="base", images=(1, 2, 4), lists=6, position_lists=0, **options):
+    options |= {"arm": arm, "images": images, "lists": lists, "position_lists": position_lists}
+    return evaluate(None, None, collection, out, **options)
 
 
 def read(out):
@@ -126,11 +129,15 @@ def test_single_images(collection):
     # Errors 0, 0.4, 3 (missing: the midpoint 5), 10 (1e300 counts as 10). 1.6 rounds to 2, so two are exact.
     lines = [single(3, 3.0), single(2, 1.6), single(8, None), single(0, 1e300)]
     metrics = summarize(lines, TASK, seed=0)
-    assert set(metrics) == {"mae", "accuracy", "srcc", "parsed", "valid"}
+    assert set(metrics) == {*SINGLE, "parsed", "valid"}
     assert metrics["mae"]["value"] == pytest.approx(13.4 / 4)
     assert metrics["accuracy"]["value"] == pytest.approx(2 / 4)
+    assert metrics["within_one"]["value"] == pytest.approx(2 / 4)
     # Ranks of the truths 3, 2, 4, 1 and of what counts 2, 1, 3, 4: 1 - 6 * (1 + 1 + 1 + 9) / (4 * 15) = -0.2.
     assert metrics["srcc"]["value"] == pytest.approx(-0.2)
+    # Truths 3, 2, 8, 0 less 3.25 and what counts, 3, 1.6, 5, 10, less 4.9, multiplied: 0.475 + 4.125 + 0.475
+    # - 16.575 = -11.5; squares 34.75 and 3.61 + 10.89 + 0.01 + 26.01 = 40.52; sqrt(34.75 * 40.52) = 37.525.
+    assert metrics["plcc"]["value"] == pytest.approx(-11.5 / 37.525, abs=1e-4)
     assert metrics["valid"]["value"] == pytest.approx(3 / 4)
     for entry in metrics.values():
         assert entry["n"] == 4
@@ -139,7 +146,7 @@ def test_single_images(collection):
 
 def test_the_same_value_everywhere_correlates_with_nothing():
     metrics = summarize([single(truth, 5.0) for truth in (1, 2, 3)], TASK, seed=0)
-    assert metrics["srcc"] == {"value": 0, "low": 0, "high": 0, "n": 3}
+    assert metrics["srcc"] == metrics["plcc"] == {"value": 0, "low": 0, "high": 0, "n": 3}
 
 
 def test_the_mean_of_lists_is_by_image_count(collection):
@@ -160,17 +167,23 @@ def test_the_mean_of_lists_is_by_image_count(collection):
 
 def test_a_perfect_model(collection, tmp_path, script):
     asked = script(right)
-    returned = run(collection, tmp_path)
+    returned = run(collection, tmp_path, position_lists=25)
     metrics, predictions = read(tmp_path)
     assert metrics["arms"]["base"] == returned
-    assert set(returned) == METRICS
-    assert {key: entry["value"] for key, entry in returned.items()} == {key: key != "mae" for key in METRICS}
+    zeros = {"mae", "position_bias2", "position_bias4"}
+    assert {key: entry["value"] for key, entry in returned.items()} == pytest.approx(
+        {key: float(key not in zeros) for key in METRICS | ROTATED}
+    )
+    assert "subgroups" not in metrics  # there are no further columns
     assert [metrics[key] for key in ("task", "split", "seed")] == ["toy", "test", 0]
     assert metrics["lists"] == {"2": {"n": 6, "tie_rate": 0}, "4": {"n": 6, "tie_rate": 0}}
-    # Every image of the split alone, once; then the lists; every line is what was asked.
+    # Every image of the split alone, once; then the lists; then these in their other rotations. Every line is
+    # what was asked; lists as they were drawn stand among the rotated ones once more.
     assert sorted(values[0] for values in asked[:8]) == [0, 1, 2, 3, 5, 8, 9, 10]
-    assert [len(values) for values in asked] == [1] * 8 + [2] * 6 + [4] * 6
-    assert [line["truth"] for line in predictions] == asked
+    assert [len(values) for values in asked] == [1] * 8 + [2] * 6 + [4] * 6 + [2] * 6 + [4] * 18
+    assert [line["truth"] for line in predictions if "rotation" not in line] == asked[:20]
+    assert [line["truth"] for line in predictions if line.get("rotation")] == asked[20:]
+    assert [line["truth"] for line in predictions if line.get("rotation") == 0] == asked[8:20]
     assert all((line["arm"], line["split"]) == ("base", "test") for line in predictions)
     assert all(parse(line["reply"]).values(line["images"]) == line["truth"] for line in predictions)
     assert not list(tmp_path.glob("*.partial"))
@@ -303,6 +316,204 @@ def test_a_rows_own_rule_is_asked_for(tmp_path, monkeypatch):
     assert not any(TASK.rule in text for text in asked)
 
 
+# ── rotations ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_shown(values):
+    """A reply that lists the pictures as they stand in the prompt."""
+    return reference_reply(list(range(len(values))), TASK.step)
+
+
+def rotated(lines):
+    return [line for line in lines if "rotation" in line]
+
+
+def test_the_first_lists_are_asked_in_every_rotation(collection, tmp_path, script):
+    asked = script(right)
+    run(collection, tmp_path, images=(2, 4), position_lists=2)
+    lines = read(tmp_path)[1]
+    drawn = asked[:12]
+    a, b, c, d = drawn[6]
+    assert asked[12:14] == [drawn[0][::-1], drawn[1][::-1]]
+    assert asked[14:17] == [[b, c, d, a], [c, d, a, b], [d, a, b, c]]
+    assert len(asked) == 12 + 2 * 1 + 2 * 3
+    keys = [(line["images"], line["list"], line["rotation"]) for line in rotated(lines)]
+    assert keys == [(count, number, turn) for count in (2, 4) for number in (0, 1) for turn in range(count)]
+    # Every image of a list once at every place.
+    for line in rotated(lines):
+        ids = lines[6 * (line["images"] == 4) + line["list"]]["ids"]
+        turn = line["rotation"]
+        assert line["ids"] == ids[turn:] + ids[:turn]
+    for count in (2, 4):
+        for number in (0, 1):
+            of_list = [x["ids"] for x in rotated(lines) if (x["images"], x["list"]) == (count, number)]
+            assert all(len({ids[place] for ids in of_list}) == count for place in range(count))
+
+
+def test_a_list_as_it_was_drawn_is_not_asked_again(collection, tmp_path, script):
+    replies = iter(range(1000))
+    script(lambda values: f"reply {next(replies)}")
+    run(collection, tmp_path, images=[2], lists=3, position_lists=2)
+    lines = read(tmp_path)[1]
+    assert [line["reply"] for line in lines] == [f"reply {n}" for n in (0, 1, 2, 0, 3, 1, 4)]
+    for plain, again in ((lines[0], lines[3]), (lines[1], lines[5])):
+        assert {**plain, "list": again["list"], "rotation": 0} == again
+
+
+def test_who_lists_the_pictures_as_shown_is_found_out(collection, tmp_path, script):
+    script(as_shown)
+    metrics = run(collection, tmp_path, position_lists=25)
+    found = {key: metrics[key]["value"] for key in ROTATED}
+    expected = {"agreement2": -1, "position_bias2": 1, "agreement4": -1 / 9, "position_bias4": 1}
+    assert found == pytest.approx(expected)
+    assert all(metrics[key]["n"] == 6 for key in ROTATED)
+
+
+def test_without_a_valid_reply_there_is_no_position_bias(collection, tmp_path, script):
+    script(lambda values: "nothing")
+    metrics = run(collection, tmp_path, position_lists=25)
+    assert set(metrics) == METRICS | {"agreement2", "agreement4"}
+    assert metrics["agreement4"] == {"value": 0, "low": 0, "high": 0, "n": 6}
+
+
+def test_rotations_change_no_other_number(collection, tmp_path, script):
+    """Valid as drawn, and nothing in any other rotation: no other number sees it."""
+    drawn = script(right)
+    plain = run(collection, tmp_path / "a")
+    known = [tuple(values) for values in drawn]
+    script(lambda values: right(values) if tuple(values) in known else "nothing")
+    with_rotations = run(collection, tmp_path / "b", position_lists=3)
+    assert {key: with_rotations[key] for key in plain} == plain
+    assert set(with_rotations) - set(plain) <= ROTATED
+    first, second = read(tmp_path / "a"), read(tmp_path / "b")
+    assert second[0]["lists"] == first[0]["lists"]
+    assert second[1][:20] == first[1]
+    assert all("rotation" in line for line in second[1][20:])
+
+
+def test_no_batch_holds_both_lists_and_rotations(collection, tmp_path, script, monkeypatch):
+    """A reply may depend on what stands beside it in a batch; that of a list does not on rotations."""
+    script(right)
+    scripted, sizes = rarl.evaluation.greedy_replies, []
+
+    def counted(model, processor, prompts, images, **options):
+        sizes.append(len(prompts))
+        return scripted(model, processor, prompts, images, **options)
+
+    monkeypatch.setattr(rarl.evaluation, "greedy_replies", counted)
+    run(collection, tmp_path, images=[2], position_lists=6, batch_size=4)
+    assert sizes == [4, 2, 4, 2]
+
+
+def test_progress_counts_rotations_too(collection, tmp_path, script):
+    script(right)
+    seen = []
+    run(collection, tmp_path, position_lists=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 28) for done in range(1, 29)]  # 20, and 2 * 1 + 2 * 3
+
+
+# ── subgroups ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def divided(tmp_path):
+    """0, 2, 4, 6 are taken by camera 9 and outdoors, 1, 3, 5 by camera 10, 7 by none; 1, 3, 5, 7 indoors."""
+    collection = write_collection(
+        tmp_path / "divided", TASK, {"test": [(f"i{value}", value, image(value)) for value in range(8)]}
+    )
+    file = collection.root / "test" / "metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["indoors"] = row["value"] % 2 == 1
+        row["camera"] = None if row["value"] == 7 else 10 if row["indoors"] else 9
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_collection(collection.root)
+
+
+def two_more_indoors(values):
+    """Right outdoors; indoors 1, 3, 5, 7 are taken for 2, 5, 8, and nothing."""
+    replies = {1: 2, 3: 5, 5: 8}
+    if len(values) > 1 or values[0] % 2 == 0:
+        return right(values)
+    return right([replies[values[0]]]) if values[0] in replies else "nothing"
+
+
+def test_single_images_are_measured_for_each_value_of_a_column(divided, tmp_path, script):
+    script(two_more_indoors)
+    run(divided, tmp_path / "out", by=["camera", "indoors"])
+    groups = read(tmp_path / "out")[0]["subgroups"]["base"]
+    # Numbers by size, and what has no value last.
+    assert {column: list(values) for column, values in groups.items()} == {
+        "camera": ["9", "10", "(none)"],
+        "indoors": ["false", "true"],
+    }
+    nine, ten, none = groups["camera"].values()
+    assert {key: entry["value"] for key, entry in nine.items()} == pytest.approx(
+        {"mae": 0, "accuracy": 1, "within_one": 1, "srcc": 1, "plcc": 1}
+    )
+    # Errors 1, 2 and 3.
+    assert {key: entry["value"] for key, entry in ten.items()} == pytest.approx(
+        {"mae": 2, "accuracy": 0, "within_one": 1 / 3, "srcc": 1, "plcc": 1}
+    )
+    assert {entry["n"] for entry in nine.values()} == {4}
+    assert ten["mae"]["n"] == 3
+    assert 1 <= ten["mae"]["low"] < 2 < ten["mae"]["high"] <= 3
+    # One image, and no value for it: the midpoint 5 where 7 is true. One truth correlates with nothing.
+    two, zero = ({"value": value, "low": value, "high": value, "n": 1} for value in (2, 0))
+    assert none == {"mae": two, "accuracy": zero, "within_one": zero}
+    assert groups["indoors"]["true"]["mae"]["value"] == (1 + 2 + 3 + 2) / 4
+
+
+def test_columns_with_a_few_values_are_found(divided, tmp_path, script):
+    script(right)
+    run(divided, tmp_path / "out")
+    groups = read(tmp_path / "out")[0]["subgroups"]["base"]
+    assert groups.keys() == {"indoors"}  # one of eight has no camera: fewer than nine rows of ten
+
+
+def test_none_are_divided_where_none_is_named(divided, tmp_path, script):
+    script(right)
+    run(divided, tmp_path / "out", by=())
+    assert "subgroups" not in read(tmp_path / "out")[0]
+
+
+def test_lists_have_no_subgroups(divided, tmp_path, script):
+    script(right)
+    run(divided, tmp_path / "out", images=[2])
+    assert "subgroups" not in read(tmp_path / "out")[0]
+
+
+def test_arms_keep_each_others_subgroups(divided, tmp_path, script):
+    script(right)
+    run(divided, tmp_path / "out")
+    before = read(tmp_path / "out")[0]["subgroups"]
+    script(two_more_indoors)
+    run(divided, tmp_path / "out", arm="rarl", by=["camera"])
+    groups = read(tmp_path / "out")[0]["subgroups"]
+    assert groups["base"] == before["base"]
+    assert groups["rarl"].keys() == {"camera"}
+    run(divided, tmp_path / "out", arm="rarl", by=())
+    assert read(tmp_path / "out")[0]["subgroups"] == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"by": ["colour"]}, DataError, "no column 'colour'; there are indoors, camera"),
+        ({"by": ["camera"], "images": [2]}, ConfigError, "divided by camera, and none is asked for"),
+        ({"position_lists": -1}, ConfigError, "position_lists must be 0 or more, not -1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_model_runs(
+    divided, tmp_path, script, options, error, message
+):
+    asked = script(right)
+    with pytest.raises(error, match=message):
+        run(divided, tmp_path / "out", **options)
+    assert not asked
+    assert not (tmp_path / "out").exists()
+
+
 # ── where only orders are known ──────────────────────────────────────────────────────────────────────────
 
 
@@ -363,6 +574,17 @@ def test_tau_of_lists_of_an_order(ordered, tmp_path, script):
         assert line["truth"] == [value // 2 for value in values]
 
 
+def test_rotated_lists_of_an_order(ordered, tmp_path, script):
+    script(lambda values: right(values) if len(values) == 2 else as_shown(values))
+    metrics = run(ordered, tmp_path / "out", images=(2, 4), position_lists=3)
+    assert {key: metrics[key]["value"] for key in ROTATED} == pytest.approx(
+        {"agreement2": 1, "position_bias2": 0, "agreement4": -1 / 9, "position_bias4": 1}
+    )
+    for line in rotated(read(tmp_path / "out")[1]):
+        if line["images"] == 2:
+            assert line["tau"] == 1  # the truths were turned with the pictures
+
+
 def test_a_second_arm_has_the_same_lists_of_orders(ordered, tmp_path, script):
     asked = script(right)
     run(ordered, tmp_path / "out", images=(2, 4))
@@ -379,7 +601,7 @@ def test_a_real_model(collection, tmp_path):
 
     processor = build_processor(TASK)
     model = build_model(processor, seed=0)
-    options = {"images": (1, 2), "lists": 3, "max_new_tokens": 4}
+    options = {"images": (1, 2), "lists": 3, "max_new_tokens": 4, "position_lists": 2}
     first = evaluate(model, processor, collection, tmp_path / "a", arm="base", batch_size=2, **options)
     again = evaluate(model, processor, collection, tmp_path / "b", arm="base", batch_size=64, **options)
     assert first == again

@@ -10,15 +10,19 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 FILES = sorted((SOURCE / "rarl").rglob("*.py"))
 
-ROOF = ("__main__", "cli", "cli_data", "cli_models", "cli_prepare", "arguments")
+COMMANDS = ("cli", "cli_data", "cli_models", "cli_prepare", "cli_reports", "cli_reproduce")
+ROOF = ("__main__", *COMMANDS, "arguments")
 # The first prefix that fits decides. A module that is on no floor is a mistake.
 FLOORS = {
     **dict.fromkeys(("errors", "equations", "tasks", "replies"), 0),
     **dict.fromkeys(("files", "progress_bar", "prompts", "metrics", "rewards", "mutation"), 1),
     **dict.fromkeys(("data", "models"), 1),
     **dict.fromkeys(("training", "evaluation", "results", "ranker"), 2),
-    **dict.fromkeys(("experiments", "report", "preparation_report", "check_report"), 3),
-    **dict.fromkeys((*ROOF, "app", "demo", ""), 4),
+    **dict.fromkeys(("position_bias", "summary"), 2),
+    **dict.fromkeys(("experiments", "grid_results", "grid_tables", "published"), 3),
+    **dict.fromkeys(("report", "preparation_report", "check_report"), 3),
+    "subgroup_table": 3,
+    **dict.fromkeys((*ROOF, "app", "demo", "reproduce", ""), 4),
 }
 HEAVY = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors")
 FILE_MODULES = ("os", "io", "pathlib", "shutil", "tempfile", "glob")
@@ -118,7 +122,7 @@ LIGHT = [
     "rarl.training.checkpoints",
     "rarl.data.digits",
     "rarl.models.loading",
-    "rarl.report",
+    "rarl.report.table",
     "rarl.results",
 ]
 

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarl.metrics import accuracy, bootstrap_interval, filled, list_tau, mae, plcc, srcc, tau_values
+from rarl.metrics import (
+    accuracy,
+    bootstrap_interval,
+    filled,
+    list_tau,
+    mae,
+    plcc,
+    srcc,
+    tau_values,
+    within_one,
+)
 from rarl.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
 
 HALVES = Task("halves", "length", low=0.5, high=9.5, step=1, delta=2)
@@ -53,6 +63,26 @@ def test_accuracy(predicted: list[float], truths: list[float], task: Task, expec
 
 
 @pytest.mark.parametrize(
+    ("predicted", "truths", "task", "expected"),
+    [
+        ([3, 4, 5, 9], [3, 5, 3, 7], COUNT, 0.5),  # 0, 1, 2 and 2 steps
+        ([2, 4], [3, 3], COUNT, 1),
+        ([4.4999, 4.5], [3, 3], COUNT, 0.5),  # 4 and 5: halves go up
+        ([1.5, 1.4999], [3, 3], COUNT, 0.5),  # 2 and 1
+        ([5.44, 5.45, 5.42], [5.43, 5.43, 5.43], AESTHETICS, 2 / 3),  # a step is 0.01
+        ([1 + 444 * 0.01], [5.43], AESTHETICS, 1),
+        ([250], [200], COUNT, 0),  # not moved into the range first
+        ([2.4], [0.5], HALVES, 0),  # 2.5 and 0.5, on the grid 0.5, 1.5, 2.5
+        ([1.9], [0.5], HALVES, 1),  # 1.5 and 0.5
+        ([1e308, -1e308], [3, 3], AESTHETICS, 0),
+        ([3], [3], COUNT, 1),
+    ],
+)
+def test_within_one(predicted: list[float], truths: list[float], task: Task, expected: float) -> None:
+    assert within_one(predicted, truths, task) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("predicted", "truths", "expected"),
     [
         ([1, 2, 3, 4], [10, 20, 30, 40], 1),
@@ -64,6 +94,9 @@ def test_accuracy(predicted: list[float], truths: list[float], task: Task, expec
         ([1, 2, 3], [5, 5, 5], 0),
         ([3], [3], 0),
         ([-1e308, 0, 1e308], [1, 2, 3], 1),
+        ([0, 0, 1, 1, 0], [0, 1, 0, 1, 0], 1 / 6),  # ranks 2 2 4.5 4.5 2, and so the truths': 1.25 / 7.5
+        ([0.5, 0.5, 1.5, 1.5, 0.5], [-3, 7, -3, 7, -3], 1 / 6),  # the same order, not in small whole numbers
+        ([0, 0, 4, 3], [0, 0, 1e6, 3], 1),
     ],
 )
 def test_srcc(predicted: list[float], truths: list[float], expected: float) -> None:
@@ -88,7 +121,9 @@ def test_plcc(predicted: list[float], truths: list[float], expected: float) -> N
     assert plcc(predicted, truths) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", [mae, srcc, plcc, lambda a, b: accuracy(a, b, AGE)])
+@pytest.mark.parametrize(
+    "metric", [mae, srcc, plcc, lambda a, b: accuracy(a, b, AGE), lambda a, b: within_one(a, b, AGE)]
+)
 @pytest.mark.parametrize(
     ("predicted", "truths"),
     [([], []), ([1, 2], [1]), ([1], [1, 2]), ([[1, 2]], [[1, 2]]), ([math.nan], [1]), ([1], [math.inf])],
@@ -151,6 +186,17 @@ def test_correlations_are_always_within_range(pairs: list[tuple[float, float]]) 
     predicted, truths = zip(*pairs, strict=True)
     assert -1 <= srcc(predicted, truths) <= 1
     assert -1 <= plcc(predicted, truths) <= 1
+
+
+small = st.integers(0, 9)
+
+
+@given(st.lists(st.tuples(small, small), min_size=1, max_size=12))
+def test_srcc_sees_the_order_alone(pairs: list[tuple[int, int]]) -> None:
+    """Small whole numbers are ranked in a way of their own: the same as any others in their order."""
+    predicted, truths = zip(*pairs, strict=True)
+    others = [number / 3 - 1 for number in truths]
+    assert srcc(predicted, truths) == pytest.approx(srcc([number**3 - 0.5 for number in predicted], others))
 
 
 # ── intervals ────────────────────────────────────────────────────────────────────────────────────────────

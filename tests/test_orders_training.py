@@ -16,7 +16,7 @@ from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError
 from rarl.models.loading import load_model, load_processor
-from rarl.report import markdown_table
+from rarl.report.table import markdown_table
 from rarl.rewards import format_reward, ranking_reward, regression_reward
 from rarl.tasks import DIGITS
 from rarl.training import stages
@@ -365,7 +365,8 @@ def test_a_run_from_orders_to_its_numbers(collection_of, tmp_path):
     metrics = run(config)
     assert list(metrics["arms"]) == ["base", "ranking"]
     for entries in metrics["arms"].values():
-        assert entries.keys() == {"tau2", "tau2_values", "tau4", "tau4_values", "parsed", "valid"}
+        of_lists = {f"{kind}{count}" for kind in ("tau", "agreement", "position_bias") for count in (2, 4)}
+        assert entries.keys() == of_lists | {"tau2_values", "tau4_values", "parsed", "valid"}
     assert "1-img" not in markdown_table(metrics, DIGITS)
     log = [json.loads(line) for line in (config.output / "ranking" / "log.jsonl").read_text().splitlines()]
     assert {"policy/r_acc", "mutation/stagnant_before", "rewards/ranking_reward/mean"} <= log[0].keys()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rarl.training.progress import ProgressLines, line
+from rarl.training.progress import ProgressLines, line, validation_line
 
 GRPO = {
     "loss": 0.0123,
@@ -58,6 +58,33 @@ def test_what_was_not_logged_is_left_out():
     assert "KL" not in line({key: value for key, value in GRPO.items() if key != "kl"})
 
 
+VALIDATION = {
+    "validation/mae": 0.87,
+    "validation/accuracy": 0.5,
+    "validation/within_one": 0.75,
+    "validation/srcc": 0.9,
+    "validation/plcc": 0.9,
+    "validation/tau2": 0.66,
+    "validation/tau2_values": 0.7,
+    "validation/tau8": 0.412,
+    "validation/parsed": 1.0,
+    "validation/valid": 0.9314,
+    "validation/score": 2.914,
+    "epoch": 0.5,
+    "step": 50,
+}
+
+
+def test_the_line_of_a_validation():
+    wanted = "validation  score 2.914  mae 0.870  tau2 0.660  tau8 0.412  parsed 1.000  valid 0.931"
+    assert validation_line(VALIDATION) == wanted
+
+
+def test_the_line_of_a_validation_of_lists_alone():
+    log = {key: value for key, value in VALIDATION.items() if key[11:] in ("tau8", "score")}
+    assert validation_line(log) == "validation  score 2.914  tau8 0.412"
+
+
 @pytest.fixture
 def shown():
     return io.StringIO()
@@ -81,6 +108,34 @@ def test_one_line_for_each_log(shown):
     assert lines[0].startswith("rarl   1/280  reward 2.914  ")
     assert lines[1].startswith("rarl   2/280  reward 2.914  ")
     assert lines[1].endswith(" s/step")
+
+
+def test_the_time_of_a_validation_is_no_part_of_a_step(shown, monkeypatch):
+    """Two steps of 3 seconds each, a validation of 100 after each and one of 50 before the first."""
+    now = [1000.0]
+    monkeypatch.setattr("rarl.training.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    lines = ProgressLines("rarl", Console(file=shown, width=200))
+    state = SimpleNamespace(is_world_process_zero=True, max_steps=9, global_step=0)
+    lines.on_train_begin(None, state, None)
+    now[0] += 50
+    lines.on_log(None, state, None, logs=VALIDATION)
+    for step in (1, 2):
+        now[0] += 3
+        state.global_step = step
+        lines.on_step_end(None, state, None)
+        now[0] += 100
+        lines.on_log(None, state, None, logs=VALIDATION)
+        lines.on_log(None, state, None, logs=GRPO)  # transformers logs when the callbacks are through
+    lines.on_train_end(None, state, None)
+    said = [text.split("  ") for text in shown.getvalue().splitlines() if text.startswith("rarl")]
+    assert [words[:2] for words in said] == [
+        ["rarl 0/9", "validation"],
+        ["rarl 1/9", "validation"],
+        ["rarl 1/9", "reward 2.914"],
+        ["rarl 2/9", "validation"],
+        ["rarl 2/9", "reward 2.914"],
+    ]
+    assert [words[-1] for words in said if words[1] != "validation"] == ["3.00 s/step"] * 2
 
 
 def test_only_the_first_process_writes(shown):

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from rarl.report import markdown_table, results_table
+from rarl.report.table import markdown_table, results_table
 from rarl.tasks import AESTHETICS, COUNT, DIGITS
 
 

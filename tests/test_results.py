@@ -27,6 +27,38 @@ def test_a_missing_file(tmp_path):
         load_metrics(tmp_path / "metrics.json")
 
 
+GROUPS = {"gender": {"0": {"mae": {"value": 0.5, "low": 0.25, "high": 1.0, "n": 1}}, "(none)": {}}}
+
+
+def test_subgroups_are_read_as_written(tmp_path):
+    whole = {**METRICS, "collection": "one", "subgroups": {"base": GROUPS}}
+    write_metrics(tmp_path, whole)
+    assert load_metrics(tmp_path / "metrics.json") == whole
+    assert open_metrics(tmp_path, "digits", "test", 0, "one") == whole
+
+
+@pytest.mark.parametrize("groups", [{}, {"base": {}}, {"gone": GROUPS}])
+def test_subgroups_of_no_arm_are_not_written(tmp_path, groups):
+    write_metrics(tmp_path, {**METRICS, "subgroups": groups})
+    assert load_metrics(tmp_path / "metrics.json") == METRICS
+
+
+def test_an_arm_that_is_dropped_takes_its_subgroups_along(tmp_path):
+    both = {**METRICS["arms"], "rarl": METRICS["arms"]["base"]}
+    write_metrics(tmp_path, {**METRICS, "arms": both, "subgroups": dict.fromkeys(both, GROUPS)})
+    saved = load_metrics(tmp_path / "metrics.json")
+    del saved["arms"]["rarl"]
+    write_metrics(tmp_path, saved)
+    assert load_metrics(tmp_path / "metrics.json") == {**METRICS, "subgroups": {"base": GROUPS}}
+
+
+@pytest.mark.parametrize("groups", [3, [], {"a": 3}, {"a": {"gender": []}}, {"a": {"gender": {"0": 1}}}])
+def test_foreign_subgroups(tmp_path, groups):
+    (tmp_path / "metrics.json").write_text(json.dumps({**METRICS, "subgroups": groups}))
+    with pytest.raises(DataError, match=r"metrics\.json is not a metrics file of this library"):
+        load_metrics(tmp_path / "metrics.json")
+
+
 @pytest.mark.parametrize("text", ["", "[", "[]", "3", "{}", json.dumps({**METRICS, "arms": {"base": 3}})])
 def test_a_foreign_file(tmp_path, text):
     (tmp_path / "metrics.json").write_text(text)

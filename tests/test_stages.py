@@ -28,7 +28,8 @@ from rarl.training.progress import ProgressLines
 from rarl.training.trainer import RARLTrainer
 
 ARMS = ["sft", "regression", "rarl"]
-METRICS = {"mae", "accuracy", "srcc", "tau2", "tau2_values", "parsed", "valid"}
+METRICS = {"mae", "accuracy", "within_one", "srcc", "plcc", "tau2", "tau2_values", "parsed", "valid"}
+METRICS |= {"agreement2", "position_bias2"}
 # What the logs of one run and of its twin may differ in: times, and TRL 1.16's count of the tokens that SFT
 # has seen, which starts again where a run is continued.
 VARYING = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "num_tokens"}
@@ -260,7 +261,8 @@ def test_metrics_json_is_what_machines_read(whole):
 def test_every_arm_answers_the_same_prompts(whole):
     lines = [json.loads(line) for line in (whole[0].output / "predictions.jsonl").read_text().splitlines()]
     asked = {arm: [line["ids"] for line in lines if line["arm"] == arm] for arm in ["base", *ARMS]}
-    assert sum(map(len, asked.values())) == len(lines) == 4 * 15
+    # The lists stand there once more, in both rotations.
+    assert sum(map(len, asked.values())) == len(lines) == 4 * (15 + 5 * 2)
     assert asked["base"] == asked["sft"] == asked["regression"] == asked["rarl"]
 
 
@@ -462,7 +464,7 @@ def test_interrupted_during_evaluation(whole, copy_of, no_training, monkeypatch)
 
     def stop(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 4:  # two batches of the base, and one of sft
+        if len(calls) == 5:  # three batches of the base, and one of sft
             raise KeyboardInterrupt
         return replies(*args, **kwargs)
 
@@ -546,7 +548,7 @@ def test_more_is_evaluated_where_more_is_asked_for(whole, copy_of, config_of, no
     more = config_from(config.to_dict() | {"evaluation": {"images": [1, 2, 4], "lists": 5}}, "test")
     metrics = continued(more)
     for arm, entries in metrics["arms"].items():
-        assert entries.keys() == METRICS | {"tau4", "tau4_values"}
+        assert entries.keys() == METRICS | {"tau4", "tau4_values", "agreement4", "position_bias4"}
         for name in ("mae", "tau2"):
             assert entries[name] == whole[1]["arms"][arm][name]
     assert yaml.safe_load((config.output / "config.yaml").read_text())["evaluation"]["images"] == [1, 2, 4]

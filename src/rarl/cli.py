@@ -14,6 +14,7 @@ import typer
 from rarl.arguments import LARGEST_SEED, continued_by, quiet_loading
 from rarl.cli_data import data_app
 from rarl.cli_models import evaluate, rank
+from rarl.cli_reports import report
 from rarl.cli_reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
 
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.command(epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(evaluate)
 app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')(rank)
 app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
+app.command(epilog="Example: rarl report runs/demo")(report)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,7 +146,7 @@ def train(
     with continued_by(again):
         from rich.console import Console
 
-        from rarl.report import results_table
+        from rarl.report.table import results_table
         from rarl.training.stages import run as run_stages
 
         console = Console()

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rarl.arguments import JSON, MODEL, checked_images, checked_model, counts, quiet_loading, scale
+from rarl.arguments import JSON, MODEL, checked_images, checked_model, counts, quiet_loading, scale, words
+from rarl.errors import ConfigError
 
 
 def evaluate(
@@ -17,6 +18,17 @@ def evaluate(
     images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
     split: Annotated[str, typer.Option(help="The part of the collection.")] = "test",
     lists: Annotated[int, typer.Option(min=1, help="Lists for each number of images above 1.")] = 200,
+    position_lists: Annotated[
+        int, typer.Option(min=0, help="Of these, asked in every rotation of their pictures; 0: none.")
+    ] = 25,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,...",
+            help="Columns of metadata.jsonl by which single images are measured apart; default: those with "
+            "2 to 12 values.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Default: runs/evaluation/TASK-SPLIT.")] = None,
     arm: Annotated[
@@ -27,16 +39,23 @@ def evaluate(
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
 
     Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
-    prints the table of all of them.
+    prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
+    numbers for the groups of images that the columns make.
     """
     from rarl.data.collection import load_collection
+    from rarl.data.columns import read_columns
     from rarl.results import load_metrics, open_metrics
 
     numbers = counts(images)
+    columns = None if by is None else words(by, "--by")
+    if columns and 1 not in numbers:
+        raise ConfigError(f"--by {by}: divides single images; put a 1 into --images {images}")
     name = checked_model(model)
     quiet_loading(name)
     data = load_collection(collection)
     data.split(split)
+    if columns:
+        read_columns(data, split, columns)  # a mistake is told before torch is imported
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
     label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
     if label in open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"]:
@@ -60,6 +79,8 @@ def evaluate(
                 images=numbers,
                 split=split,
                 lists=lists,
+                position_lists=position_lists,
+                by=columns,
                 batch_size=batch_size,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
@@ -67,9 +88,15 @@ def evaluate(
     if as_json:
         print(json.dumps(metrics))
         return
-    from rarl.report import results_table
+    from rarl.report.table import results_table
+    from rarl.subgroup_table import order_line, subgroup_table
 
-    Console().print(results_table(metrics, data.task))
+    console = Console()
+    console.print(results_table(metrics, data.task))
+    if line := order_line(metrics["arms"][label]):
+        console.print(line, highlight=False, markup=False)
+    if found := metrics.get("subgroups", {}).get(label):
+        console.print(subgroup_table(found, data.task, label))
 
 
 def rank(

@@ -90,7 +90,8 @@ def reproduce(
     with continued_by(again), redirect_stdout(sys.stderr) if as_json else nullcontext():
         from rich.console import Console
 
-        from rarl.reproduce import plan, show, tables_of
+        from rarl.report.grid import tables_of
+        from rarl.reproduce import plan, show
         from rarl.reproduce import reproduce as run
 
         planned = plan(table, mapping, str(recipe), out=out, seeds=runs, further=further, machine=here)
@@ -99,6 +100,6 @@ def reproduce(
         print(json.dumps(results))
         return
     console = Console()
-    for laid in tables_of(results, planned.recipe.task, planned.table):
+    for laid in tables_of(results, planned.recipe.task):
         show(laid, console)
     console.print(f"report.html, report.md and results.json are in {planned.folder}", highlight=False)

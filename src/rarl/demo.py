@@ -9,7 +9,8 @@ from rich.console import Console
 
 from rarl.data.digits import prepare_digits
 from rarl.models.embedded import copy_base, make_base, settle
-from rarl.report import results_table
+from rarl.report.page import write_report
+from rarl.report.table import results_table
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
 from rarl.training.preparation import begin
@@ -50,5 +51,8 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     prepare_digits(out / "data")
     metrics = run(config, resume=True, console=console)
     console.print(results_table(metrics, config.task, model_name="embedded base"))
-    console.print(f"models, config.yaml, metrics.json and predictions.jsonl are in {out}", highlight=False)
+    write_report(out)
+    console.print(
+        f"report.html, report.md, models, config.yaml and metrics.json are in {out}", highlight=False
+    )
     return metrics

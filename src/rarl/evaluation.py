@@ -3,25 +3,26 @@
 interval. Nothing is chosen or compared here; the table is `report`'s."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.data.collection import Collection
+from rarl.data.columns import read_columns
 from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate
 from rarl.data.images import open_image
 from rarl.errors import ConfigError
-from rarl.metrics import accuracy, bootstrap_interval, filled, list_tau, mae, srcc, tau_values
+from rarl.metrics import Entry, list_tau, tau_values
 from rarl.models.generation import greedy_replies
 from rarl.prompts import messages
 from rarl.replies import parse
 from rarl.results import open_metrics, write_metrics, write_predictions
+from rarl.summary import by_column, summarize
 from rarl.tasks import Task
 
-Entry = dict[str, float]
 Prediction = dict[str, Any]
 
 
@@ -38,47 +39,73 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 16,
     max_new_tokens: int = 1024,
+    position_lists: int = 25,
+    by: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Entry]:
     """Evaluate one arm and write it into the folder `out`, beside the other arms that are there.
 
     With 1 in `images` every image of the split is asked for alone; with N, `lists` lists of N images are
-    drawn with `seed`, or read from `out/lists-SPLIT-SEED.json` where they have been drawn already.
+    drawn with `seed`, or read from `out/lists-SPLIT-SEED.json` where they have been drawn already. Of those
+    lists the first `position_lists` are asked in every cyclic rotation of their pictures.
 
     Args:
         arm: the key in `metrics.json`, which is the name of the model's folder.
         batch_size: prompts in one pass.
         max_new_tokens: where a reply that doesn't end by itself is cut.
+        position_lists: lists of each number of images above 1 that are rotated; 0 for none, and then there
+            are no `agreementN` and `position_biasN`.
+        by: columns of the split's `metadata.jsonl`, by whose values single images are measured apart, under
+            `subgroups`; None for those that `read_columns` chooses, () for none.
         progress: called with the number of replies done and the number of all.
 
     Returns:
         METRIC -> value, 95 % interval and number of replies, as in `metrics.json`.
 
     Raises:
-        DataError: if the split is missing or too small, or a file in `out` is not what it should be.
+        DataError: if the split is missing or too small, has not the columns of `by`, or a file in `out` is
+            not what it should be.
         ConfigError: if `out` holds the results of another task, split, seed or number of lists.
     """
     if not images or min(images) < 1 or lists < 1:
         raise ConfigError(
             f"evaluation needs at least 1 image a prompt and 1 list, not {list(images)} and {lists}"
         )
+    if position_lists < 0:
+        raise ConfigError(f"position_lists must be 0 or more, not {position_lists}")
+    if by and 1 not in images:
+        raise ConfigError(
+            f"single images are divided by {', '.join(by)}, and none is asked for: put 1 among the numbers"
+        )
     if 1 in images and not collection.knows_values(split):
         raise ConfigError(
             f"{collection.root / split} knows orders alone, and one image has none: evaluate lists, as with "
             "--images 2,4"
         )
+    columns = read_columns(collection, split, by) if 1 in images else {}
     folder, task = Path(out), collection.task
     open_metrics(
         folder, task.name, split, seed, collection.digest(split)
     )  # a mismatch is an error before the model runs
     folder.mkdir(parents=True, exist_ok=True)
     groups = _groups(collection, folder, sorted(set(images)), split, lists, seed)
+    rotations = _rotations(groups, position_lists)
+    prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
-    predictions = []
-    for group, text in _replies(model, processor, groups, task, batch_size, max_new_tokens):
-        predictions.append({"arm": arm, "split": split, **predict(group, text)})
-        if progress is not None:
-            progress(len(predictions), len(groups))
+    texts: list[str] = []
+    # Not in one batch: the first get the replies that they get without the others.
+    for some in (groups, prompts[len(groups) :]):
+        for _, text in ask(model, processor, some, task, batch_size, max_new_tokens):
+            texts.append(text)
+            if progress is not None:
+                progress(len(texts), len(prompts))
+    head = {"arm": arm, "split": split}
+    predictions = [{**head, **predict(*asked)} for asked in zip(groups, texts, strict=False)]
+    replies = iter(texts[len(groups) :])
+    for place, number, turn in rotations:
+        text = next(replies) if turn else texts[place]  # as it was drawn, a list has its reply already
+        said = predict(_rotated(groups[place], turn), text)
+        predictions.append({**head, **said, "list": number, "rotation": turn})
 
     metrics = summarize(predictions, task, seed)
     write_predictions(folder, arm, predictions)
@@ -87,6 +114,7 @@ def evaluate(
         drawn = [group for group in groups if len(group.rows) == count]
         saved["lists"][str(count)] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}
     saved["arms"][arm] = metrics
+    saved.setdefault("subgroups", {})[arm] = by_column(predictions, columns, task, seed) if columns else {}
     write_metrics(folder, saved)
     return metrics
 
@@ -111,39 +139,6 @@ def predict(group: Group, text: str) -> Prediction:
         "tau": list_tau(positions, truths) if count > 1 else None,
         "tau_values": tau_values(positions, values, truths) if count > 1 else None,
     }
-
-
-def summarize(predictions: Sequence[Mapping[str, Any]], task: Task, seed: int) -> dict[str, Entry]:
-    """The metrics of one arm's predictions, each with a 95 % bootstrap interval over replies.
-
-    A single image without a value is scored as the midpoint of the range, and a value outside the range as
-    the nearer end: one absurd number must not decide a mean. `seed` is that of the resampling.
-    """
-    metrics: dict[str, Entry] = {}
-    alone = [line for line in predictions if line["images"] == 1]
-    if alone:
-        given = np.clip(filled([line["values"][0] for line in alone], task), task.low, task.high)
-        pairs = np.column_stack([given, [line["truth"][0] for line in alone]])
-        metrics["mae"] = _entry(pairs, mae, seed)
-        metrics["accuracy"] = _entry(pairs, lambda given, truths: accuracy(given, truths, task), seed)
-        metrics["srcc"] = _entry(pairs, srcc, seed)
-    for count in sorted({line["images"] for line in predictions} - {1}):
-        some = [line for line in predictions if line["images"] == count]
-        metrics[f"tau{count}"] = _mean([line["tau"] for line in some], seed)
-        metrics[f"tau{count}_values"] = _mean([line["tau_values"] for line in some], seed)
-    for key in ("parsed", "valid"):
-        metrics[key] = _mean([float(line[key]) for line in predictions], seed)
-    return metrics
-
-
-def _entry(rows: np.ndarray, statistic: Callable[..., float], seed: int) -> Entry:
-    low, high = bootstrap_interval(rows, statistic, seed=seed)
-    columns = rows.reshape(len(rows), -1).T
-    return {"value": float(statistic(*columns)), "low": low, "high": high, "n": len(rows)}
-
-
-def _mean(numbers: Sequence[float], seed: int) -> Entry:
-    return _entry(np.asarray(numbers, dtype=np.float64), np.mean, seed)
 
 
 def _groups(
@@ -171,7 +166,25 @@ def _groups(
     return [*(Group((row,)) for row in rows if 1 in counts), *drawn]
 
 
-def _replies(
+def _rotations(groups: Sequence[Group], number: int) -> list[tuple[int, int, int]]:
+    """The rotations to ask of the first `number` lists of each count: the place of the list among `groups`,
+    its number among those of its count, and by how much it is turned, 0 too."""
+    found: list[tuple[int, int, int]] = []
+    numbers: Counter[int] = Counter()
+    for place, group in enumerate(groups):
+        count = len(group.rows)
+        if count > 1 and numbers[count] < number:
+            found += [(place, numbers[count], turn) for turn in range(count)]
+            numbers[count] += 1
+    return found
+
+
+def _rotated(group: Group, turn: int) -> Group:
+    """The same images; picture p, from 0, is image p + `turn`, and after the last comes the first."""
+    return Group(group.rows[turn:] + group.rows[:turn])
+
+
+def ask(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     groups: Sequence[Group],

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rarl.data.collection import Collection, load_collection
@@ -19,14 +17,12 @@ from rarl.errors import ConfigError
 from rarl.experiments import ARMS, Cell, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
 from rarl.files import write_text
 from rarl.grid_results import differences, measured, over_seeds
-from rarl.grid_tables import GridTable, differences_table, markdown, measured_table, published_tables
 from rarl.models.embedded import copy_base, make_base, settle
 from rarl.published import PublishedTable, published
-from rarl.tasks import Task
+from rarl.report.grid import RESULTS, write_grid_report
+from rarl.report.table import Laid
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, config_from
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -122,8 +118,7 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
             evaluate_cell(cell, collection, console)
         results = gather(planned, grid)
         write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
-        tables = tables_of(results, planned.recipe.task, planned.table)
-        write_text(planned.folder / "report.md", "\n".join(markdown(table) for table in tables))
+        write_grid_report(planned.folder)
     return results
 
 
@@ -175,20 +170,9 @@ def gather(planned: Plan, grid: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def tables_of(results: dict[str, Any], task: Task, table: PublishedTable) -> list[GridTable]:
-    """What is shown of a grid: measured, differences, published."""
-    between = differences_table(results, task)
-    return [measured_table(results, task, table), *([between] if between else []), *published_tables(table)]
-
-
-def show(table: GridTable, console: Console) -> None:
-    """The table on a terminal."""
-    grid = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(table.header):
-        grid.add_column(Text(name), justify="left" if place == 0 else "right", no_wrap=place > 0)
-    for row in table.rows:
-        grid.add_row(*(Text(cell) for cell in row))  # Text, because rich would take [...] for markup
-    console.print(grid)
+def show(table: Laid, console: Console) -> None:
+    """The table and its notes on a terminal."""
+    console.print(table.terminal())
     for note in table.notes:
         console.print(Text(note), style="dim")
 

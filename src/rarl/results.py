@@ -16,7 +16,8 @@ HEAD = ("task", "split", "seed")
 
 
 def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A `metrics.json`: `task`, `split`, `seed`, `lists` (by number of images) and `arms`.
+    """A `metrics.json`: `task`, `split`, `seed`, `lists` (by number of images) and `arms`; `collection` and
+    `subgroups` (ARM -> COLUMN -> VALUE -> METRIC -> entry) where the file has them.
 
     Raises:
         DataError: if the file is missing or is no metrics file.
@@ -29,6 +30,7 @@ def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
             **({"collection": str(saved["collection"])} if "collection" in saved else {}),
             "lists": dict(saved["lists"]),
             "arms": {arm: dict(metrics) for arm, metrics in saved["arms"].items()},
+            **({"subgroups": _subgroups(saved["subgroups"])} if "subgroups" in saved else {}),
         }
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror}); rarl evaluate writes one") from error
@@ -66,8 +68,23 @@ def open_metrics(
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Replace the folder's `metrics.json`."""
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    """Replace the folder's `metrics.json`; of `subgroups` the arms that are in `arms` and have any are kept,
+    so that an arm which is dropped there leaves nothing behind."""
+    written = {key: value for key, value in metrics.items() if key != "subgroups"}
+    found = metrics.get("subgroups", {})
+    if kept := {arm: columns for arm, columns in found.items() if columns and arm in metrics["arms"]}:
+        written["subgroups"] = kept
+    write_text(folder / "metrics.json", json.dumps(written, indent=2, allow_nan=False) + "\n")
+
+
+def _subgroups(saved: dict[str, Any]) -> dict[str, Any]:
+    return {
+        arm: {
+            column: {value: dict(metrics) for value, metrics in values.items()}
+            for column, values in columns.items()
+        }
+        for arm, columns in saved.items()
+    }
 
 
 def write_predictions(folder: Path, arm: str, predictions: Sequence[Mapping[str, Any]]) -> None:

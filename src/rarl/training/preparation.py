@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.data.collection import Collection, Row, load_collection
+from rarl.data.columns import read_columns
 from rarl.data.digits import SPLITS, prepare_digits
 from rarl.data.groups import Group, draw_groups, training_groups
 from rarl.errors import ConfigError, DataError
@@ -113,6 +114,8 @@ def _check_collection(config: RunConfig, collection: Collection) -> None:
             f"task: the run's is not that of {Path(collection.root) / 'task.yaml'}: {'; '.join(wrong)}"
         )
     _check_orders(config, collection)
+    if config.evaluation.by:
+        read_columns(collection, config.evaluation.split, config.evaluation.by)
     train, held_out = collection.split("train"), collection.split(config.evaluation.split)
     wanted = [(f"stages[{i}].images", train, stage.images) for i, stage in enumerate(config.stages)]
     wanted.append(("evaluation.images", held_out, config.evaluation.images))

@@ -153,11 +153,13 @@ class Evaluation(Section):
     split: Annotated[str, Field(min_length=1)] = "test"
     images: Images = [1, 2, 4, 8]
     lists: Annotated[int, Field(ge=1)] = 200  # lists per number of images
-    position_lists: Annotated[int, Field(ge=0)] = (
-        25  # of these lists, asked in every rotation of their pictures
-    )
-    by: list[str] | None = (
-        None  # columns of the metadata to divide single images by; None: those with few values
-    )
+    position_lists: Annotated[int, Field(ge=0)] = 25  # of these, asked in every rotation of their pictures
+    by: list[str] | None = None  # columns to divide single images by; None: those with a few values
     batch_size: Annotated[int, Field(ge=1)] = 32
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None  # None: the trainer's max_completion_length
+
+    @model_validator(mode="after")
+    def _single_images_are_divided(self) -> Self:
+        if self.by and 1 not in self.images:
+            refuse([("by", "divides single images, of which there are none: `images` needs a 1")])
+        return self

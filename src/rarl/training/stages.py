@@ -83,10 +83,12 @@ def evaluate_arm(
     config: RunConfig, collection: Collection, arm: str, model: str | Path, console: Console
 ) -> None:
     """Evaluates one arm, unless every metric that is asked for is there."""
-    wanted = {"mae" if count == 1 else f"tau{count}" for count in config.evaluation.images}
+    settings = config.evaluation
+    wanted = {"mae" if count == 1 else f"tau{count}" for count in settings.images}
+    if settings.position_lists:
+        wanted |= {f"agreement{count}" for count in settings.images if count > 1}
     if wanted <= _open_metrics(config)["arms"].get(arm, {}).keys():
         return
-    settings = config.evaluation
     with progress_bar(console) as progress:
         bar = progress.add_task(f"evaluating {arm}", total=None)
         evaluate(
@@ -101,6 +103,8 @@ def evaluate_arm(
             seed=config.seed,
             batch_size=settings.batch_size,
             max_new_tokens=reply_length(config),
+            position_lists=settings.position_lists,
+            by=settings.by,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
 

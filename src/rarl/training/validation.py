@@ -12,9 +12,10 @@ from transformers import Trainer, TrainerCallback
 from rarl.data.collection import Collection
 from rarl.data.groups import Group, draw_groups
 from rarl.errors import ConfigError
-from rarl.evaluation import _replies, predict, summarize
+from rarl.evaluation import ask, predict
 from rarl.files import finish, unfinished
 from rarl.rewards import format_reward, ranking_reward, regression_reward
+from rarl.summary import summarize
 from rarl.tasks import Task
 from rarl.training.config import RunConfig
 from rarl.training.sections import Weights
@@ -98,7 +99,7 @@ class Validation(TrainerCallback):
         model: Any = self._trainer.accelerator.unwrap_model(self._trainer.model)
         processor: Any = self._trainer.processing_class
         answered = list(
-            _replies(model, processor, self._groups, self._task, self._batch_size, self._max_new_tokens)
+            ask(model, processor, self._groups, self._task, self._batch_size, self._max_new_tokens)
         )
         predictions = [predict(group, text) for group, text in answered]
         metrics = summarize(predictions, self._task, 0)

@@ -1,0 +1,176 @@
+"""What a run, or the cells of a grid, left on disk, read once for a report. Nothing but the metrics has to be
+there: an older run, an arm that was not trained or images that are gone make a report shorter, not fail."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rarl.data.collection import load_collection
+from rarl.errors import DataError
+from rarl.results import load_metrics
+from rarl.tasks import Task
+from rarl.training.config import RunConfig, load_config
+from rarl.training.group_log import GROUPS
+from rarl.training.record import TRAINING
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Attributes:
+        predictions: lines of `predictions.jsonl`, without those of rotated lists, which are `rotated`.
+        log, groups: lines of the model folder's `log.jsonl` and `groups.jsonl`; none of what was not trained.
+        training: its `training.json`, or nothing.
+        since: the steps that were trained before the arm's own, by the stages before it.
+    """
+
+    name: str
+    metrics: dict[str, dict[str, float]]
+    subgroups: dict[str, Any]
+    predictions: list[dict[str, Any]]
+    rotated: list[dict[str, Any]]
+    log: list[dict[str, Any]]
+    groups: list[dict[str, Any]]
+    training: dict[str, Any]
+    since: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """All arms of one task, split and seed.
+
+    Attributes:
+        model: what the run began with, as a name.
+        metrics: as in `metrics.json`, with all arms.
+        images: id -> file, of the train and the evaluated part, as far as the collection is still there.
+        configs: what was given, as (what it is of, its YAML).
+        missing: what a reader would look for and the run has not, a sentence each.
+    """
+
+    task: Task
+    model: str
+    metrics: dict[str, Any]
+    arms: dict[str, Arm]
+    images: dict[str, Path]
+    configs: list[tuple[str, str]]
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def main(self) -> Arm:
+        """The arm that the report is about: rarl, or the last that was evaluated."""
+        return self.arms.get("rarl") or list(self.arms.values())[-1]
+
+
+def load_record(run: Path) -> Record:
+    """A run's folder.
+
+    Raises:
+        DataError: if it is none, or nothing has been evaluated there.
+        ConfigError: if its `config.yaml` is not what it was.
+    """
+    return load_records([run])
+
+
+def load_records(runs: Sequence[Path]) -> Record:
+    """Several runs of one task, split and seed as one, such as the cells of a grid; the first run that has an
+    arm is taken for it.
+
+    Raises:
+        As `load_record`.
+    """
+    metrics: dict[str, Any] = {}
+    arms: dict[str, Arm] = {}
+    configs: list[tuple[str, str]] = []
+    images: dict[str, Path] = {}
+    for run in runs:
+        if not (run / "config.yaml").is_file() or not (run / "metrics.json").is_file():
+            raise DataError(
+                f"{run}: no run, or none that was evaluated: it has a config.yaml and a metrics.json, as "
+                "rarl train, rarl demo and rarl reproduce leave them"
+            )
+        config, found = load_config(run / "config.yaml"), load_metrics(run / "metrics.json")
+        if not found["arms"]:
+            raise DataError(f"{run}/metrics.json: no arm was evaluated yet")
+        metrics = metrics or {**found, "arms": {}}
+        metrics["lists"] |= found["lists"]
+        lines = _lines(run / "predictions.jsonl")
+        for name, numbers in found["arms"].items():
+            if name not in arms:
+                metrics["arms"][name] = numbers
+                arms[name] = _arm(run, config, name, numbers, found, lines)
+        configs.append((run.name, (run / "config.yaml").read_text(encoding="utf-8")))
+        images = images or _images(config, run, metrics["split"])
+    missing = [] if images else ["The collection is not where it was: its images are not shown."]
+    if not any(arm.rotated for arm in arms.values()):
+        missing.append("No list was asked in several orders of its pictures.")
+    if not any("validation/score" in log for arm in arms.values() for log in arm.log):
+        missing.append("The run has no section `validation`, so there are no curves of it.")
+    if not any(arm.groups for arm in arms.values()):
+        missing.append("No groups of responses were kept while training.")
+    model = "embedded base" if config.task.name == "digits" and _is_tiny(config) else Path(config.model).name
+    return Record(config.task, model, metrics, arms, images, configs, missing)
+
+
+def _arm(
+    run: Path, config: RunConfig, name: str, numbers: Any, found: dict[str, Any], lines: list[dict[str, Any]]
+) -> Arm:
+    own = [line for line in lines if line.get("arm") == name]
+    folder = run / name
+    steps = {stage.name: stage.max_steps for stage in config.stages}
+    before = 0
+    if name != "base" and (config.sft is None or name != config.sft.name):
+        # A cell's model has its arm's name, and its last stage made it.
+        last = list(steps).index(name) if name in steps else len(steps) - 1
+        before = sum(list(steps.values())[:last])
+    return Arm(
+        name=name,
+        metrics=numbers,
+        subgroups=found.get("subgroups", {}).get(name, {}),
+        predictions=[line for line in own if "rotation" not in line],
+        rotated=[line for line in own if "rotation" in line],
+        log=_lines(folder / "log.jsonl"),
+        groups=_lines(folder / GROUPS),
+        training=next(iter(_lines(folder / TRAINING, whole=True)), {}),
+        since=before,
+    )
+
+
+def _lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line, or one in all; none where it is missing.
+
+    Raises:
+        DataError: if a line is no JSON object.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    found = []
+    # Not splitlines: other marks that it takes for line ends may stand inside a reply.
+    for number, line in enumerate([text] if whole else text.split("\n"), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number}: not JSON ({error}); was it changed?") from error
+            if not isinstance(value, dict):
+                raise DataError(f"{path} line {number}: must be an object, not {line[:40]}")
+            found.append(value)
+    return found
+
+
+def _images(config: RunConfig, run: Path, split: str) -> dict[str, Path]:
+    try:
+        collection = load_collection(config.data or run / "data")
+        rows = [*collection.splits.get("train", ()), *collection.splits.get(split, ())]
+    except DataError:
+        return {}
+    return {row.id: row.path for row in rows}
+
+
+def _is_tiny(config: RunConfig) -> bool:
+    """Whether the run began with the embedded model, of which demo and grids have copies in folders."""
+    name = Path(config.model)
+    return config.model == "tiny" or name.name == "base" or name.parent.name == "bases"

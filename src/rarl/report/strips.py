@@ -1,0 +1,159 @@
+"""Real images in a report: ranked lists as strips in the order of the reply, the best, the median and the
+worst of an arm with the base's reply to the same list, and whole groups of responses from training. Images
+are small copies inside the page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rarl.data.images import open_image
+from rarl.errors import DataError
+from rarl.report.record import Record
+from rarl.report.table import arm_names
+
+LARGEST_SIDE = 128  # pixels of a copy; smaller images are left as they are
+GROUPS = 3
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image: its copy as a data URI, or None where it can't be opened, and what was said of it."""
+
+    picture: int
+    source: str | None
+    truth: str
+    given: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The images of one list in the order of one reply; in that of the prompt where it is no ranking."""
+
+    arm: str
+    valid: bool
+    tau: float
+    tiles: list[Tile]
+    reply: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response of a group, with the rewards and the advantage it was trained with."""
+
+    text: str
+    rewards: list[tuple[str, str]]
+    reward: str
+    advantage: str
+    mutated: bool
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A group as it was trained on."""
+
+    step: int
+    tiles: list[Tile]
+    responses: list[Response]
+
+
+class Thumbnails:
+    """Small copies of images by id, each made once."""
+
+    def __init__(self, images: dict[str, Path]) -> None:
+        self._images = images
+        self._made: dict[str, str | None] = {}
+
+    def of(self, name: str) -> str | None:
+        """The copy as a data URI; None where the image is gone or can't be opened."""
+        if name not in self._made:
+            self._made[name] = self._make(self._images.get(name))
+        return self._made[name]
+
+    def _make(self, path: Path | None) -> str | None:
+        if path is None:
+            return None
+        try:
+            image = open_image(path)
+        except DataError:
+            return None
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        file = io.BytesIO()
+        small = max(image.size) <= 64  # where JPEG would blur what little there is
+        image.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 80}))
+        kind = "png" if small else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def ranked(record: Record, thumbnails: Thumbnails) -> list[tuple[str, list[Strip]]]:
+    """Best, median and worst of the main arm's longest lists, each with the base's reply to the same list."""
+    lists = [line for line in record.main.predictions if line["images"] > 1]
+    if not lists:
+        return []
+    longest = max(line["images"] for line in lists)
+    by_tau = sorted((line for line in lists if line["images"] == longest), key=lambda line: line["tau"])
+    names = arm_names(record.arms, record.model)
+    base = record.arms.get("base") if record.main.name != "base" else None
+    replies = {tuple(line["ids"]): line for line in (base.predictions if base else ())}
+    found = []
+    for title, place in (("Best", -1), ("Median", len(by_tau) // 2), ("Worst", 0)):
+        line = by_tau[place]
+        strips = [_strip(names[record.main.name], line, record, thumbnails)]
+        if other := replies.get(tuple(line["ids"])):
+            strips.append(_strip(names["base"], other, record, thumbnails))
+        found.append((f"{title} of {len(by_tau)} lists of {longest}", strips))
+    return found
+
+
+def groups(record: Record, thumbnails: Thumbnails) -> list[Shown]:
+    """Groups of the main arm from the beginning, the middle and the end of its training; where some have a
+    mutated response, from those."""
+    lines = [line for line in record.main.groups if len(line["ids"]) > 1] or record.main.groups
+    lines = [line for line in lines if any(r["mutated"] for r in line["responses"])] or lines
+    places = (
+        sorted({round(part * (len(lines) - 1) / (GROUPS - 1)) for part in range(GROUPS)}) if lines else []
+    )
+    return [_shown(lines[place], thumbnails) for place in places]
+
+
+def _strip(arm: str, line: dict[str, Any], record: Record, thumbnails: Thumbnails) -> Strip:
+    order: Sequence[int] = range(line["images"])
+    if line["valid"]:
+        order = sorted(order, key=lambda index: line["positions"][index])
+    knows_values = "mae" in record.main.metrics or any(t != int(t) for t in line["truth"])
+    tiles = []
+    for index in order:
+        truth, given = line["truth"][index], line["values"][index]
+        said = "–" if given is None else f"{given:g}"
+        known = f"{truth:g}" if knows_values else f"place {truth + 1:g}"
+        right = (
+            knows_values and given is not None and record.task.nearest(given) == record.task.nearest(truth)
+        )
+        tiles.append(Tile(index + 1, thumbnails.of(line["ids"][index]), known, said, right))
+    return Strip(arm, bool(line["valid"]), line["tau"], tiles, line["reply"])
+
+
+def _shown(line: dict[str, Any], thumbnails: Thumbnails) -> Shown:
+    truths = line.get("truth") or [f"place {place + 1}" for place in line.get("order", ())]
+    tiles = [
+        Tile(place, thumbnails.of(name), truth if isinstance(truth, str) else f"{truth:g}", "", False)
+        for place, (name, truth) in enumerate(zip(line["ids"], truths, strict=True), 1)
+    ]
+    responses = [
+        Response(
+            text=response["text"],
+            rewards=[(name, _number(value)) for name, value in response["rewards"].items()],
+            reward=_number(response["reward"]),
+            advantage=f"{response['advantage']:+.2f}",
+            mutated=response["mutated"],
+        )
+        for response in line["responses"]
+    ]
+    return Shown(line["step"], tiles, responses)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
