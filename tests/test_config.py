@@ -198,10 +198,13 @@ MISTAKES = [
     ("validation.images=[]", "validation.images: "),
     ("validation.images=[1, 17]", "validation.images[1]: must be less than or equal to 16, not 17"),
     ("validation.images=2", "validation.images: must be a valid list, not 2"),
-    ("validation.split=", "validation.split: must be a text, not null"),
+    ("validation.split=", "validation.split: must be a valid string, not null"),
     ("validation.split=''", "validation.split: "),
     ("validation.keep=first", "validation.keep: must be 'best' or 'last', not 'first'"),
-    ("validation.lists=3", "validation.lists: unknown key; the keys are every, split, images, prompts, keep"),
+    (
+        "validation.image=[2]",
+        "validation.image: unknown key; did you mean 'images'? the keys are every, split",
+    ),
     ("validation=true", "validation: must be a mapping of keys to values, not true"),
     ("validaton={}", "validaton: unknown key; did you mean 'validation'?"),
 ]

@@ -53,7 +53,7 @@ def test_the_demo_leaves_a_run_and_a_second_call_its_table(tmp_path, monkeypatch
     assert folders == {"base", "data", *ARMS}
     for name in ("base", *ARMS):
         assert (out / name / "model.safetensors").is_file()
-    for name in ("config.yaml", "metrics.json", "predictions.jsonl"):
+    for name in ("config.yaml", "metrics.json", "predictions.jsonl", "report.html", "report.md"):
         assert (out / name).is_file()
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert list(metrics["arms"]) == ["base", *ARMS]

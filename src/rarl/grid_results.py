@@ -25,14 +25,17 @@ def measured(grid: Sequence[Cell]) -> dict[int, dict[str, dict[str, Any]]]:
         ConfigError: if two cells were evaluated on different images or lists.
     """
     found: dict[int, dict[str, dict[str, Any]]] = {}
-    firsts: dict[int, tuple[Path, Any]] = {}
+    firsts: dict[int | None, tuple[Path, dict[str, Any]]] = {}
     for cell in grid:
         path = cell.folder / "metrics.json"
         if not path.is_file() or cell.arm not in (metrics := load_metrics(path))["arms"]:
             continue
-        same = {key: metrics.get(key) for key in ("task", "split", "collection", "lists")}
-        place, known = firsts.setdefault(cell.seed, (path, same))
-        if wrong := [key for key in same if same[key] != known[key]]:
+        of_all = {key: metrics.get(key) for key in ("task", "split", "collection")}
+        for seed, same in ((None, of_all), (cell.seed, {"lists": metrics["lists"]})):
+            place, known = firsts.setdefault(seed, (path, same))
+            wrong = [key for key in same if same[key] != known[key]]
+            if not wrong:
+                continue
             raise ConfigError(
                 f"{path} and {place} are not of the same {' and '.join(wrong)}: remove the cell that is "
                 "not of this grid, and it is made again"

@@ -41,7 +41,7 @@ def write_grid_report(folder: Path) -> Path:
     path = folder / RESULTS
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        seeds, arms = list(results["seeds"]), list(results["steps"])
+        seeds, arms, table = list(results["seeds"]), list(results["steps"]), published(results["table"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the results of a grid ({error}); rarl reproduce writes them") from error
     cells = {seed: [folder.parent / f"seed-{seed}" / arm for arm in arms] for seed in seeds}
@@ -50,5 +50,5 @@ def write_grid_report(folder: Path) -> Path:
     if first is None:
         raise DataError(f"{path}: no cell of this table was evaluated yet; rarl reproduce runs them")
     record = load_records(first)
-    title = f"{published(results['table']).title} on {record.task.name}: {record.model}"
+    title = f"{table.title} on {record.task.name}: {record.model}"
     return write_page(folder, record, tables_of(results, record.task), title)

@@ -4,6 +4,7 @@ length, position bias. Their colours are variables of the page's style, where li
 import io
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,8 @@ def position_bias(record: Record) -> Plot | None:
         if places := mean_places(rotated[name], count):
             paint = _stand_in(colour(name, record.arms))
             axes.plot(range(1, count + 1), [place + 1 for place in places], marker="o", ms=4, color=paint)
-    axes.set(xlabel="picture in the prompt", ylabel="mean place in the reply", xticks=range(1, count + 1))
+    axes.set(xlabel="picture in the prompt", ylabel="mean place in the reply")
+    axes.set(xticks=range(1, count + 1), yticks=range(1, count + 1), ylim=(0.8, count + 0.2))
     said = "Mean place in the reply of each picture of the prompt; a model without bias is on the dotted line"
     return Plot(title, _svg(figure, "position"), said)
 
@@ -211,7 +213,8 @@ def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, name: str) -> str:
     """The figure's `<svg>`, with ids of its own and the colours of the style sheet."""
     file = io.StringIO()
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's font will have it
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]

@@ -3,17 +3,17 @@ there: an older run, an arm that was not trained or images that are gone make a 
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import load_collection
+from rarl.data.collection import Collection, inspect_collection
 from rarl.errors import DataError
 from rarl.results import load_metrics
 from rarl.tasks import Task
 from rarl.training.config import RunConfig, load_config
-from rarl.training.group_log import GROUPS
-from rarl.training.record import TRAINING
+from rarl.training.record import GROUPS, TRAINING
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Arm:
         log, groups: lines of the model folder's `log.jsonl` and `groups.jsonl`; none of what was not trained.
         training: its `training.json`, or nothing.
         since: the steps that were trained before the arm's own, by the stages before it.
+        cut: whether the last line of `log` or `groups` was cut off, and is left out.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Arm:
     groups: list[dict[str, Any]]
     training: dict[str, Any]
     since: int
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Record:
         images: id -> file, of the train and the evaluated part, as far as the collection is still there.
         configs: what was given, as (what it is of, its YAML).
         missing: what a reader would look for and the run has not, a sentence each.
+        knows_values: whether true values are values; where only orders are known they are places in one.
     """
 
     task: Task
@@ -57,6 +60,7 @@ class Record:
     images: dict[str, Path]
     configs: list[tuple[str, str]]
     missing: list[str] = field(default_factory=list)
+    knows_values: bool = True
 
     @property
     def main(self) -> Arm:
@@ -84,7 +88,7 @@ def load_records(runs: Sequence[Path]) -> Record:
     metrics: dict[str, Any] = {}
     arms: dict[str, Arm] = {}
     configs: list[tuple[str, str]] = []
-    images: dict[str, Path] = {}
+    collection: Collection | None = None
     for run in runs:
         if not (run / "config.yaml").is_file() or not (run / "metrics.json").is_file():
             raise DataError(
@@ -102,16 +106,29 @@ def load_records(runs: Sequence[Path]) -> Record:
                 metrics["arms"][name] = numbers
                 arms[name] = _arm(run, config, name, numbers, found, lines)
         configs.append((run.name, (run / "config.yaml").read_text(encoding="utf-8")))
-        images = images or _images(config, run, metrics["split"])
-    missing = [] if images else ["The collection is not where it was: its images are not shown."]
-    if not any(arm.rotated for arm in arms.values()):
-        missing.append("No list was asked in several orders of its pictures.")
-    if not any("validation/score" in log for arm in arms.values() for log in arm.log):
-        missing.append("The run has no section `validation`, so there are no curves of it.")
-    if not any(arm.groups for arm in arms.values()):
-        missing.append("No groups of responses were kept while training.")
+        collection = collection or _collection(config, run)
+    trained = [arm for arm in arms.values() if arm.name != "base"]
+    logged = any(arm.log for arm in trained)
+    split = metrics["split"]
+    images, knows_values = {}, True
+    if collection is not None and split in collection.splits:
+        rows = [*collection.splits.get("train", ()), *collection.split(split)]
+        images, knows_values = {row.id: row.path for row in rows}, collection.knows_values(split)
+    missing = {
+        "The collection is not where it was: its images are not shown.": not images,
+        "There are no predictions, so no lists are shown.": not any(arm.predictions for arm in arms.values()),
+        "No list was asked in several orders of its pictures.": not any(a.rotated for a in arms.values()),
+        "There is no log of the training, so there are no curves.": trained and not logged,
+        "Nothing was measured on a validation part in training.": logged
+        and not any("validation/score" in log for arm in trained for log in arm.log),
+        "No groups of responses were kept while training.": not any(arm.groups for arm in trained),
+        "It is not known how long, and with what, the arms were trained.": trained
+        and not any(arm.training for arm in trained),
+        "The last line of a log or of the groups was cut off, and is left out.": any(a.cut for a in trained),
+    }
     model = "embedded base" if config.task.name == "digits" and _is_tiny(config) else Path(config.model).name
-    return Record(config.task, model, metrics, arms, images, configs, missing)
+    sentences = [sentence for sentence, is_so in missing.items() if is_so]
+    return Record(config.task, model, metrics, arms, images, configs, sentences, knows_values)
 
 
 def _arm(
@@ -125,29 +142,37 @@ def _arm(
         # A cell's model has its arm's name, and its last stage made it.
         last = list(steps).index(name) if name in steps else len(steps) - 1
         before = sum(list(steps.values())[:last])
+    log, log_cut = _whole_lines(folder / "log.jsonl")
+    groups, groups_cut = _whole_lines(folder / GROUPS)
     return Arm(
         name=name,
         metrics=numbers,
         subgroups=found.get("subgroups", {}).get(name, {}),
         predictions=[line for line in own if "rotation" not in line],
         rotated=[line for line in own if "rotation" in line],
-        log=_lines(folder / "log.jsonl"),
-        groups=_lines(folder / GROUPS),
+        log=log,
+        groups=groups,
         training=next(iter(_lines(folder / TRAINING, whole=True)), {}),
         since=before,
+        cut=log_cut or groups_cut,
     )
 
 
-def _lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """As `_lines`, without a last line that has no end, and whether there was one."""
+    text = _text(path)
+    end = text.rfind("\n") + 1
+    return _lines(path, text[:end]), bool(text[end:].strip())
+
+
+def _lines(path: Path, text: str | None = None, *, whole: bool = False) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line, or one in all; none where it is missing.
 
     Raises:
         DataError: if a line is no JSON object.
     """
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
     found = []
+    text = _text(path) if text is None else text
     # Not splitlines: other marks that it takes for line ends may stand inside a reply.
     for number, line in enumerate([text] if whole else text.split("\n"), 1):
         if line.strip():
@@ -161,13 +186,20 @@ def _lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
     return found
 
 
-def _images(config: RunConfig, run: Path, split: str) -> dict[str, Path]:
+def _text(path: Path) -> str:
     try:
-        collection = load_collection(config.data or run / "data")
-        rows = [*collection.splits.get("train", ()), *collection.splits.get(split, ())]
-    except DataError:
-        return {}
-    return {row.id: row.path for row in rows}
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file (UTF-8); was it changed?") from error
+
+
+def _collection(config: RunConfig, run: Path) -> Collection | None:
+    """Where it was or, for a run that was moved with it, in the run's folder."""
+    for folder in (config.data, run / "data"):
+        if folder is not None and folder.is_dir():
+            with suppress(DataError):
+                return inspect_collection(folder)[0]  # an image that is gone is no reason to show none
+    return None
 
 
 def _is_tiny(config: RunConfig) -> bool:

@@ -116,14 +116,14 @@ def groups(record: Record, thumbnails: Thumbnails) -> list[Shown]:
     places = (
         sorted({round(part * (len(lines) - 1) / (GROUPS - 1)) for part in range(GROUPS)}) if lines else []
     )
-    return [_shown(lines[place], thumbnails) for place in places]
+    return [_shown(lines[place], record.main.since, thumbnails) for place in places]
 
 
 def _strip(arm: str, line: dict[str, Any], record: Record, thumbnails: Thumbnails) -> Strip:
     order: Sequence[int] = range(line["images"])
     if line["valid"]:
         order = sorted(order, key=lambda index: line["positions"][index])
-    knows_values = "mae" in record.main.metrics or any(t != int(t) for t in line["truth"])
+    knows_values = record.knows_values
     tiles = []
     for index in order:
         truth, given = line["truth"][index], line["values"][index]
@@ -136,7 +136,7 @@ def _strip(arm: str, line: dict[str, Any], record: Record, thumbnails: Thumbnail
     return Strip(arm, bool(line["valid"]), line["tau"], tiles, line["reply"])
 
 
-def _shown(line: dict[str, Any], thumbnails: Thumbnails) -> Shown:
+def _shown(line: dict[str, Any], since: int, thumbnails: Thumbnails) -> Shown:
     truths = line.get("truth") or [f"place {place + 1}" for place in line.get("order", ())]
     tiles = [
         Tile(place, thumbnails.of(name), truth if isinstance(truth, str) else f"{truth:g}", "", False)
@@ -152,7 +152,7 @@ def _shown(line: dict[str, Any], thumbnails: Thumbnails) -> Shown:
         )
         for response in line["responses"]
     ]
-    return Shown(line["step"], tiles, responses)
+    return Shown(since + line["step"], tiles, responses)
 
 
 def _number(value: float | None) -> str:

@@ -126,7 +126,7 @@ def cell(entry: Mapping[str, Any] | None, key: str, *, signed: bool = False) -> 
     if entry is None:
         return MISSING
     family = key.rstrip("0123456789").removesuffix("_values").rstrip("0123456789")
-    factor, decimals, finer = STYLES[family]
+    factor, decimals, finer = STYLES.get(family, (1, 3, 3))
     sign = "+" if signed else ""
     value = f"{entry['value'] * factor:{sign}.{decimals}f}"
     if finer is None:
@@ -144,4 +144,4 @@ def _rows(
 
 def _escaped(text: str) -> str:
     """A cell of Markdown: a line end and a bar would end it."""
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")

@@ -20,10 +20,10 @@ from rarl.files import finish, unfinished
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig
-from rarl.training.group_log import GROUPS, GroupLog
+from rarl.training.group_log import GroupLog
 from rarl.training.preparation import reply_length
 from rarl.training.progress import ProgressLines
-from rarl.training.record import TRAINING, training_record
+from rarl.training.record import GROUPS, TRAINING, training_record
 from rarl.training.sections import Stage, Weights
 from rarl.training.trainer_fields import machine_defaults
 from rarl.training.validation import BEST, Validation, kept_step

@@ -3,14 +3,13 @@ which were put in by mutation. For people to read: training does not look at it.
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from rarl.files import write_text
-
-GROUPS = "groups.jsonl"
 
 
 class GroupLog(TrainerCallback):
@@ -30,11 +29,12 @@ class GroupLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else []
-        # A line that an interruption cut off has no end.
-        kept = [
-            line for line in lines if line.endswith("]}") and json.loads(line)["step"] <= state.global_step
-        ]
+        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        *lines, last = text.split("\n")
+        with suppress(ValueError):  # an interruption may have cut it off
+            json.loads(last)
+            lines.append(last)
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 TRAINING = "training.json"
+GROUPS = "groups.jsonl"  # of a model folder, too; `group_log` writes it
 
 
 def training_record(step: int, device: str, seconds: float | None) -> dict[str, Any]:
