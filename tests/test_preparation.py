@@ -87,8 +87,8 @@ REFUSED = {
     "a collection that is not there": ({"data": "no/such/folder"}, DataError, "no/such/folder"),
     "a split that is not there": (
         {"evaluation": {"images": [1], "split": "validation"}},
-        DataError,
-        "validation.*test",
+        ConfigError,
+        "evaluation.split: .* no split 'validation', only .*test",
     ),
     "a split that the digits don't have": (
         {"data": None, "evaluation": {"split": "tests"}},

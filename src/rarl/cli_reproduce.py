@@ -96,10 +96,13 @@ def reproduce(
 
         planned = plan(table, mapping, str(recipe), out=out, seeds=runs, further=further, machine=here)
         results = run(planned, Console(stderr=as_json))
+    if not results:  # not the first process
+        return
     if as_json:
         print(json.dumps(results))
         return
     console = Console()
+    made = "report.html, report.md and results.json are" if results["arms"] else "results.json is"
     for laid in tables_of(results, planned.recipe.task):
         show(laid, console)
-    console.print(f"report.html, report.md and results.json are in {planned.folder}", highlight=False)
+    console.print(f"{made} in {planned.folder}", highlight=False)

@@ -16,7 +16,7 @@ from rarl.errors import ConfigError
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, config_from
-from rarl.training.preparation import prepare, stage_groups
+from rarl.training.preparation import begin, check, stage_groups
 from rarl.training.stages import evaluate_arm, forget
 from rarl.training.trainer_fields import check_trainer_fields
 from rarl.training.validation import validation_groups
@@ -172,8 +172,9 @@ def prepare_cells(grid: Sequence[Cell]) -> list[Collection]:
     for cell in grid:
         check_trainer_fields(cell.config)
         _check_evaluated_alike(cell)
-    collections = [prepare(cell.config, resume=True) for cell in grid]
-    for cell in grid:
+    collections = [check(cell.config, resume=True) for cell in grid]
+    for cell in grid:  # nothing has begun where one is refused
+        begin(cell.config, resume=True)
         if cell.arm != "base" and not is_finished(cell.folder / cell.arm):
             forget(cell.config, cell.arm)  # of a model that is gone
     return collections

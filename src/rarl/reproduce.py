@@ -23,6 +23,8 @@ from rarl.report.grid import RESULTS, write_grid_report
 from rarl.report.table import Laid
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, config_from
+from rarl.training.preparation import check_collection
+from rarl.training.trainer_fields import check_trainer_fields
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def plan(
         ConfigError, DataError: for a recipe or a collection that will not do.
     """
     task, data = mapping.get("task"), mapping.get("data")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file; a grid is a folder")
     if data is not None:
         collection = load_collection(data)
         if task is not None and task not in (collection.task.name, collection.task.to_dict()):
@@ -94,7 +98,7 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
     table's folder.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; nothing in the processes of `accelerate launch` but the first.
     """
     from accelerate import PartialState
 
@@ -112,12 +116,13 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
             state.num_processes == 1
         ):  # else the others would wait for the first, and not for as long as it takes
             evaluate_cell(cell, collection, console)
+    if not first:
+        return {}
+    for cell, collection in zip(mine, collections, strict=True):
+        evaluate_cell(cell, collection, console)
     results = gather(planned, grid)
-    if first:
-        for cell, collection in zip(mine, collections, strict=True):
-            evaluate_cell(cell, collection, console)
-        results = gather(planned, grid)
-        write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    if results["arms"]:
         write_grid_report(planned.folder)
     return results
 
@@ -135,6 +140,9 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
     grid = cells(recipe, planned.arms, planned.seeds, models)
     built = [seed for seed in planned.seeds if planned.embedded and not _is_shipped(planned, data, seed)]
     mine = shard(grid, *planned.shard, seeds_whole=bool(built))
+    for cell in mine:  # before bases are built, which takes minutes
+        check_trainer_fields(cell.config)
+        check_collection(cell.config, data)
     for seed in dict.fromkeys(cell.seed for cell in mine):
         if planned.embedded and not is_finished(bases[seed]):
             if seed in built:

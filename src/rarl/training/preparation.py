@@ -18,12 +18,19 @@ from rarl.results import open_metrics
 from rarl.tasks import Task
 from rarl.training.checkpoints import check_output
 from rarl.training.config import RunConfig
-from rarl.training.sections import Stage
+from rarl.training.sections import Evaluation, Stage, Validation
 from rarl.training.trainer_keys import GRPOKeys
 
 
 def prepare(config: RunConfig, *, resume: bool) -> Collection:
-    """Checks what can be checked before anything runs, but for the trainers' keys, and begins the run.
+    """Checks a run, as `check` does, and begins it."""
+    collection = check(config, resume=resume)
+    begin(config, resume=resume)
+    return collection
+
+
+def check(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks what can be checked before anything runs, but for the trainers' keys.
 
     Returns:
         The collection to train and evaluate on; the digits are built where `config.data` is not given.
@@ -36,18 +43,17 @@ def prepare(config: RunConfig, *, resume: bool) -> Collection:
     _check_folder(config, resume=resume)
     if config.data is not None:
         collection = load_collection(config.data)
-        _check_collection(config, collection)
-    elif config.evaluation.split in SPLITS:
-        collection = prepare_digits(config.output / "data")
+        check_collection(config, collection)
     else:
-        raise ConfigError(
-            f"evaluation.split: the digits have no split '{config.evaluation.split}', "
-            f"only {', '.join(SPLITS)}"
-        )
+        for key, settings in _held_out(config):
+            if settings.split not in SPLITS:
+                raise ConfigError(
+                    f"{key}.split: the digits have no split '{settings.split}', only {', '.join(SPLITS)}"
+                )
+        collection = prepare_digits(config.output / "data")
     _check_lengths(config, collection, processor.tokenizer)
     split = config.evaluation.split
     open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
-    begin(config, resume=resume)
     return collection
 
 
@@ -105,8 +111,22 @@ def _check_folder(config: RunConfig, *, resume: bool) -> None:
             )
 
 
-def _check_collection(config: RunConfig, collection: Collection) -> None:
+def _held_out(config: RunConfig) -> list[tuple[str, Evaluation | Validation]]:
+    """The sections that name a split which is not trained on, by their keys."""
+    return [
+        ("evaluation", config.evaluation),
+        *([("validation", config.validation)] if config.validation else []),
+    ]
+
+
+def check_collection(config: RunConfig, collection: Collection) -> None:
     """Refuses a collection of another task, and one that has too few images for the run's groups."""
+    for key, settings in _held_out(config):
+        if settings.split not in collection.splits:
+            raise ConfigError(
+                f"{key}.split: {collection.root} has no split '{settings.split}', only "
+                f"{', '.join(collection.splits)}"
+            )
     if collection.task != config.task:
         ours, theirs = config.task.to_dict(), collection.task.to_dict()
         wrong = [f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
@@ -141,8 +161,8 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
                 raise ConfigError(f"stages[{number}].weights.regression: must be 0, not {weight:g}: {where}")
             if stage.gap is not None:
                 raise ConfigError(f"stages[{number}].gap: is a difference of values, and {where}: remove it")
-    for key, settings in (("evaluation", config.evaluation), ("validation", config.validation)):
-        if settings and not collection.knows_values(settings.split) and 1 in settings.images:
+    for key, settings in _held_out(config):
+        if not collection.knows_values(settings.split) and 1 in settings.images:
             raise ConfigError(
                 f"{key}.images: must not have 1: {collection.root / settings.split} knows orders alone, and "
                 "one image has none"
