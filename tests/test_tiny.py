@@ -240,6 +240,7 @@ def test_pretraining_takes_larger_images_as_long_as_all_are_of_one_size(short):
 
 
 def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path, monkeypatch, digits):
+    import rarl.models.embedded as embedded
     from rarl.cli import main
 
     given = {}
@@ -249,7 +250,7 @@ def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path
         (out / "made").touch()
         return out
 
-    monkeypatch.setattr(pretraining, "build_base", build)
+    monkeypatch.setattr(embedded, "build_base", build)
     with pytest.raises(SystemExit) as end:
         main(["base", "--seed", "7", str(tmp_path / "base")])
     assert end.value.code in (0, None)
