@@ -82,3 +82,22 @@ def in_two_processes(tmp_path):
         return result
 
     return run
+
+
+@pytest.fixture
+def other_command():
+    """`other_command(folder, "training")`: a process that is at that work there, until the test ends."""
+    started = []
+
+    def start(folder, what):
+        hold = "import sys, time; from pathlib import Path; from rarl.files import at_work\n"
+        hold += "with at_work(Path(sys.argv[1]), sys.argv[2]): print(flush=True); time.sleep(600)"
+        process = subprocess.Popen([sys.executable, "-c", hold, str(folder), what], stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline() == b"\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

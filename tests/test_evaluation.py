@@ -2,6 +2,8 @@
 share them, and one pass of a real, untrained tiny model."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation import evaluate, predict, summarize
+from rarl.files import at_work
 from rarl.replies import parse, reference_reply
 from rarl.tasks import Task
 
@@ -206,12 +209,30 @@ def test_arms_see_the_same_lists_and_keep_each_other(collection, tmp_path, scrip
     assert [line["arm"] for line in predictions] == ["base"] * 20 + ["rarl"] * 20
 
 
+def test_arms_that_are_evaluated_at_once_keep_each_other(collection, tmp_path, script):
+    """The other arm's are being written when this one is done, which then reads them first."""
+    script(right)
+    run(collection, tmp_path, arm="other")
+    others = (tmp_path / "metrics.json").read_bytes()
+    (tmp_path / "metrics.json").unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with at_work(tmp_path, "results"):
+            mine = pool.submit(run, collection, tmp_path, arm="rarl")
+            time.sleep(0.3)
+            assert not mine.done()
+            (tmp_path / "metrics.json").write_bytes(others)
+        mine.result(timeout=60)
+    metrics, predictions = read(tmp_path)
+    assert list(metrics["arms"]) == ["other", "rarl"]
+    assert {line["arm"] for line in predictions} == {"other", "rarl"}
+
+
 def test_again_is_the_same(collection, tmp_path, script):
     script(right)
     run(collection, tmp_path)
     run(collection, tmp_path, arm="rarl")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(before) == {"lists-test-0.json", "metrics.json", "predictions.jsonl"}
+    assert set(before) == {".results.lock", "lists-test-0.json", "metrics.json", "predictions.jsonl"}
     run(collection, tmp_path, arm="rarl")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -7,8 +7,8 @@ from rarl.published import published
 from rarl.tasks import AESTHETICS, COUNT, DIGITS
 
 
-def entry(value, low, high):
-    return {"value": value, "low": low, "high": high, "n": 400, "seeds": [value]}
+def entry(value, low, high, seeds=1):
+    return {"value": value, "low": low, "high": high, "n": 400, "seeds": [value] * seeds}
 
 
 def results_of(**changes):
@@ -57,13 +57,15 @@ def test_what_the_numbers_are_is_said_below():
     assert "MAE" in notes[0]
     assert "Kendall's tau" in notes[0]
     assert "seed 0" in notes[0]
-    assert "95 % bootstrap interval over replies" in notes[0]
+    assert "95 % interval (bootstrap over replies)" in notes[0]
     assert "+ Regression 200, + RARL, no RMO 600, + RARL 600" in text
     assert "Not finished yet: seed 0 rarl_no_mutation, seed 0 rarl." in text
 
 
 def test_several_seeds_are_named_and_so_is_their_interval():
-    notes = measured_table(results_of(seeds=[0, 1, 7], missing=[]), DIGITS, published("table6")).notes
+    arms = {arm: {"mae": entry(1, 0, 2, seeds=3)} for arm in ("base", "rarl")}
+    results = results_of(seeds=[0, 1, 7], missing=[], arms=arms)
+    notes = measured_table(results, DIGITS, published("table6")).notes
     assert "the seeds 0, 1, 7" in notes[0]
     assert "Student's t" in notes[0]
     assert "bootstrap" not in notes[0]
@@ -110,9 +112,18 @@ def test_the_differences_have_their_sign():
 
 
 def test_the_differences_over_seeds_say_so():
-    found = {"base": {"mae": entry(-0.27, -0.42, 0.12)}}
+    found = {"base": {"mae": entry(-0.27, -0.42, 0.12, seeds=2)}}
     table = differences_table(results_of(seeds=[0, 1], differences=found), DIGITS)
     assert "Student's t" in table.notes[0]
+    assert "bootstrap" not in table.notes[0]
+
+
+def test_where_some_arms_have_one_seed_and_others_more_both_intervals_are_told():
+    arms = {"base": {"mae": entry(1, 0, 2, seeds=2)}, "regression": {"mae": entry(1, 0, 2)}}
+    results = results_of(seeds=[0, 1], arms=arms, differences={"base": arms["regression"]})
+    note = measured_table(results, DIGITS, published("table6")).notes[0]
+    assert "(Student's t over seeds; bootstrap over replies where one seed alone is finished)" in note
+    assert "(paired bootstrap over replies)" in differences_table(results, DIGITS).notes[0]
 
 
 # ── what was printed ─────────────────────────────────────────────────────────────────────────────────────

@@ -166,7 +166,8 @@ def test_a_cell_is_a_run_of_one_arm(whole):
     first, second = (contents(out / f"seed-{seed}", "*/*/model.safetensors") for seed in (0, 1))
     assert all(first[name] != second[name] for name in first)
     assert len(set(first.values())) == len(TRAINED)
-    assert sorted(path.name for path in out.iterdir()) == ["bases", "seed-0", "seed-1", "table6"]
+    made = sorted(path.name for path in out.iterdir() if path.suffix != ".lock")
+    assert made == ["bases", "seed-0", "seed-1", "table6"]
     assert not list(out.rglob(".*.unfinished"))
 
 
@@ -420,6 +421,18 @@ def test_a_machine_without_a_share_ends_well(run, tmp_path):
     results = json.loads((out / RESULTS).read_text())
     assert results["missing"] == [f"seed 0 {arm}" for arm in SHOWN]
     assert results["arms"] == {}
+
+
+def test_a_cell_that_another_command_trains_is_left_to_it(whole, small, recipe, other_command, nothing_runs):
+    """Who asks for all cells is told; who asks for those of the other seed is not kept out."""
+    out, before = whole[0], contents(whole[0], *CELLS)
+    other_command(out / "seed-0/rarl", "training")
+    given = ["table6", "--config", recipe, "--data", small, "--out", out, "--seeds"]
+    code, _, err = command(*given, "0,1")
+    assert code == 2
+    assert f"error: {out / 'seed-0/rarl'}: another command is at work here (training)" in err
+    assert command(*given, "1")[0] == 0
+    assert contents(out, *CELLS) == before
 
 
 def test_a_base_that_has_to_be_built_is_built_once_for_its_seed(digits, tmp_path, monkeypatch):

@@ -219,11 +219,13 @@ def no_training(monkeypatch):
 # What a run leaves
 
 
+LOCKS = [".results.lock", ".training.lock"]
+LEFT = sorted([*LOCKS, "config.yaml", "metrics.json", "predictions.jsonl", "lists-test-0.json", *ARMS])
+
+
 def test_a_run_leaves_its_models_its_results_and_nothing_else(whole):
     output = whole[0].output
-    assert contents(output) == sorted(
-        ["config.yaml", "metrics.json", "predictions.jsonl", "lists-test-0.json", *ARMS]
-    )
+    assert contents(output) == LEFT
     for arm in ARMS:
         names = {path.name for path in (output / arm).iterdir()}
         assert {"config.json", "model.safetensors", "tokenizer.json", "log.jsonl", "task.yaml"} <= names
@@ -530,6 +532,19 @@ def test_a_finished_run_is_not_begun_again(copy_of, no_training):
         stages.run(copy_of(), resume=False, console=Console(file=io.StringIO()))
 
 
+def test_what_another_command_trains_is_left_to_it(copy_of, no_training, other_command):
+    """Of half a run, so that there would be something to do."""
+    config = copy_of(results=False)
+    shutil.rmtree(config.output / "rarl")
+    other_command(config.output, "training")
+    before = {
+        path: path.stat().st_mtime_ns for path in config.output.rglob("*") if path.name != "config.yaml"
+    }
+    with pytest.raises(ConfigError, match=r"another command is at work here \(training\)"):
+        continued(config)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
 def test_another_configuration_does_not_continue_a_run(copy_of, no_training):
     config = copy_of()
     plain = config.to_dict()
@@ -600,9 +615,7 @@ def test_two_processes_train_one_run(config_of, tmp_path):
         process.terminate()  # torchrun ends its processes then; killed, it would leave them
         process.wait()
     assert process.returncode == 0, stderr
-    assert contents(config.output) == sorted(
-        ["config.yaml", "metrics.json", "predictions.jsonl", "lists-test-0.json", *ARMS]
-    )
+    assert contents(config.output) == LEFT
     assert list(json.loads((config.output / "metrics.json").read_text())["arms"]) == ["base", *ARMS]
     # Said once, by the first of them.
     steps = [line.split("  ")[0] for line in stdout.splitlines() if line.endswith(" s/step")]

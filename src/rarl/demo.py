@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from rarl.data.digits import prepare_digits
+from rarl.files import at_work
 from rarl.models.embedded import copy_base, make_base, settle
 from rarl.report.page import write_report
 from rarl.report.table import results_table
@@ -34,7 +35,7 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
         What `metrics.json` holds.
 
     Raises:
-        ConfigError: if `out` holds a run with another configuration.
+        ConfigError: if `out` holds a run with another configuration, or another demo is at work in it.
     """
     settle()
     console = console or Console()
@@ -42,13 +43,15 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     given = {"model": str(base), "data": str(out / "data"), "output": str(out), "seed": seed}
     config = config_from(read_mapping(CONFIG) | given, CONFIG.name)
     begin(config, resume=True)  # first of all: a base must not be taken for that of another seed
-    if not is_finished(base):
-        console.print(f"building the embedded base of seed {seed}" if seed else "taking the embedded base")
-        if seed == 0:
-            copy_base(base)
-        else:
-            make_base(base, seed, console)
-    prepare_digits(out / "data")
+    with at_work(out, "preparing"):
+        if not is_finished(base):
+            if seed == 0:
+                console.print("taking the embedded base")
+                copy_base(base)
+            else:
+                console.print(f"building the embedded base of seed {seed}")
+                make_base(base, seed, console)
+        prepare_digits(out / "data")
     metrics = run(config, resume=True, console=console)
     console.print(results_table(metrics, config.task, model_name="embedded base"))
     write_report(out)

@@ -15,6 +15,7 @@ from rarl.data.columns import read_columns
 from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate
 from rarl.data.images import open_image
 from rarl.errors import ConfigError
+from rarl.files import at_work
 from rarl.metrics import Entry, list_tau, tau_values
 from rarl.models.generation import greedy_replies
 from rarl.prompts import messages
@@ -87,8 +88,8 @@ def evaluate(
     open_metrics(
         folder, task.name, split, seed, collection.digest(split)
     )  # a mismatch is an error before the model runs
-    folder.mkdir(parents=True, exist_ok=True)
-    groups = _groups(collection, folder, sorted(set(images)), split, lists, seed)
+    with at_work(folder, "results", wait=True):  # of other arms, perhaps, which are evaluated meanwhile
+        groups = _groups(collection, folder, sorted(set(images)), split, lists, seed)
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
@@ -108,14 +109,16 @@ def evaluate(
         predictions.append({**head, **said, "list": number, "rotation": turn})
 
     metrics = summarize(predictions, task, seed)
-    write_predictions(folder, arm, predictions)
-    saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
-    for count in sorted({len(group.rows) for group in groups} - {1}):
-        drawn = [group for group in groups if len(group.rows) == count]
-        saved["lists"][str(count)] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}
-    saved["arms"][arm] = metrics
-    saved.setdefault("subgroups", {})[arm] = by_column(predictions, columns, task, seed) if columns else {}
-    write_metrics(folder, saved)
+    divided = by_column(predictions, columns, task, seed) if columns else {}
+    with at_work(folder, "results", wait=True):
+        write_predictions(folder, arm, predictions)
+        saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
+        for count in sorted({len(group.rows) for group in groups} - {1}):
+            drawn = [group for group in groups if len(group.rows) == count]
+            saved["lists"][str(count)] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}
+        saved["arms"][arm] = metrics
+        saved.setdefault("subgroups", {})[arm] = divided
+        write_metrics(folder, saved)
     return metrics
 
 

@@ -1,11 +1,16 @@
 """Files and folders that are whole or not there: each is written beside its name and takes it at the end, so
-that whatever is interrupted leaves nothing half-made under a name that is read again."""
+that whatever is interrupted leaves nothing half-made under a name that is read again. And locks, for what two
+commands at once would spoil."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rarl.errors import ConfigError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,3 +65,31 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def at_work(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Keeps other commands from the same work in a folder until the block ends, also from machines that share
+    its disk; one that is killed keeps nobody out.
+
+    Args:
+        folder: made where there is none; the lock is a hidden file in it, which stays.
+        what: the work, such as "training": a different one is not kept out.
+        wait: whether to wait until the other has ended.
+
+    Raises:
+        ConfigError: if another command is at that work, and this one doesn't wait.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f".{what}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder}: another command is at work here ({what}): wait until it has ended, or choose another "
+            "folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

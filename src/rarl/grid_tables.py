@@ -28,11 +28,8 @@ def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -
     seeds = results["seeds"]
     steps = [f"{names[arm]} {steps}" for arm, steps in results["steps"].items() if arm != "base"]
     once = " SFT sees each prompt once." if "sft" in results["steps"] else ""
-    over = (
-        f"seed {seeds[0]}, below each number its 95 % bootstrap interval over replies"
-        if len(seeds) == 1
-        else f"means over the seeds {', '.join(map(str, seeds))}, below each its 95 % interval (Student's t)"
-    )
+    over = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over the seeds {', '.join(map(str, seeds))}"
+    over += f", below each number its 95 % interval ({_intervals(results['arms'])})"
     notes = [
         f"{NAMES[task.metric]} for one image, Kendall's tau for lists; {over}; parsed and valid in %.",
         f"Steps of training since the base: {', '.join(steps)}.{once}",
@@ -61,8 +58,8 @@ def differences_table(results: dict[str, Any], task: Task) -> Laid | None:
         for arm, entries in found.items()
     )
     last = names[list(results["steps"])[-1]]
-    what = "over seeds (Student's t)" if len(results["seeds"]) > 1 else "of a paired bootstrap over replies"
-    note = f"95 % intervals {what}. An interval that has 0 in it is no difference that was shown."
+    what = _intervals(found, "paired bootstrap")
+    note = f"95 % intervals ({what}). An interval that has 0 in it is no difference that was shown."
     return Laid(f"Measured: {last} minus each of the others", ("Arms", *columns), rows, (note,))
 
 
@@ -84,6 +81,15 @@ def published_tables(table: PublishedTable) -> list[Laid]:
         )
         tables.append(Laid(f"Published: {part.dataset}, {table.title} of {SOURCE}", header, rows, notes))
     return tables
+
+
+def _intervals(found: dict[str, dict[str, Any]], bootstrap: str = "bootstrap") -> str:
+    """Of what kind the intervals are: of a grid that is not finished some arms have one seed, others more."""
+    numbers = {len(entry["seeds"]) for entries in found.values() for entry in entries.values()}
+    alone, over_seeds = f"{bootstrap} over replies", "Student's t over seeds"
+    if numbers == {1}:
+        return alone
+    return f"{over_seeds}; {alone} where one seed alone is finished" if 1 in numbers else over_seeds
 
 
 def _printed(value: float | None, metric: Metric, count: int) -> str:

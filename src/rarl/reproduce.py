@@ -4,6 +4,7 @@ published."""
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rarl.data.collection import Collection, load_collection
 from rarl.data.digits import prepare_digits
 from rarl.errors import ConfigError
 from rarl.experiments import ARMS, Cell, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
-from rarl.files import write_text
+from rarl.files import at_work, write_text
 from rarl.grid_results import differences, measured, over_seeds
 from rarl.models.embedded import copy_base, make_base, settle
 from rarl.published import PublishedTable, published
@@ -99,6 +100,10 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
 
     Returns:
         What `results.json` holds; nothing in the processes of `accelerate launch` but the first.
+
+    Raises:
+        ConfigError, DataError, ModelError: for what can't work, before anything is trained; a cell on which
+            another command is at work, too.
     """
     from accelerate import PartialState
 
@@ -107,23 +112,27 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
     state = PartialState()
     first = state.is_main_process
     console.quiet = console.quiet or not first
-    with state.main_process_first():  # the others find what the first has made
-        grid, mine, collections = _prepared(planned, console)
-    for number, (cell, collection) in enumerate(zip(mine, collections, strict=True), 1):
-        console.print(f"[{number}/{len(mine)}] seed {cell.seed}, {cell.arm}", highlight=False, markup=False)
-        train_cell(cell, collection, console)
-        if (
-            state.num_processes == 1
-        ):  # else the others would wait for the first, and not for as long as it takes
+    with ExitStack() as work:
+        with state.main_process_first():  # the others find what the first has made
+            grid, mine, collections = _prepared(planned, console)
+            for cell in mine if first else []:
+                work.enter_context(at_work(cell.folder, "training"))
+        for number, (cell, collection) in enumerate(zip(mine, collections, strict=True), 1):
+            place = f"[{number}/{len(mine)}] seed {cell.seed}, {cell.arm}"
+            console.print(place, highlight=False, markup=False)
+            train_cell(cell, collection, console)
+            # Of several processes the others would wait for the first, and not for as long as it takes.
+            if state.num_processes == 1:
+                evaluate_cell(cell, collection, console)
+        if not first:
+            return {}
+        for cell, collection in zip(mine, collections, strict=True):
             evaluate_cell(cell, collection, console)
-    if not first:
-        return {}
-    for cell, collection in zip(mine, collections, strict=True):
-        evaluate_cell(cell, collection, console)
-    results = gather(planned, grid)
-    write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
-    if results["arms"]:
-        write_grid_report(planned.folder)
+    with at_work(planned.folder, "results", wait=True):  # machines may share a disk
+        results = gather(planned, grid)
+        write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        if results["arms"]:
+            write_grid_report(planned.folder)
     return results
 
 
@@ -131,7 +140,8 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
     """The grid, the cells of this machine, and their collections; models and data are there, and checked."""
     recipe = planned.recipe
     if recipe.data is None:
-        data = prepare_digits(recipe.output / "data")
+        with at_work(recipe.output, "data", wait=True):  # of other machines
+            data = prepare_digits(recipe.output / "data")
         recipe = recipe.model_copy(update={"data": recipe.output / "data"})
     else:
         data = load_collection(recipe.data)
@@ -145,12 +155,19 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
         check_collection(cell.config, data)
     for seed in dict.fromkeys(cell.seed for cell in mine):
         if planned.embedded and not is_finished(bases[seed]):
-            if seed in built:
-                console.print(f"building the embedded base of seed {seed}", highlight=False)
-                make_base(bases[seed], seed, console, data)
-            else:
-                copy_base(bases[seed])
+            _make_base(planned, bases[seed], seed, data if seed in built else None, console)
     return grid, mine, prepare_cells(mine)
+
+
+def _make_base(planned: Plan, out: Path, seed: int, data: Collection | None, console: Console) -> None:
+    """The base of a seed, built from the collection's part for that, or without one the shipped base."""
+    # A base that is built belongs to one machine; to wait for it would be to wait for minutes in silence.
+    with at_work(planned.recipe.output, f"base-{seed}", wait=data is None):
+        if data is not None:
+            console.print(f"building the embedded base of seed {seed}", highlight=False)
+            make_base(out, seed, console, data)
+        elif not is_finished(out):  # another machine may have been faster
+            copy_base(out)
 
 
 def gather(planned: Plan, grid: Sequence[Cell]) -> dict[str, Any]:

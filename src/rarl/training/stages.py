@@ -5,6 +5,7 @@ evaluated again."""
 
 import gc
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from rarl.data.collection import Collection
 from rarl.evaluation import evaluate
+from rarl.files import at_work
 from rarl.models.loading import load_model, load_processor
 from rarl.progress_bar import progress_bar
 from rarl.results import open_metrics, write_metrics, write_predictions
@@ -38,7 +40,8 @@ def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
         What `metrics.json` holds: every arm, the base among them. The other processes don't wait for it.
 
     Raises:
-        ConfigError, DataError, ModelError: for what can't work, before anything runs.
+        ConfigError, DataError, ModelError: for what can't work, before anything runs; a folder in which
+            another command trains, too.
     """
     from accelerate import PartialState
 
@@ -47,17 +50,20 @@ def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
     state = PartialState()
     first = state.is_main_process
     console.quiet = console.quiet or not first
-    with state.main_process_first():  # the others find the run that the first has begun
-        collection = prepare(config, resume=resume or not first)
-    if first:
-        _forget_untrained(config)
-    train(config, collection, console)
-    if first:
-        # An arm's are gone already, unless the run was killed just when it had finished the arm.
-        shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
-        evaluate_arm(config, collection, "base", config.model, console)
-        for arm in arms(config):
-            evaluate_arm(config, collection, arm, config.output / arm, console)
+    with ExitStack() as work:
+        with state.main_process_first():  # the others find the run that the first has begun
+            collection = prepare(config, resume=resume or not first)
+            if first:
+                work.enter_context(at_work(config.output, "training"))
+        if first:
+            _forget_untrained(config)
+        train(config, collection, console)
+        if first:
+            # An arm's are gone already, unless the run was killed just when it had finished the arm.
+            shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
+            evaluate_arm(config, collection, "base", config.model, console)
+            for arm in arms(config):
+                evaluate_arm(config, collection, arm, config.output / arm, console)
     return _open_metrics(config)
 
 
