@@ -54,8 +54,6 @@ validation, test and pretrain, each value in proportion. Base N, groups and trai
 N = {seeds}, everything else as in [`configs/sign_digits.yaml`](../../configs/sign_digits.yaml):
 
 ```bash
-export OMP_NUM_THREADS=1  # sums of floats depend on it
-
 rarl data prepare folder PATH/TO/sign_digits data/sign_digits --rule "number shown by the hand" --delta 2 \\
   --max-pixels 784 --parts train=0.55,validation=0.1,test=0.2,pretrain=0.15 --seed 0
 

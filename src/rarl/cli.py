@@ -146,10 +146,12 @@ def train(
     with continued_by(again):
         from rich.console import Console
 
+        from rarl.models.embedded import settle_for
         from rarl.report.table import results_table
         from rarl.training.stages import run as run_stages
 
         console = Console()
+        settle_for(run.model)
         metrics = run_stages(run, resume=resume, console=console)
         console.print(results_table(metrics, run.task, model_name=run.model))
 

@@ -65,9 +65,11 @@ def evaluate(
         from rich.console import Console
 
         from rarl.evaluation import evaluate as evaluate_model
+        from rarl.models.embedded import settle_for
         from rarl.models.loading import load_model, load_processor
         from rarl.progress_bar import progress_bar
 
+        settle_for(name)
         with progress_bar(Console(stderr=True)) as progress:
             bar = progress.add_task(f"evaluating {label}", total=None)
             evaluate_model(
@@ -122,8 +124,10 @@ def rank(
     files = checked_images(images)
 
     with redirect_stdout(sys.stderr):
+        from rarl.models.embedded import settle_for
         from rarl.ranker import Ranker
 
+        settle_for(name)
         ranking = Ranker(name, measured).rank(files)
     if as_json:
         rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]

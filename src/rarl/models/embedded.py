@@ -15,9 +15,11 @@ from rarl.data.digits import prepare_digits
 from rarl.data.images import open_image
 from rarl.errors import DataError
 from rarl.files import finish, unfinished
-from rarl.models.loading import BASE_FOLDER
+from rarl.models.loading import BASE_FOLDER, check_model
 from rarl.models.pretraining import STEPS, build_base
 from rarl.progress_bar import progress_bar
+
+SMALL = 2**23  # bytes of weights, eight times those of the embedded model
 
 
 def copy_base(out: Path) -> Path:
@@ -46,6 +48,13 @@ def make_base(out: Path, seed: int, console: Console, collection: Collection | N
         build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
         (temporary / TASK_FILE).write_text(task_text(data.task), encoding="utf-8")
     return finish(temporary, out)
+
+
+def settle_for(model: str | Path) -> None:
+    """As `settle`, if the model's weights are those of one so small."""
+    weights = Path(check_model(model)) / "model.safetensors"
+    if weights.is_file() and weights.stat().st_size < SMALL:
+        settle()
 
 
 def settle() -> None:
