@@ -12,6 +12,11 @@ from rarl.cli import main
 ARMS = ("base", "regression", "rarl_no_mutation", "rarl")
 
 
+def of_one_seed(value, low, high):
+    """An entry of results.json, which has every seed's value."""
+    return {**entry(value, low, high), "seeds": [value]}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One seed of the arms of Table 6; MAE 1.5, 1.25, 1.0 and 0.75."""
@@ -20,7 +25,7 @@ def whole(tmp_path_factory):
     for arm in ARMS:
         make_cell(out, arm, data)
     found = {
-        arm: {"mae": entry(1.5 - place / 4, 0.5, 2.0), "tau2": entry(0.5, 0.25, 0.75)}
+        arm: {"mae": of_one_seed(1.5 - place / 4, 0.5, 2.0), "tau2": of_one_seed(0.5, 0.25, 0.75)}
         for place, arm in enumerate(ARMS)
     }
     results = {
@@ -32,7 +37,7 @@ def whole(tmp_path_factory):
         "lists": {"2": {"n": 3, "tie_rate": 0.0}},
         "steps": {"base": 0, "regression": 20, "rarl_no_mutation": 60, "rarl": 60},
         "arms": found,
-        "differences": {arm: {"mae": entry(-0.5, -0.75, -0.25)} for arm in ARMS[:-1]},
+        "differences": {arm: {"mae": of_one_seed(-0.5, -0.75, -0.25)} for arm in ARMS[:-1]},
         "missing": [],
     }
     (out / "table6").mkdir()
