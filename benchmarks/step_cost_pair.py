@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from rarl.data.collection import Row
-from rarl.data.digits import prepare_digits
 from rarl.data.groups import Group, draw_groups
+from rarl.data.sources.digits import prepare_digits
 
 KINDS = ("stock", "ours")
 PATCH = 28  # pixels; the side of an image that is one token

@@ -11,9 +11,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
+from rarl.method.tasks import DIGITS
 from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import IMAGE_SIDE
-from rarl.tasks import DIGITS
 from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer
 
 NO_GPU = "--device cuda: torch sees no GPU"

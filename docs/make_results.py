@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rarl.report.table import markdown_table
-from rarl.results import load_metrics
+from rarl.evaluation.results import load_metrics
+from rarl.report.tables import markdown_table
 from rarl.training.config import load_config
 
 HERE = Path(__file__).parent

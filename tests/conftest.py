@@ -18,7 +18,7 @@ import pytest
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """The collection of digits, written once."""
-    from rarl.data.digits import prepare_digits
+    from rarl.data.sources.digits import prepare_digits
 
     return prepare_digits(tmp_path_factory.mktemp("collections") / "digits")
 

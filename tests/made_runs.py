@@ -10,8 +10,8 @@ from PIL import Image
 
 from rarl.data.collection import Collection
 from rarl.data.writing import write_collection
-from rarl.results import write_metrics, write_predictions
-from rarl.tasks import Task
+from rarl.evaluation.results import write_metrics, write_predictions
+from rarl.method.tasks import Task
 from rarl.training.config import RunConfig, config_from
 
 SHADES = Task("shades", "brightness of a square", low=0, high=9, step=1, delta=2)

@@ -10,9 +10,10 @@ import torch
 from rich.console import Console
 
 from rarl.models.loading import load_model, load_processor
-from rarl.training import arms, stages
+from rarl.training import arms
+from rarl.training import run as stages
+from rarl.training.callbacks import ProgressLines
 from rarl.training.config import config_from
-from rarl.training.progress import ProgressLines
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rarl.data.ava import read_ava
 from rarl.data.sources import Labelled, LeftOut
+from rarl.data.sources.ava import read_ava
 from rarl.errors import DataError
-from rarl.tasks import AESTHETICS
+from rarl.method.tasks import AESTHETICS
 
 FIRST = "1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396"
 # Votes for 1..10: 124 of them. 2 + 15 + 68 + 190 + 216 + 105 + 48 + 45 + 10 = 699; 699 / 124 = 5.63709...

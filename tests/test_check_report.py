@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rarl.check_report import print_check, save_histograms
-from rarl.data.checking import Check, SplitCheck
-from rarl.data.duplicate_checks import Repeated
-from rarl.data.image_checks import PromptCost, Sizes, Tokens
+from rarl.data.check import Check, SplitCheck
+from rarl.data.check.duplicates import Repeated
+from rarl.data.check.report import print_check, save_histograms
+from rarl.data.check.statistics import Baseline, PromptCost, Sizes, Ties, Tokens, Values
 from rarl.data.images import open_image
-from rarl.data.value_checks import Baseline, Ties, Values
 from rarl.errors import DataError
-from rarl.tasks import AGE
+from rarl.method.tasks import AGE
 
 
 def split(*histogram: int) -> SplitCheck:
@@ -147,10 +146,10 @@ def test_matplotlib_is_imported_late_and_without_pyplot(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import rarl.check_report
+import rarl.data.check.report
 assert "matplotlib" not in sys.modules
 from test_check_report import check
-rarl.check_report.save_histograms(check(), {str(tmp_path / "a.png")!r})
+rarl.data.check.report.save_histograms(check(), {str(tmp_path / "a.png")!r})
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

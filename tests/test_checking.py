@@ -11,12 +11,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from rarl.data.checking import Check, check_collection
+from rarl.data.check import Check, check_collection
+from rarl.data.check.statistics import (
+    Baseline,
+    baselines,
+    bins_of,
+    random_tie_rate,
+    ties_of,
+    tokens_of,
+    values_of,
+)
 from rarl.data.collection import Row, inspect_collection
-from rarl.data.image_checks import tokens_of
-from rarl.data.value_checks import Baseline, baselines, bins_of, random_tie_rate, ties_of, values_of
 from rarl.errors import DataError
-from rarl.tasks import AGE
+from rarl.method.tasks import AGE
 
 
 def photo(name: str, width: int = 48, height: int = 32) -> Image.Image:

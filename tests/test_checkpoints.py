@@ -142,3 +142,8 @@ def test_check_output(tmp_path):
         check_output(tmp_path, {"seed": 1}, resume=True)
     with pytest.raises(ConfigError, match="is a file"):
         check_output(tmp_path / "config.yaml", {"seed": 0}, resume=False)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    (tmp_path / "config.yaml").write_text("stages:\n- {name: a, gap: null}\n")
+    check_output(tmp_path, {"stages": [{"name": "a"}]}, resume=True)

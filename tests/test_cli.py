@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rarl.arguments import counts, scale, value_range
 from rarl.cli import main
+from rarl.cli.arguments import counts, scale, value_range
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import AGE, DIGITS, Task
+from rarl.method.tasks import AGE, DIGITS, Task
 
 SOURCES = ["digits", "utkface", "coco-rem", "ava", "folder"]
 COMMANDS = ["demo", "train", "evaluate", "rank", "base", "data", "data prepare"]
@@ -233,7 +233,9 @@ def test_a_folder_that_cannot_be_written_is_named(capsys, monkeypatch, tmp_path,
         (folder / "new").mkdir(parents=True)
 
     stand_in(monkeypatch, "rarl.demo", run_demo=lambda out, seed: write(out))
-    stand_in(monkeypatch, "rarl.evaluation", evaluate=lambda m, p, data, folder, **options: write(folder))
+    stand_in(
+        monkeypatch, "rarl.evaluation.evaluate", evaluate=lambda m, p, data, folder, **options: write(folder)
+    )
     monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
     monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
     places = {"MODEL": model, "DATA": digits(tmp_path)}
@@ -310,7 +312,7 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
         (Path(out) / "metrics.json").write_text(json.dumps({**metrics, "arms": arms}))
         print("chatter")
 
-    stand_in(monkeypatch, "rarl.evaluation", evaluate=evaluate)
+    stand_in(monkeypatch, "rarl.evaluation.evaluate", evaluate=evaluate)
     monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
     monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
     flags = ["--json"] if as_json else []
@@ -345,7 +347,7 @@ def evaluated(monkeypatch, tmp_path, model, metrics, *flags):
         Path(out).mkdir()
         (Path(out) / "metrics.json").write_text(json.dumps(metrics))
 
-    stand_in(monkeypatch, "rarl.evaluation", evaluate=evaluate)
+    stand_in(monkeypatch, "rarl.evaluation.evaluate", evaluate=evaluate)
     monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
     monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
     assert rarl("evaluate", model, digits(tmp_path), "--out", tmp_path / "out", *flags) == 0
@@ -394,7 +396,7 @@ def test_train_hands_over_the_configuration(capsys, monkeypatch, config):
         seen.update(run=run, resume=resume)
         return {"task": "digits", "split": "test", "seed": 3, "arms": {}}
 
-    stand_in(monkeypatch, "rarl.training.stages", run=run_stages)
+    stand_in(monkeypatch, "rarl.training.run", run=run_stages)
     assert rarl("train", config, "--set", "seed=3", "--set", "stages[0].max_steps=7", "--resume") == 0
     assert (seen["run"].seed, seen["run"].stages[0].max_steps, seen["resume"]) == (3, 7, True)
     assert "holds no run to continue: a new one begins" in capsys.readouterr().err
@@ -411,7 +413,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch, config):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    stand_in(monkeypatch, "rarl.training.stages", run=interrupted)
+    stand_in(monkeypatch, "rarl.training.run", run=interrupted)
     assert rarl("train", config, "--set", "stages.0.images=[2, 4]") == 130
     assert (
         f"continue with: rarl train {config} --set 'stages.0.images=[2, 4]' --resume"
@@ -425,7 +427,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch, config):
 def test_base_hands_over_folder_and_seed(capsys, monkeypatch, tmp_path):
     seen = []
     made = {"make_base": lambda out, seed, console, data: seen.append((out, seed))}
-    stand_in(monkeypatch, "rarl.models.embedded", **made)
+    stand_in(monkeypatch, "rarl.models.pretraining", **made)
     assert rarl("base", "--seed", 4, tmp_path / "base") == 0
     assert seen == [(tmp_path / "base", 4)]
     assert capsys.readouterr().out.startswith("wrote ")

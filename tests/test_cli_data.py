@@ -14,7 +14,7 @@ from PIL import Image
 from rarl.cli import main
 from rarl.data.collection import load_collection
 from rarl.data.groups import draw_groups
-from rarl.tasks import Task
+from rarl.method.tasks import Task
 
 
 def rarl(*arguments: object) -> int:

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rarl.data import json_lists
-from rarl.data.coco_rem import read_coco
 from rarl.data.collection import load_collection
-from rarl.data.json_lists import read_lists
-from rarl.data.preparing import prepare
-from rarl.data.sources import Labelled, LeftOut, Source
+from rarl.data.prepare import prepare
+from rarl.data.sources import Labelled, LeftOut, Source, json_lists
+from rarl.data.sources.coco import read_coco
+from rarl.data.sources.json_lists import read_lists
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import COUNT
+from rarl.method.tasks import COUNT
 
 PERSON, HORSE, TRAFFIC_LIGHT = 1, 19, 10
 CATEGORIES = [

@@ -14,7 +14,7 @@ from PIL import Image
 from rarl.data.collection import Row, inspect_collection, load_collection
 from rarl.data.writing import write_collection
 from rarl.errors import DataError
-from rarl.tasks import AESTHETICS, AGE
+from rarl.method.tasks import AESTHETICS, AGE
 
 TASK = """
 name: age

@@ -8,10 +8,10 @@ from PIL import Image
 
 from rarl.data.collection import Collection, Row
 from rarl.data.columns import NONE, read_columns
-from rarl.data.preparing import prepare
-from rarl.data.utkface import read_utkface
+from rarl.data.prepare import prepare
+from rarl.data.sources.utkface import read_utkface
 from rarl.errors import DataError
-from rarl.tasks import Task
+from rarl.method.tasks import Task
 
 TASK = Task("toy", "brightness", low=0, high=10, step=1, delta=2)
 

@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from rarl.errors import ConfigError
-from rarl.tasks import AGE, DIGITS, Task
+from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.training.config import RunConfig, config_from, load_config
 from rarl.training.trainer_fields import check_trainer_fields
 
@@ -108,7 +108,6 @@ def test_a_task_of_one_s_own(path):
     assert config_from(config.to_dict(), "again") == config
 
 
-GAP = "must be a finite number, 0 or more, or two of them such as [4, 1], of the first step and the last"
 MISTAKES = [
     ("task=digitz", "task: unknown task 'digitz': did you mean 'digits'? the tasks are age, count"),
     ("task={name: x}", "task: a task of your own: missing rule, low, high, step, delta"),
@@ -153,20 +152,6 @@ MISTAKES = [
         "stages.1.mutation={reference: best, when: stagnant}",
         "stages[1].mutation.reference: 'best' with `when",
     ),
-    ("stages.1.gap=-1", f"stages[1].gap: {GAP}; not -1"),
-    ("stages.1.gap=[3, 2, 1]", f"stages[1].gap: {GAP}; not [3, 2, 1]"),
-    ("stages.1.gap=[3]", f"stages[1].gap: {GAP}; not [3]"),
-    ("stages.1.gap=[]", f"stages[1].gap: {GAP}; not []"),
-    ("stages.1.gap=[3, -1]", f"stages[1].gap: {GAP}; not [3, -1]"),
-    ("stages.1.gap=[[3, 1], 0]", f"stages[1].gap: {GAP}; not [[3, 1], 0]"),
-    ("stages.1.gap=wide", f"stages[1].gap: {GAP}; not 'wide'"),
-    ("stages.1.gap='2'", f"stages[1].gap: {GAP}; not '2'"),
-    ("stages.1.gap=.nan", f"stages[1].gap: {GAP}; not nan"),
-    ("stages.1.gap=[2, .inf]", f"stages[1].gap: {GAP}; not [2, inf]"),
-    ("stages.1.gap=true", f"stages[1].gap: {GAP}; not true"),
-    ("stages.1.gap=[2, false]", f"stages[1].gap: {GAP}; not [2, False]"),
-    (f"stages.1.gap={10**400}", f"stages[1].gap: {GAP}; not 1000"),
-    ("stages.1.gap={from: 3}", f"stages[1].gap: {GAP}; not {{"),
     ("stages.1.mutation.k=0", "stages[1].mutation.k: must be greater than or equal to 1, not 0"),
     ("stages.1.mutation.k=8", "stages[1].mutation.k: must be less than num_generations (8)"),
     ("stages.1.trainer.num_generations=2", "stages[1].mutation.k: must be less than num_generations (2)"),
@@ -217,27 +202,9 @@ def test_one_mistake_is_one_line_that_names_the_key(path, override, message):
     assert lines[0].startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("written", "gaps"),
-    [
-        ("null", None),
-        ("2", (2, 2)),
-        ("0", (0, 0)),
-        ("0.5", (0.5, 0.5)),
-        ("[4, 1]", (4, 1)),
-        ("[0.5, 3]", (0.5, 3)),
-    ],
-)
-def test_a_gap_is_one_number_or_that_of_the_first_step_and_of_the_last(path, tmp_path, written, gaps):
-    plain, config = load_config(path), load_config(path, [f"stages.1.gap={written}"])
-    assert config.stages[1].gaps == gaps
-    assert config.stages[0].gaps is None
-    # It says which groups are drawn, and is nothing of the trainer's.
-    assert config.grpo_arguments(config.stages[1]) == plain.grpo_arguments(plain.stages[1])
-    again = tmp_path / "config.yaml"
-    again.write_text(config.to_yaml())
-    assert load_config(again) == config
-    assert yaml.safe_load(config.to_yaml())["stages"][1]["gap"] == yaml.safe_load(written)
+def test_a_configuration_of_an_earlier_version_has_a_gap_that_is_null(path):
+    assert load_config(path, ["stages.1.gap=null"]) == load_config(path)
+    assert mistakes(path, "stages.1.gap=2")[0].startswith("stages[1].gap: unknown key")
 
 
 def test_all_mistakes_at_once(path):

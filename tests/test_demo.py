@@ -11,9 +11,9 @@ from rich.console import Console
 import rarl.demo
 from rarl.demo import CONFIG, run_demo
 from rarl.errors import ConfigError
-from rarl.training import stages
+from rarl.training import run as stages
+from rarl.training.callbacks import ProgressLines
 from rarl.training.config import config_from
-from rarl.training.progress import ProgressLines
 from rarl.training.yaml_file import read_mapping
 
 ARMS = ["sft", "regression", "rarl"]

@@ -8,10 +8,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 from rarl.data.collection import Collection
-from rarl.data.digits import prepare_digits
 from rarl.data.images import open_image
+from rarl.data.sources.digits import prepare_digits
 from rarl.errors import DataError
-from rarl.tasks import DIGITS
+from rarl.method.tasks import DIGITS
 
 
 @pytest.fixture(scope="module")

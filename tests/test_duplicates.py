@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rarl.data import duplicates
-from rarl.data.duplicates import identical_bytes, identical_views
-from rarl.data.examination import THUMBNAIL, thumbnail
+from rarl.data.check import duplicates
+from rarl.data.check.duplicates import identical_views
+from rarl.data.images import THUMBNAIL, identical_bytes, thumbnail
 
 
 def photo(seed: int, width: int = 120, height: int = 90) -> Image.Image:
@@ -145,7 +145,7 @@ def test_many_thumbnails_take_little_time_and_memory() -> None:
     # In a process of its own, because the most memory a process ever had can't be taken back.
     code = """
 import resource, time, numpy as np
-from rarl.data.duplicates import identical_views
+from rarl.data.check.duplicates import identical_views
 generator = np.random.default_rng(0)
 base = np.kron(generator.normal(128, 40, (20_000, 4, 4)), np.ones((4, 4)))
 pixels = (base + generator.normal(0, 15, base.shape)).clip(0, 255).astype(np.uint8).reshape(20_000, -1)

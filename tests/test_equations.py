@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarl.equations import (
+from rarl.method.equations import (
     advantages,
     final_reward,
     is_rankable,

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import rarl.evaluation
+import rarl.evaluation.evaluate
 from rarl.data.collection import load_collection
 from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError
-from rarl.evaluation import evaluate, predict, summarize
+from rarl.evaluation.evaluate import evaluate, predict, summarize
 from rarl.files import at_work
-from rarl.replies import parse, reference_reply
-from rarl.tasks import Task
+from rarl.method.replies import parse, reference_reply
+from rarl.method.tasks import Task
 
 TASK = Task("toy", "brightness", low=0, high=10, step=1, delta=2)
 SINGLE = {"mae", "accuracy", "within_one", "srcc", "plcc"}
@@ -51,7 +51,7 @@ def script(monkeypatch):
             asked.extend(groups)
             return [answer(group) for group in groups]
 
-        monkeypatch.setattr(rarl.evaluation, "greedy_replies", scripted)
+        monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", scripted)
         return asked
 
     return use
@@ -331,7 +331,7 @@ def test_a_rows_own_rule_is_asked_for(tmp_path, monkeypatch):
         asked.extend(prompt[1]["content"][-1]["text"] for prompt in prompts)
         return [""] * len(prompts)
 
-    monkeypatch.setattr(rarl.evaluation, "greedy_replies", scripted)
+    monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", scripted)
     run(collection, tmp_path / "out", images=[1])
     assert ["horses" in text for text in asked] == [True, True, False, False]
     assert not any(TASK.rule in text for text in asked)
@@ -415,13 +415,13 @@ def test_rotations_change_no_other_number(collection, tmp_path, script):
 def test_no_batch_holds_both_lists_and_rotations(collection, tmp_path, script, monkeypatch):
     """A reply may depend on what stands beside it in a batch; that of a list does not on rotations."""
     script(right)
-    scripted, sizes = rarl.evaluation.greedy_replies, []
+    scripted, sizes = rarl.evaluation.evaluate.greedy_replies, []
 
     def counted(model, processor, prompts, images, **options):
         sizes.append(len(prompts))
         return scripted(model, processor, prompts, images, **options)
 
-    monkeypatch.setattr(rarl.evaluation, "greedy_replies", counted)
+    monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", counted)
     run(collection, tmp_path, images=[2], position_lists=6, batch_size=4)
     assert sizes == [4, 2, 4, 2]
 

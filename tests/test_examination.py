@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rarl.data import examination
-from rarl.data.examination import Examined, examine, examine_all, thumbnail
+from rarl.data import images as examination
+from rarl.data.images import Examined, examine, examine_all, thumbnail
 
 
 def test_an_image(tmp_path: Path) -> None:

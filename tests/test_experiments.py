@@ -9,15 +9,15 @@ import shutil
 import pytest
 from rich.console import Console
 
-from rarl import experiments
 from rarl.data.writing import write_collection
 from rarl.demo import CONFIG
 from rarl.errors import ConfigError
-from rarl.experiments import ARMS, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
-from rarl.models.embedded import copy_base
-from rarl.tasks import DIGITS
+from rarl.method.tasks import DIGITS
+from rarl.models.pretraining import copy_base
+from rarl.paper import grid as experiments
+from rarl.paper.grid import ARMS, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
 from rarl.training.config import config_from
-from rarl.training.preparation import stage_groups
+from rarl.training.run import stage_groups
 from rarl.training.yaml_file import read_mapping
 
 TWO = ["rarl_no_mutation", "rarl"]
@@ -382,10 +382,8 @@ def test_each_cell_leaves_a_run_of_its_arm_alone(finished):
 
 def test_what_is_finished_is_not_run_again(finished, copy, trained, monkeypatch):
     before = tree(copy)
-    monkeypatch.setattr(
-        "rarl.training.stages.evaluate", lambda *a, **k: pytest.fail("something was evaluated")
-    )
-    monkeypatch.setattr("rarl.training.stages.load_model", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("rarl.training.run.evaluate", lambda *a, **k: pytest.fail("something was evaluated"))
+    monkeypatch.setattr("rarl.training.run.load_model", lambda *a: pytest.fail("a model was loaded"))
     run(finished)
     assert trained == []
     assert tree(copy) == before

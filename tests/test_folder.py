@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rarl.data.folder import read_folder
-from rarl.data.preparing import prepare
-from rarl.data.scale import Scale
+from rarl.data.prepare import prepare
 from rarl.data.sources import Source
+from rarl.data.sources.folder import read_folder
+from rarl.data.sources.scale import Scale
 from rarl.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2] / "shared/data"

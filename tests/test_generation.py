@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from rarl.method.prompts import messages
+from rarl.method.tasks import DIGITS
 from rarl.models.generation import greedy_replies
 from rarl.models.tiny import build_model, build_processor
-from rarl.prompts import messages
-from rarl.tasks import DIGITS
 
 COUNTS = (1, 4, 2, 8, 1, 2, 1, 8, 3)
 

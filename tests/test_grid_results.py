@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from rarl.errors import ConfigError, DataError
-from rarl.experiments import Cell
-from rarl.grid_results import differences, measured, over_seeds
-from rarl.tasks import AESTHETICS, COUNT, DIGITS
+from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
+from rarl.paper.grid import Cell
+from rarl.paper.results import differences, measured, over_seeds
 
 # ── over seeds ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rarl.grid_tables import differences_table, measured_table, published_tables
-from rarl.published import published
-from rarl.tasks import AESTHETICS, COUNT, DIGITS
+from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
+from rarl.paper.published import published
+from rarl.paper.tables import differences_table, measured_table, published_tables
 
 
 def entry(value, low, high, seeds=1):

@@ -11,13 +11,11 @@ from trl import GRPOTrainer
 
 from rarl.data.collection import load_collection
 from rarl.data.writing import write_collection
-from rarl.tasks import DIGITS
+from rarl.method.tasks import DIGITS
 from rarl.training import arms
+from rarl.training.callbacks import GROUPS, GroupLog, ProgressLines
 from rarl.training.config import config_from
-from rarl.training.group_log import GroupLog
-from rarl.training.preparation import stage_groups
-from rarl.training.progress import ProgressLines
-from rarl.training.record import GROUPS
+from rarl.training.run import stage_groups
 
 WEIGHTS = {"regression": 2, "ranking": 0.5, "format": 0.25}
 

@@ -21,8 +21,8 @@ from rarl.data.collection import Row
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate, training_groups
 from rarl.errors import DataError
-from rarl.prompts import messages
-from rarl.tasks import AESTHETICS, DIGITS
+from rarl.method.prompts import messages
+from rarl.method.tasks import AESTHETICS, DIGITS
 
 
 def rows_of(values: Sequence[float], rule: str | None = None) -> list[Row]:
@@ -244,22 +244,6 @@ def test_more_steps_begin_with_the_same_groups() -> None:
     assert long[: len(short)] == short
     assert training_groups(rows, [2, 8], 4, 30, seed=2) != long
     assert training_groups(rows, [2, 8], 4, 0, seed=2) == []
-
-
-@pytest.mark.parametrize("gap", [(0.0, 0.0), (6.0, 6.0), (9.0, 1.0)])
-def test_steps_with_a_gap_have_one_number_of_images_too(gap: tuple[float, float]) -> None:
-    rows = rows_of(range(96))
-    groups = training_groups(rows, [1, 2, 4, 8], 6, 32, 0, gap)
-    counts = [[len(group.rows) for group in groups[step : step + 6]] for step in range(0, 192, 6)]
-    assert all(len(set(step)) == 1 for step in counts)
-    assert Counter(step[0] for step in counts) == {1: 8, 2: 8, 4: 8, 8: 8}
-    for count in (1, 2, 4, 8):
-        of_count = [group for group in groups if len(group.rows) == count]
-        # 48 groups each: 48, 96, 192 and 384 images.
-        assert set(uses(of_count).values()) == {max(1, count // 2)}
-        assert len(uses(of_count)) == min(96, 48 * count)
-    assert groups != training_groups(rows, [1, 2, 4, 8], 6, 32, 1, gap)
-    assert groups == training_groups(rows, [1, 2, 4, 8], 6, 32, 0, gap)
 
 
 def test_tie_rate_is_the_share_of_lists_with_a_tie() -> None:

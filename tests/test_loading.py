@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from rarl.errors import ModelError
+from rarl.method.prompts import INSTRUCT, SYSTEM, messages
+from rarl.method.tasks import AGE, DIGITS
 from rarl.models.loading import BASE_FOLDER, check_model, load_model, load_processor
-from rarl.prompts import INSTRUCT, SYSTEM, messages
-from rarl.tasks import AGE, DIGITS
 
 QWEN = Path(__file__).parents[2] / "shared" / "data" / "qwen2.5-vl-7b"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarl.metrics import (
+from rarl.evaluation.metrics import (
     accuracy,
     bootstrap_interval,
     filled,
@@ -22,7 +22,7 @@ from rarl.metrics import (
     tau_values,
     within_one,
 )
-from rarl.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
+from rarl.method.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
 
 HALVES = Task("halves", "length", low=0.5, high=9.5, step=1, delta=2)
 

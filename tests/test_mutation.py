@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rarl.errors import ConfigError
+from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
+from rarl.method.tasks import DIGITS
 from rarl.models.tiny import build_tokenizer
-from rarl.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
-from rarl.tasks import DIGITS
 
 NAN = math.nan
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rarl.data.names import Folder
+from rarl.data.collection import Folder
 from rarl.errors import DataError
 
 

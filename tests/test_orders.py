@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from rarl.data.collection import Row, inspect_collection, load_collection
+from rarl.data.collection import Row, contradictions, inspect_collection, load_collection
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group, draw_groups, load_groups, save_groups, training_groups
-from rarl.data.orders import contradictions
 from rarl.errors import DataError
-from rarl.tasks import AGE
+from rarl.method.tasks import AGE
 
 
 def collection(root: Path, orders: list[Any], images: dict[str, dict[str, Any]] | str = "abcdef") -> Path:
@@ -153,10 +152,9 @@ def test_orders_from_one_ranking_never_contradict() -> None:
     assert contradictions(rows) == []
 
 
-@pytest.mark.parametrize("gap", [None, (2.0, 2.0)])
-def test_a_group_is_of_one_order_and_every_image_of_it_has_its_turn(gap: Any) -> None:
+def test_a_group_is_of_one_order_and_every_image_of_it_has_its_turn() -> None:
     rows = rows_of("abcdef", "fedcba", "ghij", "xy")
-    groups = draw_groups(rows, 2, 160, 0, gap)
+    groups = draw_groups(rows, 2, 160, 0)
     assert all(len({row.order for row in group.rows}) == 1 for group in groups)
     used = {row: 0 for row in rows}
     for group in groups:

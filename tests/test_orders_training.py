@@ -15,11 +15,11 @@ from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError
+from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.method.tasks import DIGITS
 from rarl.models.loading import load_model, load_processor
-from rarl.report.table import markdown_table
-from rarl.rewards import format_reward, ranking_reward, regression_reward
-from rarl.tasks import DIGITS
-from rarl.training import stages
+from rarl.report.tables import markdown_table
+from rarl.training import run as stages
 from rarl.training.config import config_from
 from rarl.training.trainer import RARLConfig, RARLTrainer
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarl.data.parts import PARTS, divide_by_seed, parse_parts
+from rarl.data.prepare import PARTS, divide_by_seed, parse_parts
 from rarl.data.sources import Labelled
 from rarl.errors import ConfigError, DataError
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rarl.data.examination import examine
-from rarl.data.placing import Placing
+from rarl.data.images import examine
 from rarl.data.sources import Labelled
+from rarl.data.writing import Placing
 
 
 def picture(path: Path, size: tuple[int, int] = (4, 3), kind: str = "PNG", **options) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarl.position_bias import mean_places, order_metrics
+from rarl.evaluation.position_bias import mean_places, order_metrics
 
 # The images A, B, C of a list, as the rotations show them: ABC, BCA, CAB.
 SHOWN = {2: ("AB", "BA"), 3: ("ABC", "BCA", "CAB"), 4: ("ABCD", "BCDA", "CDAB", "DABC")}

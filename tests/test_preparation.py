@@ -12,12 +12,12 @@ from rich.console import Console
 
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError, ModelError
+from rarl.method.replies import reference_reply
+from rarl.method.tasks import DIGITS, Task
 from rarl.models.loading import load_processor
-from rarl.replies import reference_reply
-from rarl.tasks import DIGITS, Task
-from rarl.training import stages
-from rarl.training.config import config_from
-from rarl.training.preparation import begin, completion_length, prepare, stage_groups
+from rarl.training import run as stages
+from rarl.training.config import completion_length, config_from
+from rarl.training.run import begin, prepare
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_results_of_another_split_are_refused(config_of):
         prepare(config, resume=True)
 
 
-# ── orders alone, and gaps ───────────────────────────────────────────────────────────────────────────────
+# ── orders alone ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -241,11 +241,6 @@ NEED_VALUES = {
         r"stages\[0\].weights.regression: must be 0, not 1: .*train knows orders alone",
     ),
     "sft": ({"sft": {}}, r"sft: .*train knows orders alone, and SFT imitates values: remove this section"),
-    "a gap": (
-        {"stages": [{**RANKING, "gap": 2}]},
-        r"stages\[0\].gap: is a difference of values, and .*train knows orders alone: remove it",
-    ),
-    "a gap of 0": ({"stages": [{**RANKING, "gap": 0}]}, r"stages\[0\].gap: "),
     "single images": (
         {"evaluation": {"images": [1, 2], "lists": 2}},
         r"evaluation.images: must not have 1: .*test knows orders alone, and one image has none",
@@ -274,7 +269,7 @@ def test_each_split_is_judged_by_itself(config_of, with_orders):
 
 
 def test_trained_on_values_and_tested_on_orders(config_of, with_orders):
-    changes = {"data": str(with_orders("test")), "stages": [{**STAGE, "gap": 1}]}
+    changes = {"data": str(with_orders("test")), "stages": [STAGE]}
     prepare(config_of(**changes, evaluation={"images": [2], "lists": 2}), resume=False)
 
 
@@ -297,20 +292,3 @@ def test_the_length_of_a_reference_in_order_is_that_of_the_longest_value(with_or
     with pytest.raises(ConfigError, match=f"has {longest} tokens"):
         prepare(config(longest - 1), resume=False)
     prepare(config(longest), resume=False)
-
-
-def test_a_stage_draws_groups_that_keep_its_gap(config_of, digits):
-    rows = digits.split("train")
-
-    def least(gap, number=20):
-        stage = {**STAGE, "images": [2], "max_steps": number, "gap": gap}
-        config = config_of(stages=[stage], trainer={"prompts_per_step": 8})
-        groups = stage_groups(config, config.stages[0], rows)
-        assert len(groups) == 8 * number
-        return [abs(group.values[0] - group.values[1]) for group in groups]
-
-    assert min(least(None)) == 1
-    assert min(least(2)) == 2
-    falling, rising = least([5, 1]), least([1, 5])
-    assert sum(falling[:40]) > sum(falling[-40:])
-    assert sum(rising[:40]) < sum(rising[-40:])

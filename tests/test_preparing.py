@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from rarl.data.collection import load_collection
-from rarl.data.preparing import PREPARATION, Identical, prepare
+from rarl.data.prepare import PREPARATION, Identical, prepare
 from rarl.data.sources import Labelled, LeftOut, Source
 from rarl.errors import DataError
-from rarl.tasks import Task
+from rarl.method.tasks import Task
 
 TASK = Task("size", "size of the fruit", low=0, high=10, step=1, delta=1)
 HALVES = {"train": 0.5, "test": 0.5}
@@ -233,7 +233,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(KeyboardInterrupt):
         prepare(Source(TASK, many(tmp_path)), tmp_path / "out", progress=interrupt)
-    monkeypatch.setattr("rarl.data.placing.Placing.place", interrupt)
+    monkeypatch.setattr("rarl.data.writing.Placing.place", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(Source(TASK, many(tmp_path)), tmp_path / "out")
     assert left(tmp_path) == []
@@ -253,10 +253,10 @@ def test_what_would_not_load_again_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from rarl.data import placing
-from rarl.data.preparing import prepare
+from rarl.data import writing as placing
+from rarl.data.prepare import prepare
 from rarl.data.sources import Labelled, Source
-from rarl.tasks import Task
+from rarl.method.tasks import Task
 
 root, when = Path(sys.argv[1]), sys.argv[2]
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from rarl.errors import DataError, ModelError
+from rarl.method.prompts import messages
 from rarl.models.loading import load_processor
 from rarl.models.processor import image_tokens, prompt_tokens
-from rarl.prompts import messages
 
 QWEN = Path(__file__).parents[2] / "shared" / "data" / "qwen2.5-vl-7b"
 # Width and height: smaller than a patch, square, long, high, and what is made smaller.

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rarl.training.progress import ProgressLines, line, validation_line
+from rarl.training.callbacks import ProgressLines, line, validation_line
 
 GRPO = {
     "loss": 0.0123,
@@ -113,7 +113,7 @@ def test_one_line_for_each_log(shown):
 def test_the_time_of_a_validation_is_no_part_of_a_step(shown, monkeypatch):
     """Two steps of 3 seconds each, a validation of 100 after each and one of 50 before the first."""
     now = [1000.0]
-    monkeypatch.setattr("rarl.training.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("rarl.training.callbacks.time", SimpleNamespace(monotonic=lambda: now[0]))
     lines = ProgressLines("rarl", Console(file=shown, width=200))
     state = SimpleNamespace(is_world_process_zero=True, max_steps=9, global_step=0)
     lines.on_train_begin(None, state, None)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from rarl.errors import ConfigError
-from rarl.prompts import INSTRUCT, SYSTEM, messages
-from rarl.tasks import AESTHETICS, AGE
+from rarl.method.prompts import INSTRUCT, SYSTEM, messages
+from rarl.method.tasks import AESTHETICS, AGE
 
 
 def texts(count: int = 1, rule: str = "facial age", value_range: str = "0-116") -> list[str]:

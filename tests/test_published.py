@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rarl.experiments import ARMS
-from rarl.published import COUNTS, TABLES, published
+from rarl.paper.grid import ARMS
+from rarl.paper.published import COUNTS, TABLES, published
 
 # Read off the paper, column by column: 1 image, and tau of lists of 2, 4 and 8. None is a dash.
 AGE_3B = {
@@ -155,4 +155,4 @@ def test_what_the_paper_leaves_open_is_said():
 
 def test_the_numbers_come_with_the_package():
     fields = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
-    assert "published.yaml" in fields["tool"]["setuptools"]["package-data"]["rarl"]
+    assert "paper/published.yaml" in fields["tool"]["setuptools"]["package-data"]["rarl"]

@@ -9,10 +9,10 @@ from PIL import Image
 
 import rarl.ranker
 from rarl.errors import DataError, ModelError
+from rarl.method.replies import Item, write_reply
+from rarl.method.tasks import DIGITS
 from rarl.models.tiny import build_model, build_processor
 from rarl.ranker import Ranked, Ranker
-from rarl.replies import Item, write_reply
-from rarl.tasks import DIGITS
 
 
 @pytest.fixture

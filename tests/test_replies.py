@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rarl.replies import (
+from rarl.method.replies import (
     Item,
     Reply,
     parse,
@@ -347,7 +347,7 @@ def test_hostile_answers_do_not_crash_the_interpreter() -> None:
     # on the main thread's stack (8 MB on Linux), once on 2 MB, as little as a common system gives.
     program = (
         "import json, sys, threading\n"
-        "from rarl.replies import parse\n"
+        "from rarl.method.replies import parse\n"
         "texts = json.load(sys.stdin)\n"
         "def read():\n"
         "    assert all(parse(f'<answer>{text}</answer>').items is None for text in texts)\n"

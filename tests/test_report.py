@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from rarl.report.table import markdown_table, results_table
-from rarl.tasks import AESTHETICS, COUNT, DIGITS
+from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
+from rarl.report.tables import markdown_table, results_table
 
 
 def entry(value, low, high, n=10):

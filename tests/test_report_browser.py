@@ -18,9 +18,9 @@ from made_runs import (
     predictions,
     write_lines,
 )
+from rarl.evaluation.results import load_metrics, write_metrics, write_predictions
 from rarl.report.page import write_report
-from rarl.report.table import ARM_NAMES
-from rarl.results import load_metrics, write_metrics, write_predictions
+from rarl.report.tables import ARM_NAMES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

@@ -14,8 +14,8 @@ from PIL import Image
 from made_runs import asked, entry, make_run, metrics_of, numbers, predictions, write_lines
 from rarl.cli import main
 from rarl.errors import DataError
+from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.page import write_report
-from rarl.results import load_metrics, write_metrics
 
 ARMS = ("base", "rarl")
 

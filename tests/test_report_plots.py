@@ -5,6 +5,7 @@ import re
 import pytest
 
 from made_runs import ARMS, asked, make_cell, make_collection, make_run, predictions, write_lines
+from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.plots import (
     colour,
     position_bias,
@@ -14,8 +15,7 @@ from rarl.report.plots import (
     validation_curves,
 )
 from rarl.report.record import load_record, load_records
-from rarl.report.table import ARM_NAMES
-from rarl.results import load_metrics, write_metrics
+from rarl.report.tables import ARM_NAMES
 
 NUMBER = r"-?[\d.]+"
 ARM = {arm: place for place, arm in enumerate(["base", *ARM_NAMES])}

@@ -6,8 +6,8 @@ import pytest
 
 from made_runs import make_cell, make_collection, make_run, metrics_of, numbers, predictions, write_lines
 from rarl.errors import DataError
+from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.record import load_record, load_records
-from rarl.results import load_metrics, write_metrics
 
 
 def test_a_run(tmp_path):

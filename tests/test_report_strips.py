@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from made_runs import SHADES, asked, group, make_run, predictions, write_lines
+from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.record import load_record
 from rarl.report.strips import Thumbnails, groups, ranked
-from rarl.results import load_metrics, write_metrics
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from rarl.cli import main
 from rarl.data.writing import write_collection
-from rarl.tasks import DIGITS
+from rarl.method.tasks import DIGITS
 from rarl.training.yaml_file import read_mapping
 
 SHOWN = ["base", "regression", "rarl_no_mutation", "rarl"]  # by Table 6
@@ -98,10 +98,10 @@ def nothing_runs(monkeypatch):
         pytest.fail("something ran")
 
     for name in ("train_stage", "train_sft"):
-        monkeypatch.setattr(f"rarl.experiments.{name}", refuse)
+        monkeypatch.setattr(f"rarl.paper.grid.{name}", refuse)
     for name in ("evaluate", "load_model"):
-        monkeypatch.setattr(f"rarl.training.stages.{name}", refuse)
-    monkeypatch.setattr("rarl.reproduce.make_base", refuse)
+        monkeypatch.setattr(f"rarl.training.run.{name}", refuse)
+    monkeypatch.setattr("rarl.paper.reproduce.make_base", refuse)
 
 
 RESULTS = "table6/results.json"
@@ -229,7 +229,7 @@ def at(folder, kept):
 
 def test_another_table_takes_the_cells_that_are_there(whole, run, tmp_path, monkeypatch):
     out, _ = whole
-    from rarl import experiments
+    from rarl.paper import grid as experiments
 
     trained, train = [], experiments.train_stage
 
@@ -302,18 +302,18 @@ def kill_at(moment):
     """Arranges for this process to be killed then."""
     from transformers import Trainer
 
-    import rarl.evaluation
-    import rarl.experiments
-    import rarl.models.embedded
-    import rarl.reproduce
+    import rarl.evaluation.evaluate
+    import rarl.models.pretraining
+    import rarl.paper.grid
+    import rarl.paper.reproduce
     from rarl.training import arms
-    from rarl.training.progress import ProgressLines
+    from rarl.training.callbacks import ProgressLines
 
     def kill(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 
     calls = []
-    evaluate_arm, greedy_replies = rarl.experiments.evaluate_arm, rarl.evaluation.greedy_replies
+    evaluate_arm, greedy_replies = rarl.paper.grid.evaluate_arm, rarl.evaluation.evaluate.greedy_replies
     save = Trainer._save_optimizer_and_scheduler
 
     def second(*args, **kwargs):
@@ -339,15 +339,15 @@ def kill_at(moment):
         remove(path, ignore_errors=ignore_errors)
 
     place, name, value = {
-        "the base is copied": (rarl.models.embedded, "finish", kill),
-        "the base is asked": (rarl.evaluation, "greedy_replies", second),
-        "its replies are written": (rarl.evaluation, "write_metrics", kill),
+        "the base is copied": (rarl.models.pretraining, "finish", kill),
+        "the base is asked": (rarl.evaluation.evaluate, "greedy_replies", second),
+        "its replies are written": (rarl.evaluation.evaluate, "write_metrics", kill),
         "a step is trained": (ProgressLines, "on_step_begin", step_2),
         "a checkpoint is written": (Trainer, "_save_optimizer_and_scheduler", last_checkpoint),
         "a model takes its name": (arms, "finish", kill),
         "its checkpoints go": (shutil, "rmtree", removing),
-        "a cell is trained and not evaluated": (rarl.experiments, "evaluate_arm", of_arm),
-        "the results are written": (rarl.reproduce, "write_text", kill),
+        "a cell is trained and not evaluated": (rarl.paper.grid, "evaluate_arm", of_arm),
+        "the results are written": (rarl.paper.reproduce, "write_text", kill),
     }[moment]
     setattr(place, name, value)
 
@@ -355,7 +355,7 @@ def kill_at(moment):
 def be_killed(small, recipe, out, marks):
     """Runs the grid again and again, each time in a process that is killed at another moment; in the end
     whole. The exit codes go into the file `marks`."""
-    import rarl.reproduce
+    import rarl.paper.reproduce
     import rarl.training.trainer  # once, for all that are forked
 
     def forked(moment):
@@ -366,8 +366,8 @@ def be_killed(small, recipe, out, marks):
                 if moment in MOMENTS:
                     kill_at(moment)
                 mapping = read_mapping(Path(recipe)) | {"data": small, "task": None}
-                planned = rarl.reproduce.plan("table6", mapping, "test", out=Path(out), seeds=[0])
-                rarl.reproduce.reproduce(planned, Console(file=io.StringIO()))
+                planned = rarl.paper.reproduce.plan("table6", mapping, "test", out=Path(out), seeds=[0])
+                rarl.paper.reproduce.reproduce(planned, Console(file=io.StringIO()))
                 code = 0
             finally:
                 os._exit(code)
@@ -437,9 +437,9 @@ def test_a_cell_that_another_command_trains_is_left_to_it(whole, small, recipe, 
 
 def test_a_base_that_has_to_be_built_is_built_once_for_its_seed(digits, tmp_path, monkeypatch):
     """The digits have a part for it; seed 0 is shipped. The building itself is `pretraining`'s."""
-    import rarl.reproduce
+    import rarl.paper.reproduce
     from rarl.demo import CONFIG
-    from rarl.models.embedded import copy_base
+    from rarl.models.pretraining import copy_base
 
     asked = []
 
@@ -447,21 +447,21 @@ def test_a_base_that_has_to_be_built_is_built_once_for_its_seed(digits, tmp_path
         asked.append((out, seed, collection.root))
         copy_base(out)
 
-    monkeypatch.setattr(rarl.reproduce, "make_base", build)
+    monkeypatch.setattr(rarl.paper.reproduce, "make_base", build)
     monkeypatch.setattr(
-        rarl.reproduce, "prepare_digits", lambda out: shutil.copytree(digits.root, out) and digits
+        rarl.paper.reproduce, "prepare_digits", lambda out: shutil.copytree(digits.root, out) and digits
     )
-    monkeypatch.setattr(rarl.reproduce, "prepare_cells", lambda grid: [])
+    monkeypatch.setattr(rarl.paper.reproduce, "prepare_cells", lambda grid: [])
     out = tmp_path / "grid"
     mapping = read_mapping(CONFIG)
-    planned = rarl.reproduce.plan("table2", mapping, "test", out=out, seeds=[2, 0, 1])
+    planned = rarl.paper.reproduce.plan("table2", mapping, "test", out=out, seeds=[2, 0, 1])
     quiet = Console(file=io.StringIO())
-    grid, mine, _ = rarl.reproduce._prepared(planned, quiet)
+    grid, mine, _ = rarl.paper.reproduce._prepared(planned, quiet)
     assert asked == [(out / f"bases/{seed}", seed, digits.root) for seed in (2, 1)]
     assert {cell.config.model for cell in grid} == {str(out / f"bases/{seed}") for seed in (0, 1, 2)}
     assert grid == mine
     shutil.rmtree(out / "data")
-    rarl.reproduce._prepared(planned, quiet)
+    rarl.paper.reproduce._prepared(planned, quiet)
     assert len(asked) == 2  # they are there
 
 
@@ -537,7 +537,7 @@ def test_interrupted_it_says_how_to_go_on(recipe, small, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rarl.reproduce.train_cell", stop)
+    monkeypatch.setattr("rarl.paper.reproduce.train_cell", stop)
     out = tmp_path / "my grid"
     options = ["--seeds", "0", "--data", str(small), "--config", str(recipe), "--out", str(out)]
     code, _, err = command("table6", *options, "--set", "trainer.save_steps=2", "--shard", "1/2")

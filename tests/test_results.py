@@ -6,7 +6,7 @@ import json
 import pytest
 
 from rarl.errors import ConfigError, DataError
-from rarl.results import load_metrics, open_metrics, write_metrics, write_predictions
+from rarl.evaluation.results import load_metrics, open_metrics, write_metrics, write_predictions
 
 METRICS = {
     "task": "digits",

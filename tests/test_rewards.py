@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import rarl.rewards
+import rarl.method.rewards
 from rarl.errors import ConfigError, RarlError
-from rarl.rewards import format_reward, ranking_reward, regression_reward
+from rarl.method.rewards import format_reward, ranking_reward, regression_reward
 
 # Three pictures of 3, 5 and 7; the truth, and one with pictures 1 and 2 exchanged and scored to match.
 TRUTHS = [3, 5, 7]
@@ -232,12 +232,12 @@ def test_nothing_is_logged_where_nothing_can_be_ranked() -> None:
 
 
 def test_each_text_is_read_once() -> None:
-    rarl.rewards._read.cache_clear()
+    rarl.method.rewards._read.cache_clear()
     for _ in range(2):
         regression_reward([SWAPPED], **columns(1))
         ranking_reward([SWAPPED], **columns(1))
         format_reward([SWAPPED], **columns(1))
-    assert rarl.rewards._read.cache_info().misses == 1
+    assert rarl.method.rewards._read.cache_info().misses == 1
 
 
 # ── everywhere ───────────────────────────────────────────────────────────────────────────────────────────

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rarl.data.scale import Scale
+from rarl.data.sources.scale import Scale
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import COUNT, Task
+from rarl.method.tasks import COUNT, Task
 
 RAW = Path("/photos/fruit")
 

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from rarl.equations import (
+from rarl.errors import ConfigError
+from rarl.evaluation.metrics import accuracy, filled, list_tau, srcc, tau_values
+from rarl.method.equations import (
     length_compliance,
     mutated_advantages,
     ranking,
     ranking_accuracy,
     ranking_consistency,
 )
-from rarl.errors import ConfigError
-from rarl.metrics import accuracy, filled, list_tau, srcc, tau_values
-from rarl.prompts import INSTRUCT, SYSTEM, messages
-from rarl.replies import parse, reference_reply
-from rarl.rewards import format_reward, ranking_reward, regression_reward
-from rarl.tasks import AGE, COUNT, TASKS
+from rarl.method.prompts import INSTRUCT, SYSTEM, messages
+from rarl.method.replies import parse, reference_reply
+from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.method.tasks import AGE, COUNT, TASKS
 
 DELTA, RANGE = 2.0, (0.0, 9.0)
 
@@ -126,7 +126,7 @@ def test_nothing_is_repaired_and_nothing_is_evaluated(answer: str) -> None:
 
 def test_reading_catches_no_more_than_it_must() -> None:
     allowed = {"ValueError", "SyntaxError", "TypeError", "RecursionError", "MemoryError", "OverflowError"}
-    source = Path(__file__).parents[1] / "src" / "rarl" / "replies.py"
+    source = Path(__file__).parents[1] / "src" / "rarl" / "method" / "replies.py"
     nodes = ast.walk(ast.parse(source.read_text("utf-8")))
     handlers = [node for node in nodes if isinstance(node, ast.ExceptHandler)]
     assert handlers

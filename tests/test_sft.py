@@ -9,10 +9,10 @@ import torch
 from trl import SFTConfig
 
 from rarl.errors import ConfigError
+from rarl.method.replies import reference_reply
 from rarl.models.loading import load_model, load_processor
-from rarl.replies import reference_reply
+from rarl.training.arms import sft_dataset, sft_trainer
 from rarl.training.config import config_from
-from rarl.training.sft import sft_dataset, sft_trainer
 
 # What `RunConfig.sft_arguments` sees to: transformers would shuffle the groups, and drop what images are made
 # of.

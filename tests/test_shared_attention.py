@@ -8,7 +8,7 @@ from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rarl.models.loading import load_model
-from rarl.models.shared_attention import (
+from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
     SharedPrefixCache,

@@ -22,7 +22,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rarl.errors import ModelError
 from rarl.models.loading import load_model
-from rarl.models.shared_prefix import Prompts, pack, rollouts, share, why_not
+from rarl.shared_prefix.packing import Prompts, pack, rollouts, share, why_not
 
 COUNT = 3  # responses to a prompt
 LENGTH = 10  # tokens of the longest response

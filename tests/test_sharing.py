@@ -21,8 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rarl.errors import ConfigError
 from rarl.models.loading import load_model, load_processor
-from rarl.training.rarl_config import RARLConfig
-from rarl.training.trainer import REWARDS, RARLTrainer
+from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer
 
 # Width and height of the images by what they show, so that one is of 1, 2, or 4 tokens.
 SIZES = {0: (28, 28), 1: (56, 28), 2: (56, 56), 3: (28, 56)}

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rarl.data.division import divide
 from rarl.data.sources import Labelled, LeftOut
-from rarl.data.split_lists import SplitLists, read_split_lists
+from rarl.data.sources.splits import SplitLists, divide, read_split_lists
 from rarl.errors import ConfigError, DataError, RarlError
 
 

@@ -16,15 +16,16 @@ import torch
 import yaml
 from rich.console import Console
 
-import rarl.evaluation
+import rarl.evaluation.evaluate
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError
+from rarl.method.tasks import DIGITS
 from rarl.models.loading import load_model
-from rarl.tasks import DIGITS
-from rarl.training import arms, stages
+from rarl.training import arms
+from rarl.training import run as stages
+from rarl.training.callbacks import ProgressLines
 from rarl.training.config import config_from
-from rarl.training.preparation import stage_groups
-from rarl.training.progress import ProgressLines
+from rarl.training.run import stage_groups
 from rarl.training.trainer import RARLTrainer
 
 ARMS = ["sft", "regression", "rarl"]
@@ -470,12 +471,12 @@ def test_interrupted_during_evaluation(whole, copy_of, no_training, monkeypatch)
             raise KeyboardInterrupt
         return replies(*args, **kwargs)
 
-    replies = rarl.evaluation.greedy_replies
-    monkeypatch.setattr(rarl.evaluation, "greedy_replies", stop)
+    replies = rarl.evaluation.evaluate.greedy_replies
+    monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", stop)
     with pytest.raises(KeyboardInterrupt):
         continued(config)
     assert list(json.loads((config.output / "metrics.json").read_text())["arms"]) == ["base"]
-    monkeypatch.setattr(rarl.evaluation, "greedy_replies", replies)
+    monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", replies)
     continued(config)
     assert_same_run(config.output, whole[0].output)
 
@@ -487,7 +488,7 @@ def test_interrupted_between_the_two_files_of_results(whole, copy_of, no_trainin
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rarl.evaluation, "write_metrics", stop)
+        patch.setattr(rarl.evaluation.evaluate, "write_metrics", stop)
         with pytest.raises(KeyboardInterrupt):
             continued(config)
     assert (config.output / "predictions.jsonl").is_file()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rarl.data.tables import column, number, read_table
+from rarl.data.sources.tables import column, number, read_table
 from rarl.errors import DataError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import AESTHETICS, AGE, COUNT, DIGITS, TASKS, Task, task_named
+from rarl.method.tasks import AESTHETICS, AGE, COUNT, DIGITS, TASKS, Task, task_named
 
 FIELDS: dict[str, Any] = {"name": "t", "rule": "length", "low": 0, "high": 9, "step": 1, "delta": 2}
 

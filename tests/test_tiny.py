@@ -14,12 +14,12 @@ from PIL import Image
 import rarl.models.pretraining as pretraining
 from rarl.data.images import open_image
 from rarl.errors import DataError
+from rarl.method.prompts import messages
+from rarl.method.replies import parse, reference_reply
+from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.models.generation import greedy_replies
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
-from rarl.prompts import messages
-from rarl.replies import parse, reference_reply
-from rarl.tasks import AGE, DIGITS, Task
 
 TOKENIZER = load_processor("tiny").tokenizer
 
@@ -240,7 +240,7 @@ def test_pretraining_takes_larger_images_as_long_as_all_are_of_one_size(short):
 
 
 def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path, monkeypatch, digits):
-    import rarl.models.embedded as embedded
+    import rarl.models.pretraining as embedded
     from rarl.cli import main
 
     given = {}
@@ -334,7 +334,7 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
 @pytest.mark.parametrize(("size", "threads"), [(2**20, 1), (2**23, 2)])
 def test_commands_use_one_thread_for_a_model_so_small(tiny, tmp_path, size, threads):
     """Sums of floats would depend on the number of cores; a larger model has all of them."""
-    import rarl.models.embedded as embedded
+    import rarl.models.pretraining as embedded
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(bytes(size))

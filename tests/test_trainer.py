@@ -18,12 +18,12 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from rarl.equations import advantages, final_reward, mutated_advantages
 from rarl.errors import ConfigError, ModelError
+from rarl.method.equations import advantages, final_reward, mutated_advantages
+from rarl.method.mutation import Mutation, choose
+from rarl.method.replies import reference_items, reference_reply, write_reply
+from rarl.method.rewards import format_reward, ranking_reward, regression_reward
 from rarl.models.loading import load_model, load_processor
-from rarl.mutation import Mutation, choose
-from rarl.replies import reference_items, reference_reply, write_reply
-from rarl.rewards import format_reward, ranking_reward, regression_reward
 from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer
 
 # Replies to two pictures of digits 3 and 7, and what they earn (R_reg + R_rank + R_format).
@@ -321,7 +321,9 @@ def test_keep_changes_only_the_answer_of_the_replaced_response(prompts_of, tmp_p
     """A response without `</think>` has no reasoning to keep: it gets the template."""
     script(monkeypatch, [PERFECT, BACKWARDS, "<think>no end", PERFECT])
     mutation = {"probability": 1.0, "reasoning": "keep", "k": 3}
-    monkeypatch.setattr("rarl.mutation._differ", lambda rewards: True)  # the group may lose its variance here
+    monkeypatch.setattr(
+        "rarl.method.mutation._differ", lambda rewards: True
+    )  # the group may lose its variance here
     batch = Batch(ours(prompts_of([3, 7]), tmp_path, mutation, per_device_train_batch_size=4))
     answer = write_reply("", reference_items(TRUTH), 1).removeprefix("<think></think>")
     assert batch.texts == [PERFECT, f"<think>bc</think>{answer}", PERFECT, PERFECT]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rarl.data.sources import Labelled, LeftOut
-from rarl.data.utkface import read_utkface
+from rarl.data.sources.utkface import read_utkface
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import AGE
+from rarl.method.tasks import AGE
 
 # Every malformed name of the two sets, with what can be read in it.
 ALIGNED = {

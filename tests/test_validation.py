@@ -14,15 +14,16 @@ from rarl.data.collection import Row, load_collection
 from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, RarlError
+from rarl.method.tasks import DIGITS
 from rarl.models.loading import load_model
-from rarl.tasks import DIGITS
-from rarl.training import arms, stages, validation
+from rarl.training import arms
+from rarl.training import callbacks as validation
+from rarl.training import run as stages
+from rarl.training.callbacks import SCORE, ProgressLines, Validation, kept_step, score, validation_groups
 from rarl.training.config import config_from
-from rarl.training.preparation import prepare
-from rarl.training.progress import ProgressLines
+from rarl.training.run import prepare
 from rarl.training.sections import Weights
 from rarl.training.trainer_fields import check_trainer_fields
-from rarl.training.validation import SCORE, Validation, kept_step, score, validation_groups
 
 VARYING = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "num_tokens"}
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from rarl.data import voc
-from rarl.data.sources import Labelled, LeftOut, Source
-from rarl.data.voc import read_voc
+from rarl.data.sources import Labelled, LeftOut, Source, voc
+from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import Task
+from rarl.method.tasks import Task
 
 BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd"
 

@@ -7,11 +7,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+    from rarl.method.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
     from rarl.ranker import Ranker
-    from rarl.rewards import format_reward, ranking_reward, regression_reward
-    from rarl.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
-    from rarl.training.rarl_config import RARLConfig
-    from rarl.training.trainer import RARLTrainer
+    from rarl.training.trainer import RARLConfig, RARLTrainer
 
 __version__ = version("rarl")
 
@@ -31,17 +30,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AESTHETICS": "rarl.tasks",
-    "AGE": "rarl.tasks",
-    "COUNT": "rarl.tasks",
-    "DIGITS": "rarl.tasks",
-    "RARLConfig": "rarl.training.rarl_config",
+    "AESTHETICS": "rarl.method.tasks",
+    "AGE": "rarl.method.tasks",
+    "COUNT": "rarl.method.tasks",
+    "DIGITS": "rarl.method.tasks",
+    "RARLConfig": "rarl.training.trainer",
     "RARLTrainer": "rarl.training.trainer",
     "Ranker": "rarl.ranker",
-    "Task": "rarl.tasks",
-    "format_reward": "rarl.rewards",
-    "ranking_reward": "rarl.rewards",
-    "regression_reward": "rarl.rewards",
+    "Task": "rarl.method.tasks",
+    "format_reward": "rarl.method.rewards",
+    "ranking_reward": "rarl.method.rewards",
+    "regression_reward": "rarl.method.rewards",
 }
 
 

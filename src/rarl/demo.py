@@ -7,15 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from rarl.data.digits import prepare_digits
+from rarl.data.sources.digits import prepare_digits
 from rarl.files import at_work
-from rarl.models.embedded import copy_base, make_base, settle
+from rarl.models.pretraining import copy_base, make_base, settle
 from rarl.report.page import write_report
-from rarl.report.table import results_table
+from rarl.report.tables import results_table
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
-from rarl.training.preparation import begin
-from rarl.training.stages import run
+from rarl.training.run import begin, run
 from rarl.training.yaml_file import read_mapping
 
 CONFIG = Path(__file__).with_name("demo.yaml")

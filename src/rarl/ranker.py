@@ -11,11 +11,11 @@ from PIL import Image
 
 from rarl.data.images import open_image
 from rarl.errors import DataError
+from rarl.method.prompts import messages
+from rarl.method.replies import Reply, parse
+from rarl.method.tasks import Task
 from rarl.models.generation import greedy_replies
 from rarl.models.loading import load_model, load_processor
-from rarl.prompts import messages
-from rarl.replies import Reply, parse
-from rarl.tasks import Task
 
 LONGEST_LIST = 8
 """Images in one prompt: as many as the models are trained and evaluated on."""

@@ -5,16 +5,76 @@ Writing one is for `writing` and `preparing`."""
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
 
-from rarl.data.names import Folder
-from rarl.data.orders import ORDERS, load_orders
 from rarl.errors import ConfigError, DataError
-from rarl.tasks import Task
+from rarl.method.tasks import Task
+
+_NOWHERE = frozenset(("", ".", ".."))  # what no part of a name may be
+
+
+class Folder:
+    """A folder whose files are found by name. Each sub-folder is listed once: a look at every file of 250,000
+    takes long."""
+
+    def __init__(self, path: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> None:
+        """Links may lead anywhere in `within`, which is `path` itself if it is not given."""
+        self.path = Path(os.path.abspath(path))
+        self.within = self.path if within is None else Path(os.path.abspath(within))
+        self._real = os.path.realpath(self.within)
+        self._listings: dict[str, dict[str, bool]] = {}
+
+    def find(self, name: str, where: str) -> Path | None:
+        """The file `name`, such as "a.png" or "b/a.png"; None if there is no such file.
+
+        Raises:
+            DataError: if the name leads, or may lead, out of the folder, or a folder can't be read; the
+                message begins with `where`.
+        """
+        parts = name.split("/")
+        if not _NOWHERE.isdisjoint(parts) or "\0" in name or "\\" in name or ":/" in name:
+            raise DataError(
+                f"{where}: file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
+            )
+        parent = "/".join(parts[:-1])
+        if parent not in self._listings:
+            try:
+                self._listings[parent] = self._list(parent, where)
+            except OSError as error:
+                folder = str(self.path / parent)
+                raise DataError(f"{where}: {folder!r} can't be read ({error.strerror or error})") from error
+        is_link = self._listings[parent].get(parts[-1])
+        if is_link is None:
+            return None
+        path = self.path / name
+        if is_link:
+            self._check(path, where)
+            if not path.is_file():
+                return None
+        return path
+
+    def _list(self, parent: str, where: str) -> dict[str, bool]:
+        """The files of a sub-folder, each with whether it is a link."""
+        folder = self.path / parent
+        if not folder.is_dir():
+            return {}
+        self._check(folder, where)
+        # A link is not followed here: it may lead to itself.
+        with_links = ((entry, entry.is_symlink()) for entry in os.scandir(folder))
+        return {entry.name: is_link for entry, is_link in with_links if is_link or not entry.is_dir()}
+
+    def _check(self, path: Path, where: str) -> None:
+        real = os.path.realpath(path)
+        if os.path.commonpath([real, self._real]) != self._real:
+            raise DataError(
+                f"{where}: {path} is a link that leads out of {self.within}; put the file itself there"
+            )
+
 
 SPLITS = ("train", "validation", "test")
 METADATA = "metadata.jsonl"
@@ -75,7 +135,7 @@ def load_collection(root: str | os.PathLike[str]) -> Collection:
 
     The splits are `train`, `validation`, `test`, as far as they are there, and every other folder with a
     `metadata.jsonl`. A row without an `id` gets "split/file_name". A split with an `orders.jsonl` has no
-    values but orders: see `rarl.data.orders`.
+    values but orders: see `rarl.data.collection`.
 
     Raises:
         DataError: if anything is missing or malformed; it names the file, the line and the mend.
@@ -207,3 +267,74 @@ def text_field(value: object, key: str, where: str) -> str:
     except UnicodeEncodeError:
         pass  # half of a surrogate pair: it could not be written to any file
     raise DataError(f"{where}: {key} must be a text that is not empty, not {value!r}")
+
+
+ORDERS = "orders.jsonl"
+
+
+def load_orders(file: Path, rows: Sequence["Row"], fault: Callable[[DataError], None]) -> list["Row"]:
+    """For each image of each order a row with its place as `value` and the order's number (its line, from 1).
+
+    Args:
+        file: the `orders.jsonl`.
+        rows: the images of the split.
+        fault: called with what is wrong with a line; where it returns, the line is passed over.
+
+    Raises:
+        DataError: if no order can be read.
+    """
+    by_id = {row.id: row for row in rows}
+    found: list[Row] = []
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                ordered = _order(line, f"{file} line {number}", by_id)
+            except DataError as error:
+                fault(error)
+            else:
+                found += [replace(row, value=float(place), order=number) for place, row in enumerate(ordered)]
+    if not found:
+        raise DataError(f'{file}: no orders; write a line {{"ids": [...]}}, ascending, for each')
+    return found
+
+
+def contradictions(rows: Sequence["Row"]) -> list[list[str]]:
+    """The images of which orders contradict each other: lists of ids, each image of a list before and after
+    every other of it, in one order or through several. No total order agrees with them."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ids = list(dict.fromkeys(row.id for row in rows))
+    number = {name: place for place, name in enumerate(ids)}
+    next_to = [
+        (number[a.id], number[b.id]) for a, b in pairwise(rows) if a.order == b.order and a.value < b.value
+    ]
+    before, after = zip(*next_to, strict=True) if next_to else ((), ())
+    edges = coo_array(([1] * len(next_to), (before, after)), shape=(len(ids), len(ids)))
+    _, labels = connected_components(edges, connection="strong")
+    cycles: dict[int, list[str]] = {}
+    for name, label in zip(ids, labels.tolist(), strict=True):
+        cycles.setdefault(label, []).append(name)
+    return [cycle for cycle in cycles.values() if len(cycle) > 1]
+
+
+def _order(line: bytes, where: str, by_id: dict[str, "Row"]) -> list["Row"]:
+    try:
+        fields = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); an order is one JSON object on one line") from error
+    ids = fields.get("ids") if isinstance(fields, dict) else None
+    if not isinstance(ids, list) or len(ids) < 2:
+        raise DataError(f'{where}: must be {{"ids": [...]}} with two ids or more, ascending')
+    for number, name in enumerate(ids, 1):
+        if not isinstance(name, str) or name not in by_id:
+            raise DataError(f"{where}: id {number}, {name!r}, is that of no image of this split")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise DataError(f"{where}: {twice!r} is listed twice; an order has each image once")
+    rows = [by_id[name] for name in ids]
+    if any(row.rule != rows[0].rule for row in rows):
+        raise DataError(f"{where}: images with different rules; an order is by one rule")
+    return rows

@@ -8,8 +8,8 @@ from PIL import Image
 
 from rarl.data.groups import Group
 from rarl.data.images import open_image
-from rarl.prompts import messages
-from rarl.tasks import Task
+from rarl.method.prompts import messages
+from rarl.method.tasks import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset

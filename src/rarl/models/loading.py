@@ -12,6 +12,7 @@ from rarl.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
 # The architectures whose processor is built here, for it needs no torchvision then (which not every CPU build

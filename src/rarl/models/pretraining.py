@@ -2,21 +2,31 @@
 mislabelled, so that its replies have the right format and rough values, as those of a general model do. It
 sees only the collection's `pretrain` part; its level is designed, not measured on anything."""
 
+import ctypes
 import math
 import random
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from PIL.Image import Image
+from rich.console import Console
 
+from rarl.data.collection import TASK_FILE, Collection, task_text
+from rarl.data.images import open_image
+from rarl.data.sources.digits import prepare_digits
 from rarl.errors import DataError
+from rarl.files import finish, progress_bar, unfinished
+from rarl.method.prompts import messages
+from rarl.method.replies import reference_reply
+from rarl.method.tasks import Task
+from rarl.models.loading import BASE_FOLDER, check_model
 from rarl.models.tiny import build_model, build_processor
-from rarl.prompts import messages
-from rarl.replies import reference_reply
-from rarl.tasks import Task
 
 MISLABELED = 0.8  # share of the images whose label is moved once and for all
 LABEL_NOISE = 0.35  # share of the labels that are moved, by a rounded normal of standard deviation 1.5
@@ -186,3 +196,52 @@ def _prompt(model: Any, processor: Any, task: Task, grid: torch.Tensor, count: i
         attention_mask=torch.ones_like(ids),
     )
     return _Prompt(ids[0].tolist(), positions[:, 0])
+
+
+SMALL = 2**23  # bytes of weights, eight times those of the embedded model
+
+
+def copy_base(out: Path) -> Path:
+    """The base that ships with the package, seed 0 of the digits, whole or not at all."""
+    temporary = unfinished(out)
+    shutil.copytree(BASE_FOLDER, temporary, dirs_exist_ok=True)
+    return finish(temporary, out)
+
+
+def make_base(out: Path, seed: int, console: Console, collection: Collection | None = None) -> Path:
+    """Builds the embedded base of that seed, whole or not at all, from the part `pretrain` of a collection,
+    which is that of the digits unless another is given.
+
+    Raises:
+        DataError: if there is no such part, it knows orders alone, or its images are of several sizes.
+    """
+    settle()
+    with TemporaryDirectory() as folder:
+        data = collection or prepare_digits(Path(folder) / "digits")
+        if not data.knows_values("pretrain"):
+            raise DataError(f"{data.root / 'pretrain'} knows orders alone; a base is trained on values")
+        images = [(open_image(row.path), row.value) for row in data.split("pretrain")]
+    with progress_bar(console) as progress:
+        bar = progress.add_task("base", total=STEPS)
+        temporary = unfinished(out)
+        build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
+        (temporary / TASK_FILE).write_text(task_text(data.task), encoding="utf-8")
+    return finish(temporary, out)
+
+
+def settle_for(model: str | Path) -> None:
+    """As `settle`, if the model's weights are those of one so small."""
+    weights = Path(check_model(model)) / "model.safetensors"
+    if weights.is_file() and weights.stat().st_size < SMALL:
+        settle()
+
+
+def settle() -> None:
+    """For a model so small: one thread, because more gain nothing and sums of floats would depend on the
+    number of cores; and freed memory is kept, because to give it back and take it anew is a tenth of a step
+    (glibc alone can be told)."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**30)

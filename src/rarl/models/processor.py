@@ -8,7 +8,7 @@ from typing import Any
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from rarl.errors import DataError, ModelError
-from rarl.prompts import messages
+from rarl.method.prompts import messages
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):

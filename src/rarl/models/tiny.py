@@ -17,10 +17,10 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from rarl.method.prompts import messages
+from rarl.method.replies import reference_reply
+from rarl.method.tasks import Task
 from rarl.models.processor import image_text_processor
-from rarl.prompts import messages
-from rarl.replies import reference_reply
-from rarl.tasks import Task
 
 SPECIAL = (
     "<|endoftext|>",

@@ -1,0 +1,1 @@
+"""The report of a run: tables, plots and ranked strips on one page."""

@@ -9,10 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rarl.files import write_text
+from rarl.method.tasks import Task
 from rarl.report import plots, strips
 from rarl.report.record import Record, load_record
-from rarl.report.table import ARROWS, NAMES, Laid, all_metrics, arm_names, cell, results
-from rarl.tasks import Task
+from rarl.report.tables import ARROWS, NAMES, Laid, all_metrics, arm_names, cell, results
 
 HTML, MARKDOWN = "report.html", "report.md"
 

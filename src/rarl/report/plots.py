@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rarl.position_bias import mean_places
+from rarl.evaluation.position_bias import mean_places
 from rarl.report.record import Arm, Record
-from rarl.report.table import ARROWS, NAMES, arm_names, list_lengths
+from rarl.report.tables import ARROWS, NAMES, arm_names, list_lengths
 
 # Stand-ins that are replaced by variables of the style sheet; no plot has these colours for another reason.
 INK, MUTED, GRID = "#010203", "#020304", "#030405"

@@ -10,10 +10,10 @@ from typing import Any
 
 from rarl.data.collection import Collection, inspect_collection
 from rarl.errors import DataError
-from rarl.results import load_metrics
-from rarl.tasks import Task
+from rarl.evaluation.results import load_metrics
+from rarl.method.tasks import Task
+from rarl.training.callbacks import GROUPS, TRAINING
 from rarl.training.config import RunConfig, load_config
-from rarl.training.record import GROUPS, TRAINING
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from rarl.data.images import open_image
 from rarl.errors import DataError
 from rarl.report.record import Record
-from rarl.report.table import arm_names
+from rarl.report.tables import arm_names
 
 LARGEST_SIDE = 128  # pixels of a copy; smaller images are left as they are
 GROUPS = 3

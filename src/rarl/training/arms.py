@@ -8,25 +8,90 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from datasets import Dataset
 from rich.console import Console
+from trl import SFTTrainer
 
 from rarl.data.collection import TASK_FILE, task_text
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
+from rarl.errors import ConfigError
 from rarl.files import finish, unfinished
+from rarl.method.replies import reference_reply
 from rarl.models.loading import check_model, load_model, load_processor
+from rarl.training.callbacks import (
+    BEST,
+    GROUPS,
+    TRAINING,
+    GroupLog,
+    ProgressLines,
+    Validation,
+    kept_step,
+    training_record,
+)
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
-from rarl.training.config import RunConfig
-from rarl.training.group_log import GroupLog
-from rarl.training.preparation import reply_length
-from rarl.training.progress import ProgressLines
-from rarl.training.record import GROUPS, TRAINING, training_record
+from rarl.training.config import RunConfig, reply_length
 from rarl.training.sections import Stage, Weights
+from rarl.training.trainer import Resuming
 from rarl.training.trainer_fields import machine_defaults
-from rarl.training.validation import BEST, Validation, kept_step
+
+SFTReasoning = Literal["template", "empty"]
+
+
+@dataclass(frozen=True)
+class WithReference:
+    """A dataset transform that adds the column `completion`, the reference reply, to what `rows` makes of a
+    batch.
+
+    Args:
+        rows: the transform of `rarl.data.dataset.to_dataset`.
+        reasoning: `template` spells the values inside `<think>`; `empty` leaves the reply its answer alone.
+    """
+
+    rows: Any
+    reasoning: SFTReasoning
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        batch = self.rows(batch)
+        replies = [
+            reference_reply(values, step, reasoned=self.reasoning == "template")
+            for values, step in zip(batch["values"], batch["step"], strict=True)
+        ]
+        batch["completion"] = [[{"role": "assistant", "content": reply}] for reply in replies]
+        return batch
+
+
+def sft_dataset(groups: Dataset, reasoning: SFTReasoning) -> Dataset:
+    """The rows of `to_dataset` with a `completion` column, as SFTTrainer takes them.
+
+    Raises:
+        ConfigError: if the rows have orders alone.
+    """
+    if "values" not in groups.column_names:
+        raise ConfigError("the dataset has no column 'values': SFT imitates values, and orders have none")
+    return groups.with_transform(WithReference(groups.format["format_kwargs"]["transform"], reasoning))
+
+
+class _Baseline(Resuming, SFTTrainer):
+    """TRL's SFTTrainer, which can be continued."""
+
+
+def sft_trainer(
+    model: Any, processor: Any, dataset: Dataset, args: Any, callbacks: list[Any], peft_config: Any = None
+) -> SFTTrainer:
+    """The trainer of the baseline; `dataset` is what `sft_dataset` made."""
+    return _Baseline(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        processing_class=processor,
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
 
 
 def train_stage(
@@ -45,8 +110,7 @@ def train_stage(
         folder: of the model; its name is the arm's.
         held_out: the prompts of the validation, where the run has one.
     """
-    from rarl.training.rarl_config import RARLConfig
-    from rarl.training.trainer import RARLTrainer
+    from rarl.training.trainer import RARLConfig, RARLTrainer
 
     common = _common(config, folder.name)
     args = RARLConfig(**(common | config.grpo_arguments(stage, processes=_processes())))
@@ -73,7 +137,7 @@ def train_sft(
     """The supervised baseline from the run's model, over `groups` once, into `folder`."""
     from trl import SFTConfig
 
-    from rarl.training.sft import sft_dataset, sft_trainer
+    from rarl.training.arms import sft_dataset, sft_trainer
 
     assert config.sft is not None
     # TRL 1.16 cuts at 1,024 tokens, which may be within the images, unless it is told not to.

@@ -149,4 +149,9 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
         raise ConfigError(
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
-    check_same_run(read_mapping(saved), resolved, str(saved))
+    before = read_mapping(saved)
+    stages = before.get("stages")
+    for stage in stages if isinstance(stages, list) else ():
+        if isinstance(stage, dict) and stage.get("gap", 0) is None:  # of an earlier version
+            del stage["gap"]
+    check_same_run(before, resolved, str(saved))

@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, fi
 from pydantic_core import PydanticCustomError
 
 from rarl.errors import ConfigError
-from rarl.tasks import TASKS, Task, task_named
+from rarl.method.tasks import TASKS, Task, task_named
 from rarl.training.messages import Problem, problems_of, refuse
 from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage, Validation
 from rarl.training.trainer_keys import PAPER, GRPOKeys, SharedKeys, batch_problem
@@ -168,3 +168,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         apply_override(mapping, override)
     return config_from(mapping, str(path))
+
+
+def arms(config: RunConfig) -> list[str]:
+    """The names of the arms that are trained, which are their folders: SFT, then the stages."""
+    baseline = [] if config.sft is None else [config.sft.name]
+    return baseline + [stage.name for stage in config.stages]
+
+
+def completion_length(config: RunConfig, stage: Stage) -> int:
+    """How many tokens a response of the stage may have. TRL's own default is that of `GRPOKeys`."""
+    return GRPOKeys(**config.trainer_for(stage)).max_completion_length
+
+
+def reply_length(config: RunConfig) -> int:
+    """Where a reply is cut in evaluation, in tokens."""
+    return config.evaluation.max_new_tokens or completion_length(config, config.stages[-1])

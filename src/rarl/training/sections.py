@@ -2,15 +2,14 @@
 LoRA and evaluation. Each checks what it can see by itself; config.py checks that they fit together."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, Strict, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from rarl.mutation import Reasoning, Reference, When
-from rarl.training.messages import refuse, shown
+from rarl.method.mutation import Reasoning, Reference, When
+from rarl.training.messages import refuse
 from rarl.training.trainer_keys import GRPOKeys, SharedKeys
 
 RESERVED = ("base", "sft", "sft_answer_only", "data", "checkpoints")  # folders of a run that are no stage
@@ -72,11 +71,16 @@ class Stage(Section):
     images: Images  # how many images a group may have; a count named twice is drawn twice as often
     weights: Weights = Weights()
     max_steps: Annotated[int, Field(ge=1)]
-    # The least difference between two values of a group, in units of the value; two of them: from the first
-    # step's to the last's, a curriculum. None: distinct values.
-    gap: float | list[float] | None = None
     mutation: Mutation | None = None
     trainer: GRPOSection = GRPOKeys()  # overrides the run's `trainer` for this stage
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_gap(cls, given: Any) -> Any:
+        """A `config.yaml` of an earlier version has a `gap: null` here."""
+        if isinstance(given, dict) and given.get("gap", 0) is None:
+            return {key: value for key, value in given.items() if key != "gap"}
+        return given
 
     @field_validator("name")
     @classmethod
@@ -88,25 +92,6 @@ class Stage(Section):
                 "name", f"must be none of {', '.join(RESERVED)}, which a run uses itself"
             )
         return name
-
-    @field_validator("gap", mode="before")
-    @classmethod
-    def _one_gap_or_two(cls, given: Any) -> Any:
-        numbers = given if isinstance(given, list) and len(given) == 2 else [given]
-        for number in [] if given is None else numbers:
-            is_number = isinstance(number, int | float) and not isinstance(number, bool)
-            if not is_number or not 0 <= number <= sys.float_info.max:  # false for NaN, and for 10**400
-                text = "must be a finite number, 0 or more, or two of them such as [4, 1], of the first step "
-                text += f"and the last; not {shown(given)}"
-                raise PydanticCustomError("said", "{text}", {"text": text})
-        return given
-
-    @property
-    def gaps(self) -> tuple[float, float] | None:
-        """`gap` of the first and the last step."""
-        if self.gap is None:
-            return None
-        return (self.gap[0], self.gap[1]) if isinstance(self.gap, list) else (self.gap, self.gap)
 
     @model_validator(mode="after")
     def _ranking_is_defined(self) -> Self:

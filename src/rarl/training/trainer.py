@@ -7,20 +7,99 @@ import copy
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import gather_object
-from trl import GRPOTrainer
+from transformers import PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
-from rarl.errors import ConfigError
-from rarl.mutation import choose, is_stagnant, keep_reasoning, values_in_order
-from rarl.replies import Item, parse, reasoning_template, reference_items, write_answer, write_reply
-from rarl.rewards import format_reward, ranking_reward, regression_reward
-from rarl.training.rarl_config import RARLConfig
-from rarl.training.resuming import Resuming
-from rarl.training.sharing import Sharing
+from rarl.errors import ConfigError, ModelError
+from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
+from rarl.method.replies import Item, parse, reasoning_template, reference_items, write_answer, write_reply
+from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.shared_prefix.trainer import Sharing, torn_groups
+
+
+@dataclass
+class RARLConfig(GRPOConfig):
+    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1) and the fields of
+    `rarl.method.mutation.Mutation`, each with the prefix `mutation_`; `mutation_probability` 0, the default,
+    gives plain GRPO. `shared_prefix` says whether a prompt is encoded once for its group
+    (`rarl.shared_prefix`): with `auto` where that is possible, and with `on` it is an error where it is not.
+
+    Raises:
+        ConfigError: for a mutation that is not possible, a `mutation_k` that is not below `num_generations`,
+            another word for `shared_prefix`, or `on` with a batch that can't hold whole groups.
+    """
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
+    beta: float = field(
+        default=0.01, metadata={"help": "Weight of the KL divergence from the stage's start."}
+    )
+    loss_type: str = field(default="grpo", metadata={"help": "The loss of Eq. 1, averaged by response."})
+    shared_prefix: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "One prompt pass for the responses of a group: auto, on, or off."}
+    )
+    mutation_k: int = field(
+        default=2, metadata={"help": "At most so many responses of a group are replaced."}
+    )
+    mutation_probability: float = field(default=0.0, metadata={"help": "That a group is mutated at a step."})
+    mutation_when: str = field(default="always", metadata={"help": "always, or stagnant."})
+    mutation_reference: str = field(default="ground_truth", metadata={"help": "ground_truth, or best."})
+    mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not torch.accelerator.is_available():
+            self.bf16 = False  # TRL 1.16 takes True where nothing is said, and refuses it on a CPU
+        super().__post_init__()
+        if self.shared_prefix not in ("auto", "on", "off"):
+            raise ConfigError(f"shared_prefix must be auto, on or off, not {self.shared_prefix!r}")
+        if self.shared_prefix == "on" and (reason := torn_groups(self)):
+            raise ConfigError(f"shared_prefix: on is not possible: {reason}")
+        mutation = self.mutation
+        if mutation.probability > 0 and mutation.k >= (self.num_generations or 0):
+            raise ConfigError(
+                f"mutation: k must be less than num_generations ({self.num_generations}), not {mutation.k}"
+            )
+
+    @property
+    def mutation(self) -> Mutation:
+        """The mutation fields as one value."""
+        return Mutation(
+            self.mutation_k,
+            self.mutation_probability,
+            self.mutation_when,  # type: ignore[arg-type]
+            self.mutation_reference,  # type: ignore[arg-type]
+            self.mutation_reasoning,  # type: ignore[arg-type]
+        )
+
+
+class Resuming:
+    """Put before a transformers Trainer among the bases of a class: what it resumes from is read as
+    `from_pretrained` reads it. Adapters and sharded training are left to the Trainer, which has them
+    right."""
+
+    model: Any
+    is_fsdp_enabled: bool
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        policy = self.model if model is None else model
+        if self.is_fsdp_enabled or not isinstance(policy, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        loaded: Any = type(policy).from_pretrained(
+            resume_from_checkpoint, dtype=policy.dtype, output_loading_info=True
+        )
+        saved, report = loaded
+        if report["missing_keys"]:
+            raise ModelError(
+                f"{resume_from_checkpoint} lacks weights: {', '.join(sorted(report['missing_keys']))}"
+            )
+        policy.load_state_dict(saved.state_dict())
+
 
 REWARDS: list[Callable[..., Any]] = [regression_reward, ranking_reward, format_reward]
 
@@ -35,7 +114,7 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
     is left out, and its weight must be 0. `rarl.data.dataset.to_dataset` makes them all.
 
     The responses of a group share one pass over their prompt where `args.shared_prefix` says so and the model
-    can (`rarl.training.sharing`); the attention of its language model is changed for that, to one that is
+    can (`rarl.shared_prefix`); the attention of its language model is changed for that, to one that is
     "sdpa" wherever nothing is shared.
 
     Logged beside TRL's own metrics, each over all processes:

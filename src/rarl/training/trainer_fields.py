@@ -27,7 +27,7 @@ def _types(config_class: type) -> dict[str, Any]:
 
 def grpo_fields() -> dict[str, Any]:
     """The fields of RARLConfig, which is TRL's GRPOConfig and a few more, with their types."""
-    from rarl.training.rarl_config import RARLConfig
+    from rarl.training.trainer import RARLConfig
 
     return _types(RARLConfig)
 
@@ -131,7 +131,7 @@ def _refused_by_trl(config: RunConfig) -> list[Problem]:
     """What the configurations of TRL say when they are made. Making one writes nothing."""
     from trl.trainer.sft_config import SFTConfig
 
-    from rarl.training.rarl_config import RARLConfig
+    from rarl.training.trainer import RARLConfig
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     problems: list[Problem] = []

@@ -1,0 +1,184 @@
+"""The command `rarl`. Each command checks what it is given, imports torch only then, and leaves the work to
+the library; mistakes that a user can mend are a line each on stderr, without a traceback."""
+
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarl.cli.arguments import LARGEST_SEED, continued_by, quiet_loading
+from rarl.cli.data import data_app
+from rarl.cli.models import evaluate, rank, report
+from rarl.cli.reproduce import reproduce
+from rarl.errors import ConfigError, RarlError
+
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    name="rarl",
+    help="Teach a vision-language model to score images on an ordinal scale and rank them (arXiv 2601.20585)",
+    epilog="Example: rarl demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings=HELP,
+)
+app.add_typer(data_app, name="data")
+app.command(epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(evaluate)
+app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')(rank)
+app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
+app.command(epilog="Example: rarl report runs/demo")(report)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Raises:
+        SystemExit: 0, 1 for what can't be done, 2 for wrong usage or configuration, 130 when interrupted.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        # A library's notes to its callers are not for the users of a command.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="rarl")
+    except RarlError as error:
+        print(f"error: {_readable(str(error))}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that can't be written, a full disk: nothing that the library could know beforehand.
+        print(f"error: {error.filename}: can't be read or written ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _readable(message: str) -> str:
+    """A message without what a terminal would obey: texts of strangers stand in it, and may be long."""
+    lines = (line if len(line) <= 2000 else f"{line[:2000]}…" for line in message.split("\n"))
+    return "\n".join(
+        "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line) for line in lines
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from rarl import __version__
+
+        print(f"rarl {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: rarl demo --out runs/demo --seed 0")
+def demo(
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=LARGEST_SEED, help="Seed of the groups, the training and the model's start."),
+    ] = 0,
+) -> None:
+    """Train and evaluate the whole method on handwritten digits, on a CPU in minutes; print the table.
+
+    SFT, stage 1 (regression) and stage 2 with response mutation (RARL) are trained from the embedded model
+    and evaluated beside it. Given again, the command continues a run that was interrupted.
+    """
+    quiet_loading("tiny")
+    with continued_by(shlex.join(["rarl", "demo", "--out", str(out), "--seed", str(seed)])):
+        from rarl.demo import run_demo
+
+        run_demo(out, seed)
+
+
+@app.command(
+    epilog="Example: rarl train configs/qwen2.5-vl-3b.yaml --set data=data/faces --set output=runs/faces"
+)
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml", help="The run: task, model, stages, trainer.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replace a value, as stages.0.max_steps=10; repeatable."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+) -> None:
+    """Train and evaluate the stages of one YAML in order, each from the model of the one before.
+
+    The configuration is checked whole before anything runs. The output folder gets config.yaml as resolved, a
+    model folder for each stage, metrics.json and predictions.jsonl.
+    """
+    from rarl.cli.arguments import checked_model
+    from rarl.data.collection import load_collection
+    from rarl.training.checkpoints import check_output
+    from rarl.training.config import load_config
+
+    run = load_config(config, overrides or [])
+    quiet_loading(checked_model(run.model))
+    check_output(run.output, run.to_dict(), resume=resume)
+    if resume and not (run.output / "config.yaml").is_file():
+        print(f"{run.output} holds no run to continue: a new one begins", file=sys.stderr)
+    if run.data is not None:
+        load_collection(run.data)
+    flags = [word for override in overrides or [] for word in ("--set", override)]
+    again = shlex.join(["rarl", "train", str(config), *flags, "--resume"])
+    with continued_by(again):
+        from rich.console import Console
+
+        from rarl.models.pretraining import settle_for
+        from rarl.report.tables import results_table
+        from rarl.training.run import run as run_stages
+
+        console = Console()
+        settle_for(run.model)
+        metrics = run_stages(run, resume=resume, console=console)
+        console.print(results_table(metrics, run.task, model_name=run.model))
+
+
+@app.command(epilog="Example: rarl base --seed 1 bases/1")
+def base(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write.")],
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="0 gives the base that ships with the package.")
+    ] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="A collection with a part `pretrain`; default: the digits.")
+    ] = None,
+) -> None:
+    """Build the embedded base model anew: a tiny Qwen2.5-VL that reads its images roughly.
+
+    It is trained on the part `pretrain` of the collection, on labels that are mostly moved; some minutes.
+    """
+    from rarl.cli.arguments import empty_folder
+    from rarl.data.collection import load_collection
+
+    empty_folder(out)
+    collection = None if data is None else load_collection(data)
+    flags = [] if data is None else ["--data", str(data)]
+    with continued_by(shlex.join(["rarl", "base", "--seed", str(seed), *flags, str(out)])):
+        from rich.console import Console
+
+        from rarl.models.pretraining import make_base
+
+        make_base(out, seed, Console(), collection)
+    print(f"wrote {out}")

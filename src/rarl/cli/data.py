@@ -1,0 +1,326 @@
+"""The commands under `rarl data prepare`: from images as people have them to a collection."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rarl.cli.arguments import JSON, counts, metric_named, quiet_loading, value_range, words
+from rarl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rarl.data.sources import Source
+
+
+prepare_app = typer.Typer(
+    help="Write a source's images and values as a collection: its parts, and task.yaml.",
+    no_args_is_help=True,
+    epilog="Example: rarl data prepare folder photos data/photos --rule ripeness",
+)
+
+RAW = Annotated[Path, typer.Argument(metavar="RAW", help="The folder of the source.")]
+OUT = Annotated[Path, typer.Argument(metavar="OUT", help="The collection's folder to write.")]
+PARTS = Annotated[
+    str, typer.Option(help="The shares of the parts, where no list says an image's; with a seed.")
+]
+SHARES = "train=0.8,validation=0.1,test=0.1"
+SEED = Annotated[int, typer.Option(min=0, help="Seed of the parts.")]
+COPY = Annotated[bool, typer.Option("--copy", help="Copy the images; otherwise they are hard links.")]
+MAX_PIXELS = Annotated[
+    int | None, typer.Option(min=1, help="Make images with more pixels (width x height) smaller.")
+]
+DROP = Annotated[
+    bool,
+    typer.Option(
+        "--drop-duplicates", help="Of byte-identical files keep one; none, where their values differ."
+    ),
+]
+SPLIT = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[PART=]FILE",
+        help="A list of the images of train, validation or test, one a line, or a table; repeatable.",
+    ),
+]
+
+
+@prepare_app.command(epilog="Example: rarl data prepare digits data/digits")
+def digits(out: OUT) -> None:
+    """The handwritten digits that come with scikit-learn; nothing is downloaded."""
+    from rarl.data.sources.digits import prepare_digits
+
+    collection = prepare_digits(out)
+    parts = ", ".join(f"{name} {len(rows)}" for name, rows in collection.splits.items())
+    print(f"wrote {out}: {parts}")
+
+
+@prepare_app.command(epilog="Example: rarl data prepare utkface UTKFace data/utkface --ages 21-60")
+def utkface(
+    raw: RAW,
+    out: OUT,
+    split: SPLIT = None,
+    age_offset: Annotated[
+        int | None, typer.Option(help="Years to be added to the ages of the lists; default: found.")
+    ] = None,
+    ages: Annotated[str | None, typer.Option(metavar="LOW-HIGH", help="Faces of these ages alone.")] = None,
+    parts: PARTS = SHARES,
+    seed: SEED = 0,
+    copy: COPY = False,
+    max_pixels: MAX_PIXELS = None,
+    drop_duplicates: DROP = False,
+) -> None:
+    """Faces with their age, from the names of UTKFace's files, aligned or in the wild."""
+    from rarl.data.sources.utkface import read_utkface
+
+    limits = None if ages is None else value_range(ages, "--ages")
+    _prepare(
+        lambda: read_utkface(raw, split or (), limits, age_offset),
+        "utkface",
+        out,
+        (parts, seed, copy, max_pixels, drop_duplicates),
+    )
+
+
+@prepare_app.command(
+    "coco-rem", epilog="Example: rarl data prepare coco-rem COCO data/coco --categories horse"
+)
+def coco_rem(
+    raw: RAW,
+    out: OUT,
+    categories: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Count these alone, such as person,horse.")
+    ] = None,
+    zeros: Annotated[bool, typer.Option("--zeros", help="Also images with none of a category.")] = False,
+    crowds: Annotated[
+        bool, typer.Option("--crowds", help="Also images where some are annotated as a crowd.")
+    ] = False,
+    annotations: Annotated[
+        Path | None, typer.Option(help="The folder of the annotation files, where they are not found.")
+    ] = None,
+    parts: PARTS = SHARES,
+    seed: SEED = 0,
+    copy: COPY = False,
+    max_pixels: MAX_PIXELS = None,
+    drop_duplicates: DROP = False,
+) -> None:
+    """Photos with the number of a category's objects, from COCO 2017 with COCO-ReM's annotations or its own.
+
+    Training is from train2017, of which validation is a share; test is val2017.
+    """
+    from rarl.data.sources.coco import read_coco
+
+    names = words(categories, "--categories")
+    _prepare(
+        lambda: read_coco(raw, names, zeros, crowds, annotations),
+        "coco-rem",
+        out,
+        (parts, seed, copy, max_pixels, drop_duplicates),
+    )
+
+
+@prepare_app.command(epilog="Example: rarl data prepare ava AVA data/ava --split test=generic_test.jpgl")
+def ava(
+    raw: RAW,
+    out: OUT,
+    split: SPLIT = None,
+    parts: PARTS = SHARES,
+    seed: SEED = 0,
+    copy: COPY = False,
+    max_pixels: MAX_PIXELS = None,
+    drop_duplicates: DROP = False,
+) -> None:
+    """Photos with the mean of their votes, from AVA.txt and the folder images."""
+    from rarl.data.sources.ava import read_ava
+
+    _prepare(
+        lambda: read_ava(raw, split or ()),
+        "ava",
+        out,
+        (parts, seed, copy, max_pixels, drop_duplicates),
+    )
+
+
+@prepare_app.command(
+    epilog="Example: rarl data prepare folder lettuce data/lettuce --rule severity --order low,medium,high"
+)
+def folder(
+    raw: RAW,
+    out: OUT,
+    rule: Annotated[str | None, typer.Option(help='What is measured, such as "ripeness".')] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table of files and values: CSV, TSV, JSONL, JSON, Parquet; default: sub-folders."
+        ),
+    ] = None,
+    file_column: Annotated[str | None, typer.Option(help="The table's column of the file.")] = None,
+    value_column: Annotated[str | None, typer.Option(help="The table's column of the value.")] = None,
+    objects: Annotated[
+        str | None,
+        typer.Option("--count", metavar="NAME,...", help="Count these objects of Pascal VOC annotations."),
+    ] = None,
+    orders: Annotated[
+        Path | None,
+        typer.Option(help='Orders are all that is known: a JSONL of {"ids": [file names, ascending]}.'),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Names of values, ascending: low,medium,high.")
+    ] = None,
+    ends: Annotated[
+        str | None, typer.Option("--range", metavar="LOW-HIGH", help="Default: that of the values.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="The grid of the values; default: as they lie.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="The tolerance of Eq. 3; default: a fifth of the range.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The headline metric: mae, accuracy or srcc; default: mae.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The task's name; default: the folder's.")] = None,
+    split: SPLIT = None,
+    parts: PARTS = SHARES,
+    seed: SEED = 0,
+    copy: COPY = False,
+    max_pixels: MAX_PIXELS = None,
+    drop_duplicates: DROP = False,
+) -> None:
+    """Images of your own: a sub-folder for each value, a table, counts from Pascal VOC, or orders alone."""
+    from rarl.data.sources.folder import read_folder
+    from rarl.data.sources.scale import Scale
+
+    kinds = {"--labels": labels, "--count": objects, "--orders": orders}
+    if len(given := [option for option, value in kinds.items() if value is not None]) > 1:
+        raise ConfigError(f"{' and '.join(given)} each say where the values are: give one of them")
+    if labels is None and (file_column or value_column):
+        raise ConfigError("--file-column and --value-column belong to --labels, which is not given")
+    if rule is None and objects is None:
+        raise ConfigError('--rule is missing: what is measured, such as --rule "ripeness of the fruit"')
+    scale = Scale(
+        rule or "",
+        None if ends is None else value_range(ends),
+        step,
+        delta,
+        None if metric is None else metric_named(metric),
+        tuple(words(order, "--order")),
+        name,
+    )
+    counted = words(objects, "--count")
+    _prepare(
+        lambda: read_folder(raw, scale, labels, orders, counted, (file_column, value_column), split or ()),
+        "folder",
+        out,
+        (parts, seed, copy, max_pixels, drop_duplicates),
+    )
+
+
+def _prepare(
+    read: Callable[[], "Source"], name: str, out: Path, how: tuple[str, int, bool, int | None, bool]
+) -> None:
+    """Reads the source, makes the collection of it and says what came of it."""
+    from rich.console import Console
+
+    from rarl.data.prepare import parse_parts, preparation_lines, prepare
+    from rarl.files import progress_bar
+
+    parts, seed, copy, max_pixels, drop_duplicates = how
+    shares = parse_parts(parts)
+    if os.path.lexists(out):
+        raise DataError(f"{out}: exists already; remove it or choose another folder")
+    source = read()
+    source = replace(source, notes={"source": name, **source.notes})
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("opening images", total=None)
+        prepared = prepare(
+            source,
+            out,
+            parts=shares,
+            seed=seed,
+            copy=copy,
+            max_pixels=max_pixels,
+            drop_duplicates=drop_duplicates,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    print("\n".join(preparation_lines(prepared, out)))
+
+
+data_app = typer.Typer(
+    help="Collections of images with values.",
+    no_args_is_help=True,
+    epilog="Example: rarl data check data/faces",
+)
+data_app.add_typer(prepare_app, name="prepare")
+
+
+@data_app.command(epilog="Example: rarl data check data/faces --model Qwen/Qwen2.5-VL-3B-Instruct")
+def check(
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
+    model: Annotated[
+        str | None, typer.Option(help="A model's name or folder: how many tokens images and prompts cost it.")
+    ] = None,
+    images: Annotated[str, typer.Option(help="Numbers of images in a list.")] = "2,4,8",
+    plot: Annotated[
+        Path | None, typer.Option(help="The picture of the values; default: values.png in the collection.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Say what is in a collection: values, ties, sizes, and what is wrong, with exit code 1 if anything is.
+
+    Every image is opened once. Wrong are images that are broken, that are in several parts, or that have
+    several values, and lines that can't be read.
+    """
+    from rich.console import Console
+
+    from rarl.data.check import check_collection
+    from rarl.data.check.report import print_check, save_histograms
+    from rarl.data.collection import inspect_collection
+    from rarl.files import progress_bar
+
+    numbers = counts(images)
+    of_image, of_prompt = _costs(model)
+    found, problems = inspect_collection(collection)
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("opening images", total=None)
+        checked = check_collection(
+            found,
+            problems,
+            of_image,
+            of_prompt,
+            numbers,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps(checked.to_dict()))
+    else:
+        print_check(checked, Console())
+    picture = plot or collection / "values.png"
+    if checked.bins or plot is not None:
+        try:
+            save_histograms(checked, picture)
+            print(f"the values as a picture: {picture}", file=sys.stderr)
+        except OSError as error:
+            if plot is not None:
+                raise
+            print(f"no picture, {picture}: {error.strerror}; --plot puts it elsewhere", file=sys.stderr)
+    if checked.faults:
+        raise typer.Exit(1)
+
+
+Costs = tuple[Callable[[int, int], int], Callable[[str, str, int], int]]
+
+
+def _costs(model: str | None) -> Costs | tuple[None, None]:
+    """How many tokens an image, and the text of a prompt, are to a model."""
+    if model is None:
+        return None, None
+    quiet_loading(model)
+    from rarl.models.loading import load_processor
+    from rarl.models.processor import image_tokens, prompt_tokens
+
+    processor = load_processor(model)
+    return partial(image_tokens, processor), partial(prompt_tokens, processor)

@@ -1,0 +1,163 @@
+"""The commands that use a model which is trained: `rarl evaluate` and `rarl rank`."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarl.cli.arguments import JSON, MODEL, checked_images, checked_model, counts, quiet_loading, scale, words
+from rarl.errors import ConfigError, DataError
+
+
+def evaluate(
+    model: MODEL,
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
+    images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
+    split: Annotated[str, typer.Option(help="The part of the collection.")] = "test",
+    lists: Annotated[int, typer.Option(min=1, help="Lists for each number of images above 1.")] = 200,
+    position_lists: Annotated[
+        int, typer.Option(min=0, help="Of these, asked in every rotation of their pictures; 0: none.")
+    ] = 25,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,...",
+            help="Columns of metadata.jsonl by which single images are measured apart; default: those with "
+            "2 to 12 values.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/evaluation/TASK-SPLIT.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="The model's name in the results; default: its folder's.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
+
+    Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
+    prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
+    numbers for the groups of images that the columns make.
+    """
+    from rarl.data.collection import load_collection
+    from rarl.data.columns import read_columns
+    from rarl.evaluation.results import load_metrics, open_metrics
+
+    numbers = counts(images)
+    columns = None if by is None else words(by, "--by")
+    if columns and 1 not in numbers:
+        raise ConfigError(f"--by {by}: divides single images; put a 1 into --images {images}")
+    name = checked_model(model)
+    quiet_loading(name)
+    data = load_collection(collection)
+    data.split(split)
+    if columns:
+        read_columns(data, split, columns)  # a mistake is told before torch is imported
+    folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
+    label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
+    if label in open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"]:
+        print(f"the results of '{label}' in {folder} are replaced; --arm NAME keeps both", file=sys.stderr)
+
+    with redirect_stdout(sys.stderr):
+        from rich.console import Console
+
+        from rarl.evaluation.evaluate import evaluate as evaluate_model
+        from rarl.files import progress_bar
+        from rarl.models.loading import load_model, load_processor
+        from rarl.models.pretraining import settle_for
+
+        settle_for(name)
+        with progress_bar(Console(stderr=True)) as progress:
+            bar = progress.add_task(f"evaluating {label}", total=None)
+            evaluate_model(
+                load_model(name),
+                load_processor(name),
+                data,
+                folder,
+                arm=label,
+                images=numbers,
+                split=split,
+                lists=lists,
+                position_lists=position_lists,
+                by=columns,
+                batch_size=batch_size,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+    metrics = load_metrics(folder / "metrics.json")
+    if as_json:
+        print(json.dumps(metrics))
+        return
+    from rarl.report.tables import order_line, results_table, subgroup_table
+
+    console = Console()
+    console.print(results_table(metrics, data.task))
+    if line := order_line(metrics["arms"][label]):
+        console.print(line, highlight=False, markup=False)
+    if found := metrics.get("subgroups", {}).get(label):
+        console.print(subgroup_table(found, data.task, label))
+
+
+def rank(
+    model: MODEL,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files; up to 8 go into one prompt.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="age, count, aesthetics or digits; default: the model's own.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help='What is measured, such as "facial age".')] = None,
+    ends: Annotated[
+        str | None, typer.Option("--range", metavar="LOW-HIGH", help="The values of --rule.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="The grid of the values of --rule; default: 1.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Put images in ascending order of a value, and give each its value."""
+
+    name = checked_model(model)
+    quiet_loading(name)
+    measured = scale(model, task, rule, ends, step)
+    files = checked_images(images)
+
+    with redirect_stdout(sys.stderr):
+        from rarl.models.pretraining import settle_for
+        from rarl.ranker import Ranker
+
+        settle_for(name)
+        ranking = Ranker(name, measured).rank(files)
+    if as_json:
+        rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]
+        print(json.dumps({"model": model, "task": measured.to_dict(), "ranking": rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("rank", "file")
+    table.add_column(Text(measured.rule))  # Text, because rich would take [...] for markup
+    for r in ranking:
+        value = "-" if r.value is None else f"{r.value:g}"
+        table.add_row("-" if r.rank is None else str(r.rank), Text(str(r.image), overflow="fold"), value)
+    Console().print(table)
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder, or that of a grid of rarl reproduce.")
+    ],
+) -> None:
+    """Write report.html and report.md into a run's folder: tables, curves, rankings, replies, configuration.
+
+    The page needs nothing else: it can be sent, printed, and read on a phone.
+    """
+    from rarl.paper.tables import grid_tables_in, write_grid_report
+    from rarl.report.page import write_report
+
+    if not run.is_dir():
+        raise DataError(f"{run}: no such folder; give that of a run, such as runs/demo")
+    pages = [write_grid_report(folder) for folder in grid_tables_in(run)] or [write_report(run)]
+    for page in pages:
+        print(f"wrote {page} and {page.with_suffix('.md').name}")

@@ -1,0 +1,108 @@
+"""The command `rarl reproduce`: a table of the paper, measured here."""
+
+import json
+import shlex
+import sys
+from contextlib import nullcontext, redirect_stdout
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarl.cli.arguments import JSON, checked_model, continued_by, machine, quiet_loading, words
+from rarl.cli.arguments import seeds as seeds_in
+from rarl.errors import ConfigError
+
+TABLES = ("table2", "table3", "table4", "table5", "table6")
+
+
+def reproduce(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="table2, table3, table4, table5 or table6 of the paper.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="What is measured; default: that of --data or --config, else digits.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder, a hub name, or tiny; default: that of --config, else tiny.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A collection; the digits need none.", metavar="COLLECTION")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG.yaml", help="A run of two stages; default for tiny: that of the demo."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Each is a run of every arm.")] = "0,1,2",
+    arms: Annotated[
+        str | None, typer.Option(help="Further arms, such as joint,sft_answer_only.", metavar="ARM,...")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="The cells of machine I of N; copy their folders into one.")
+    ] = "1/1",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The grid's folder; default: runs/reproduce/TASK-MODEL.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Train and evaluate the arms behind a table of the paper, and print them beside its numbers.
+
+    What is finished is not run again, nor by another table of the same grid, and what was interrupted goes
+    on where it stopped.
+    """
+    if table not in TABLES:
+        near = get_close_matches(table, TABLES, n=1, cutoff=0.4)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(TABLES)}{hint}")
+    runs, here, further = seeds_in(seeds), machine(shard), words(arms, "--arms")
+
+    from rarl.training.yaml_file import apply_override, read_mapping
+
+    if config is None and model not in (None, "tiny"):
+        raise ConfigError(
+            f"--config: which stages and trainer's settings has {model}? Give a run's YAML, such as "
+            "configs/qwen2.5-vl-3b.yaml"
+        )
+    recipe = config or Path(__file__).parents[1] / "demo.yaml"
+    mapping = read_mapping(recipe)
+    if config is None:
+        mapping |= {"task": None, "model": "tiny"}
+    given = {"model": model, "data": None if data is None else str(data)}
+    if data is not None:
+        mapping["task"] = None
+    mapping |= {key: value for key, value in {**given, "task": task}.items() if value is not None}
+    if mapping.get("data") is None and mapping.get("task") is None:
+        mapping["task"] = "digits"
+    for override in overrides or []:
+        apply_override(mapping, override)
+    quiet_loading(checked_model(str(mapping.get("model", "tiny"))))
+
+    flags = {"--task": task, "--model": model, "--data": data, "--config": config, "--seeds": seeds}
+    flags |= {"--arms": arms, "--shard": None if shard == "1/1" else shard, "--out": out}
+    words_given = [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
+    words_given += [word for override in overrides or [] for word in ("--set", override)]
+    again = shlex.join(["rarl", "reproduce", table, *words_given])
+    with continued_by(again), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        from rich.console import Console
+
+        from rarl.paper.reproduce import plan, show
+        from rarl.paper.reproduce import reproduce as run
+        from rarl.paper.tables import tables_of
+
+        planned = plan(table, mapping, str(recipe), out=out, seeds=runs, further=further, machine=here)
+        results = run(planned, Console(stderr=as_json))
+    if not results:  # not the first process
+        return
+    if as_json:
+        print(json.dumps(results))
+        return
+    console = Console()
+    made = "report.html, report.md and results.json are" if results["arms"] else "results.json is"
+    for laid in tables_of(results, planned.recipe.task):
+        show(laid, console)
+    console.print(f"{made} in {planned.folder}", highlight=False)

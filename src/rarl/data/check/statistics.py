@@ -1,0 +1,229 @@
+"""What the values of a collection are like: their spread, how often a list has equal ones, and how well the
+median does that knows nothing of any image. Splits of which only orders are known have no values."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+
+from rarl.data.check.duplicates import listed
+from rarl.data.collection import Row
+from rarl.data.groups import draw_groups, tie_rate
+from rarl.errors import DataError
+
+LEVELS = 24  # with more distinct values than this, a bar of the histogram is an interval
+INTERVALS = 20
+LISTS = 200  # as many as evaluation draws
+
+Bins = list[tuple[float, float]]
+"""The lower and the upper end of each bar; equal where a bar is one value. An upper end belongs to the next
+bar, but for the last."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a split, in units of the task; `histogram` counts them in the collection's bins."""
+
+    low: float
+    high: float
+    median: float
+    distinct: int
+    histogram: list[int]
+
+
+@dataclass(frozen=True)
+class Ties:
+    """The share of lists in which two images have one value: of lists drawn as evaluation draws them, which
+    avoids it, and of lists drawn plainly at random (exact). None where no such list can be drawn."""
+
+    drawn: float | None
+    random: float | None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the median of the train part is worth on a split.
+
+    Attributes:
+        mae: its mean absolute error, in units of the value.
+        median: of the train part; where rows have rules of their own, each has its own median, and this is
+            None.
+        images: the number of rows; those of rules without a value in train are left out.
+    """
+
+    mae: float
+    median: float | None
+    images: int
+
+
+def bins_of(rows: Sequence[Row]) -> Bins:
+    """A bar for each value, or intervals of equal width where there are more than `LEVELS` values."""
+    levels = sorted({row.value for row in rows})
+    if len(levels) <= LEVELS:
+        return [(level, level) for level in levels]
+    # Widened to the width of a round number, so that whole numbers fall into bars evenly.
+    width = _round_width((levels[-1] - levels[0]) / INTERVALS)
+    first = int(np.floor(levels[0] / width))
+    last = int(np.floor(levels[-1] / width)) + 1
+    ends = [float(f"{place * width:.12g}") for place in range(first, last + 1)]
+    return list(pairwise(ends))
+
+
+def values_of(rows: Sequence[Row], bins: Bins) -> Values:
+    """The spread of the rows' values; at least one row."""
+    values = np.array([row.value for row in rows])
+    starts = np.array([low for low, _ in bins])
+    # A value that rounding puts just under the first bar belongs there.
+    places = np.maximum(np.searchsorted(starts, values, side="right") - 1, 0)
+    return Values(
+        float(values.min()),
+        float(values.max()),
+        float(np.median(values)),
+        len(np.unique(values)),
+        np.bincount(places, minlength=len(bins)).tolist(),
+    )
+
+
+def ties_of(rows: Sequence[Row], count: int) -> Ties:
+    """How often a list of `count` images has two of one value."""
+    try:
+        drawn: float | None = tie_rate(draw_groups(rows, count, LISTS, seed=0))
+    except DataError:
+        drawn = None
+    sizes: dict[str | None, Counter[float]] = {}
+    for row in rows:
+        sizes.setdefault(row.rule, Counter())[row.value] += 1
+    pools = [list(pool.values()) for pool in sizes.values() if pool.total() >= count]
+    images = sum(map(sum, pools))
+    shares = [sum(pool) / images * random_tie_rate(pool, count) for pool in pools]
+    return Ties(drawn, sum(shares) if shares else None)
+
+
+def random_tie_rate(sizes: Sequence[int], count: int) -> float:
+    """The probability that `count` images drawn without replacement are not all of different values.
+
+    Args:
+        sizes: the number of images of each value.
+        count: at most their sum.
+    """
+    if max(sizes) == 1:
+        return 0.0  # the sum below is off by rounding
+    # ways[k]: in how many orders k images of different values can be drawn, over those of any k images.
+    total = sum(sizes)
+    ways = np.zeros(count + 1)
+    ways[0] = 1.0
+    factors = np.arange(1, count + 1) / (total - np.arange(count))
+    for size in sizes:
+        ways[1:] += ways[:-1] * size * factors
+    return float(min(1.0, max(0.0, 1.0 - ways[count])))
+
+
+def baselines(splits: Mapping[str, Sequence[Row]]) -> dict[str, Baseline]:
+    """What the median of "train" is worth on every other split; empty where there is no such part."""
+    by_rule: dict[str | None, list[float]] = {}
+    for row in splits.get("train", ()):
+        by_rule.setdefault(row.rule, []).append(row.value)
+    medians = {rule: float(median(values)) for rule, values in by_rule.items()}
+    found = {}
+    for name, rows in splits.items():
+        errors = [abs(row.value - medians[row.rule]) for row in rows if row.rule in medians]
+        if name != "train" and errors:
+            one = next(iter(medians.values())) if len(medians) == 1 else None
+            found[name] = Baseline(float(np.mean(errors)), one, len(errors))
+    return found
+
+
+def _round_width(width: float) -> float:
+    """The next of ... 0.1, 0.2, 0.5, 1, 2, 5, 10 ..."""
+    power = 10.0 ** np.floor(np.log10(width))
+    return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * (1 - 1e-9)))
+
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+ImageTokens = Callable[[int, int], int]
+"""Width and height in pixels to the number of tokens; a `DataError` for a shape that the model can't read."""
+PromptTokens = Callable[[str, str, int], int]
+"""Rule, value range and number of images to the number of tokens of the prompt's text."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of the image with the fewest pixels, of the middle one and of that with the most."""
+
+    smallest: Size
+    median: Size
+    largest: Size
+
+
+@dataclass(frozen=True)
+class PromptCost:
+    """The tokens of a prompt, text and images: of images of the median cost, and of the costliest images with
+    the longest rule."""
+
+    median: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a model is given for an image, from the least to the most, and for a prompt by its number of
+    images."""
+
+    smallest: int
+    median: int
+    largest: int
+    prompts: dict[int, PromptCost]
+
+
+def sizes_of(sizes: Sequence[Size]) -> Sizes | None:
+    """The spread of the sizes by the number of pixels; None for no images."""
+    ranked = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return Sizes(ranked[0], ranked[len(ranked) // 2], ranked[-1]) if ranked else None
+
+
+def costs_of(sizes: Mapping[str, Size], image_tokens: ImageTokens) -> tuple[list[int], list[str]]:
+    """The tokens of each image, ascending, and a fault for the files that the model can't read, if any."""
+    costs: dict[Size, int] = {}
+    refused: dict[Size, str] = {}
+    for size in sorted(set(sizes.values())):
+        try:
+            costs[size] = image_tokens(*size)
+        except DataError as error:
+            refused[size] = str(error)
+    files = [name for name, size in sizes.items() if size in refused]
+    faults = (
+        [f"images that the model can't read: {listed(files)}; {next(iter(refused.values()))}"]
+        if files
+        else []
+    )
+    return sorted(costs[size] for size in sizes.values() if size in costs), faults
+
+
+def tokens_of(
+    costs: Sequence[int],
+    prompt_tokens: PromptTokens | None,
+    rules: Sequence[str],
+    value_range: str,
+    counts: Sequence[int],
+) -> Tokens | None:
+    """What images and prompts cost; None for no images.
+
+    Args:
+        costs: the tokens of each image, ascending.
+        rules: every rule of the collection; at least one.
+        counts: numbers of images in a prompt; one that is more than there are images is left out.
+    """
+    if not costs:
+        return None
+    median = costs[len(costs) // 2]
+    prompts = {}
+    if prompt_tokens is not None:
+        for count in (count for count in counts if count <= len(costs)):
+            texts = sorted(prompt_tokens(rule, value_range, count) for rule in rules)
+            typical, most = texts[len(texts) // 2] + count * median, texts[-1] + sum(costs[-count:])
+            prompts[count] = PromptCost(typical, most)
+    return Tokens(costs[0], median, costs[-1], prompts)

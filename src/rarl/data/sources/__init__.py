@@ -1,0 +1,75 @@
+"""What a source of images is read as, before it becomes a collection: images with values, and what was left
+out with the reason. One file per source reads its folders (utkface, coco_rem, ava, folder); none of them
+opens an image or writes anything."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rarl.errors import DataError
+from rarl.method.tasks import Task
+
+SHOWN = 5
+"""How many of a long list a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image of a source with its value.
+
+    Attributes:
+        path: the image file, as the source has it.
+        name: its name in the collection's split folder, with "/" between folders.
+        value: in units of the task.
+        id: unlike `name`, different for every row; the same image has several where it has several rules.
+        rule: of this row, in place of the task's.
+        split: the part it belongs to, where the source or a list says so.
+        columns: what else goes into its line of `metadata.jsonl`, such as {"gender": 1}.
+    """
+
+    path: Path
+    name: str
+    value: float
+    id: str
+    rule: str | None = None
+    split: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or row of a source that is not in the collection, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source as read.
+
+    Attributes:
+        orders: ids in ascending order, list after list, where these are all that is known; the images' values
+            mean nothing then.
+        notes: how it was read, in a few words for each key: which list, which offset.
+        settle: where the task is taken from the values: that of those which are not left out, with notes.
+    """
+
+    task: Task
+    images: Sequence[Labelled]
+    left_out: Sequence[LeftOut] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    orders: Sequence[Sequence[str]] | None = None
+    settle: Callable[[Sequence[float]], tuple[Task, dict[str, Any]]] | None = None
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """`path`, if it is a folder.
+
+    Raises:
+        DataError: if not; it says what was expected there.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; {what}")
+    return path

@@ -1,0 +1,135 @@
+"""AVA: photos with the votes of many people for each score from 1 to 10. The value is the mean score. What is
+read is `AVA.txt`, and which files the folder `images` has; no image is opened here."""
+
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rarl.data.collection import Folder
+from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
+from rarl.data.sources.splits import divide, read_split_lists
+from rarl.errors import DataError
+from rarl.method.tasks import AESTHETICS
+
+TABLE = "AVA.txt"
+COLUMNS = 15  # index, image id, votes for 1..10, two tags, challenge
+SCORES = range(1, 11)
+NEEDED = 12  # with all ten counts of votes
+DIGITS = 4  # of the mean; the task's step is 0.01
+LONGEST = 15  # digits of a number
+
+
+def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
+    """The photos of `raw/AVA.txt` that are in `raw/images`, in the order of the table.
+
+    The mean of the votes is rounded to 4 digits. A row that can't be read, has no votes or has no image is
+    left out. A row that is there twice counts once.
+
+    Args:
+        splits: lists as in `read_split_lists`.
+
+    Raises:
+        DataError: if the table or the folder of images is missing, an image has two rows with different
+            votes, nothing is left, or the lists don't fit.
+    """
+    existing_folder(raw, f"it must have {TABLE} and a folder images in it")
+    lists = read_split_lists(splits)
+    folder = Folder(_image_folder(raw))
+    photos: list[Labelled] = []
+    left_out: list[LeftOut] = []
+    first: dict[int, tuple[int, tuple[int, ...]]] = {}
+    table = raw / TABLE
+    for line, fields in _lines(table):
+        where, place = f"{table} line {line}", f"{TABLE} line {line}"
+        try:
+            numbers = _numbers(fields)
+        except ValueError as error:
+            left_out.append(LeftOut(_named(fields) or place, f"{place}: {error}"))
+            continue
+        image_id, votes = numbers[1], tuple(numbers[2:NEEDED])
+        before, same = first.setdefault(image_id, (line, votes))
+        if votes != same:
+            raise DataError(
+                f"{where}: image {image_id} has other votes in line {before}; remove one of the rows"
+            )
+        if before != line:
+            continue
+        path = folder.find(f"{image_id}.jpg", where)
+        if path is None:
+            left_out.append(LeftOut(f"{image_id}.jpg", f"{place}: no such image in {folder.path.name}"))
+        else:
+            photos.append(_photo(path, numbers))
+    if not photos:
+        reason = f"{left_out[0].name}: {left_out[0].reason}" if left_out else "it has no rows"
+        raise DataError(f"{table}: no row has votes and an image in {folder.path}; {reason}")
+    division = divide(photos, lists, left_out)
+    notes: dict[str, Any] = {"value": f"mean of the votes for 1 to 10, {DIGITS} digits"}
+    notes |= {"split_lists": list(lists.notes)} if lists.notes else {}
+    return Source(AESTHETICS, division.images, [*left_out, *division.left_out], notes)
+
+
+def _photo(path: Path, numbers: Sequence[int]) -> Labelled:
+    votes = numbers[2:NEEDED]
+    mean = sum(map(operator.mul, SCORES, votes)) / sum(votes)
+    columns: dict[str, Any] = {"votes": sum(votes), "tags": tuple(filter(None, numbers[12:14]))}
+    if len(numbers) == COLUMNS:
+        columns["challenge"] = numbers[14]
+    return Labelled(path, path.name, round(mean, DIGITS), str(numbers[1]), columns=columns)
+
+
+def _numbers(fields: Sequence[str]) -> list[int]:
+    """The columns of a row; a `ValueError` says why they can't be read."""
+    if not NEEDED <= len(fields) <= COLUMNS:
+        raise ValueError(f"{len(fields)} columns; there must be {COLUMNS}")
+    together = "".join(fields)
+    if not (together.isascii() and together.isdigit() and len(max(fields, key=len)) <= LONGEST):
+        raise ValueError("a column is not a whole number from 0 on")
+    numbers = [int(text) for text in fields]
+    if not any(numbers[2:NEEDED]):
+        raise ValueError("no votes")
+    return numbers
+
+
+def _named(fields: Sequence[str]) -> str | None:
+    """The image that a row which can't be read is of."""
+    named = len(fields) > 1 and fields[1].isascii() and fields[1].isdigit()
+    return f"{fields[1]}.jpg" if named else None
+
+
+def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each line that has any, with the line's number."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; AVA's table of votes goes there")
+    try:
+        with open(file, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if fields := line.split():
+                    yield number, fields
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not a text ({error}); get it again") from error
+    except OSError as error:
+        raise DataError(f"{file}: can't be read ({error.strerror or error})") from error
+
+
+def _image_folder(raw: Path) -> Path:
+    """`raw/images` or `raw/image`, or the only folder in it where the images are in that one."""
+    for name in ("images", "image"):
+        folder = raw / name
+        if folder.is_dir():
+            try:
+                if _has_images(folder):
+                    return folder
+                inside = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
+                nested = [path for path in inside if _has_images(path)]
+            except OSError as error:
+                raise DataError(f"{folder}: can't be read ({error.strerror or error})") from error
+            if len(nested) == 1:
+                return nested[0]
+    raise DataError(f"{raw / 'images'}: no images; AVA's, such as 953619.jpg, go into that folder")
+
+
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.endswith(".jpg") for entry in entries)

@@ -1,0 +1,252 @@
+"""Anyone's folder of images: values from a table, from the names of sub-folders, from annotations in Pascal
+VOC, or orders alone. What the scale is may be said, and is otherwise taken from the values."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rarl.data.collection import Folder
+from rarl.data.images import FILE_SUFFIXES
+from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
+from rarl.data.sources.scale import Scale
+from rarl.data.sources.splits import FILE_COLUMNS, PART_COLUMNS, PARTS, divide, read_split_lists
+from rarl.data.sources.tables import Row, column, read_table
+from rarl.data.sources.voc import read_voc
+from rarl.errors import ConfigError, DataError
+from rarl.method.tasks import Task
+
+VALUE_COLUMNS = ("value", "label", "score", "rating", "grade", "age", "count", "target", "y")
+
+
+def read_folder(
+    raw: Path,
+    scale: Scale,
+    labels: Path | None = None,
+    orders: Path | None = None,
+    objects: Sequence[str] = (),
+    columns: tuple[str | None, str | None] = (None, None),
+    splits: Sequence[str] = (),
+) -> Source:
+    """The images of a folder with their values.
+
+    With `labels` they are the rows of a table, which may also have the columns `split` and `rule`. With
+    `orders` only orders are known: lines `{"ids": [... file names, ascending ...]}`. With `objects` the value
+    is their number in annotations of Pascal VOC. With none of these the folder has a sub-folder for each
+    value, `3/IMG_1.jpg`, at once or within train, validation and test.
+
+    Args:
+        raw: the folder; every name of a table or an order is that of a file in it.
+        scale: what is said of the task.
+        columns: the names of the table's columns for file and value, where they are not usual ones.
+        splits: lists as in `read_split_lists`.
+
+    Raises:
+        DataError: if a file is missing or malformed, a name leads out of the folder, or a value is none or
+            outside the range; it names the file and the row. Images that are missing are left out.
+        ConfigError: if the scale does not fit the values.
+    """
+    existing_folder(raw, "the folder of the images is needed")
+    if labels is not None:
+        images, left_out, notes = _from_table(raw, labels, columns, scale)
+        source = _of_values(raw, images, left_out, notes, scale)
+    elif orders is not None:
+        source = _from_orders(raw, orders, scale)
+    elif objects:
+        source = read_voc(raw, objects)
+        source = replace(source, task=scale.said_of(source.task))
+    else:
+        images, left_out = _from_folders(raw, scale)
+        source = _of_values(raw, images, left_out, {}, scale)
+    if not splits:
+        return source
+    lists = read_split_lists(splits)
+    divided = divide([replace(image, split=None) for image in source.images], lists, source.left_out)
+    return replace(
+        source,
+        images=divided.images,
+        left_out=[*source.left_out, *divided.left_out],
+        notes={**source.notes, "splits": list(lists.notes)},
+    )
+
+
+def _of_values(
+    raw: Path, images: list[Labelled], left_out: list[LeftOut], notes: dict[str, Any], scale: Scale
+) -> Source:
+    """The source of images with values, whose task is settled by those that can be opened."""
+    if not images and left_out:
+        raise DataError(
+            f"{raw}: no image is left; {len(left_out)} are left out, the first being {left_out[0].name!r}: "
+            f"{left_out[0].reason}"
+        )
+
+    def settle(values: Sequence[float]) -> tuple[Task, dict[str, Any]]:
+        return scale.task(values, raw)
+
+    task, _ = settle([image.value for image in images])
+    return Source(task, images, left_out, notes, settle=settle)
+
+
+def _from_table(
+    raw: Path, labels: Path, columns: tuple[str | None, str | None], scale: Scale
+) -> tuple[list[Labelled], list[LeftOut], dict[str, Any]]:
+    rows = read_table(labels)
+    file_key = column(rows, [columns[0]] if columns[0] else FILE_COLUMNS, "the image file", labels)
+    value_key = column(rows, [columns[1]] if columns[1] else VALUE_COLUMNS, "the value", labels)
+    there = [str(key) for key in rows[0][1] if str(key).strip().lower() in VALUE_COLUMNS]
+    if columns[1] is None and len(there) > 1:
+        raise ConfigError(f"{labels}: which column is the value, {' or '.join(there)}? Say --value-column")
+    keys = {str(name).strip().lower(): name for name in rows[0][1]}
+    part_key = next((keys[name] for name in PART_COLUMNS if name in keys), None)
+    rule_key = keys.get("rule")
+    folder = Folder(raw)
+    images: dict[str, tuple[Labelled, str]] = {}
+    left_out: list[LeftOut] = []
+    for where, row in rows:
+        name = str(row.get(file_key) or "").strip().removeprefix("./")
+        if not name:
+            raise DataError(f"{where}: no {file_key}; name the image's file")
+        value = scale.value(row.get(value_key), where)
+        path = folder.find(name, where)
+        if path is None:
+            left_out.append(LeftOut(name, f"no such file ({where})"))
+            continue
+        rule = str(row[rule_key]).strip() or None if rule_key and row.get(rule_key) is not None else None
+        row_id = name if rule is None else f"{name}#{rule}"
+        known = {file_key, value_key, part_key, rule_key}
+        rest = {str(key): given for key, given in row.items() if key not in known and _is_plain(key, given)}
+        image = Labelled(path, name, value, row_id, rule, _part(row, part_key, where), rest)
+        other, place = images.setdefault(row_id, (image, where))
+        if (other.value, other.split) != (image.value, image.split):
+            raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
+    notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
+    named = {image.name for image, _ in images.values()}
+    files = (path for path in raw.rglob("*") if path.suffix.lower() in FILE_SUFFIXES)
+    strays = sum(path.relative_to(raw).as_posix() not in named for path in files)
+    if strays:
+        notes["images without a row"] = strays
+    return [image for image, _ in images.values()], left_out, notes
+
+
+def _part(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
+    if key is None or row.get(key) in (None, ""):
+        return None
+    part = PARTS.get(str(row[key]).strip().lower())
+    if part is None:
+        raise DataError(f"{where}: {key} {row[key]!r} is no part; it must be train, validation or test")
+    return part
+
+
+def _is_plain(key: object, value: object) -> bool:
+    """Whether a column may go into `metadata.jsonl`: not one with a meaning there, and of what JSON holds."""
+    return key not in ("id", "file_name", "value", "") and isinstance(value, str | int | float | bool | None)
+
+
+def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut]]:
+    left_out: list[LeftOut] = []
+    top = _sub_folders(raw, left_out, "")
+    if not top:
+        raise DataError(
+            f"{raw}: no sub-folders; either each value has one, such as {raw / '3' / 'a.jpg'}, or a table "
+            "says the values, as --labels FILE"
+        )
+    marked = all(name.lower() in PARTS for name in top)
+    images: list[Labelled] = []
+    for first in top:
+        if not marked:
+            images += _of_value(raw, first, first, scale, None, left_out)
+            continue
+        for second in _sub_folders(raw / first, left_out, f"{first}/"):
+            split = PARTS[first.lower()]
+            images += _of_value(raw, f"{first}/{second}", second, scale, split, left_out)
+    return images, left_out
+
+
+def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str) -> list[str]:
+    """The names of the sub-folders; files that stand beside them are left out."""
+    names = []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(error) from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            names.append(entry.name)
+        else:
+            left_out.append(LeftOut(prefix + entry.name, "in no sub-folder of a value"))
+    return names
+
+
+def _of_value(
+    raw: Path, sub: str, name: str, scale: Scale, split: str | None, left_out: list[LeftOut]
+) -> list[Labelled]:
+    """The images of one value's folder, and of the folders in it."""
+    value = scale.value(name, f"{raw / sub}")
+    folder = Folder(raw)
+    images = []
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for at, folders, files in sorted(os.walk(raw / sub, onerror=refuse)):
+        inner = Path(at).relative_to(raw)
+        if any(part.startswith(".") for part in inner.parts):  # such as .thumbnails
+            continue
+        for linked in sorted(name for name in folders if os.path.islink(Path(at) / name)):
+            left_out.append(LeftOut((inner / linked).as_posix(), "a link to a folder, which is not followed"))
+        for file in sorted(files):
+            relative = (inner / file).as_posix()
+            if file.startswith("."):
+                continue
+            if not relative.isprintable():
+                left_out.append(LeftOut(ascii(relative)[1:-1], "its name is not readable; give it another"))
+                continue
+            try:
+                path = folder.find(relative, str(raw))
+            except DataError as error:
+                left_out.append(LeftOut(relative, str(error).removeprefix(f"{raw}: ")))
+                continue
+            if path is None:
+                left_out.append(LeftOut(relative, "a link to nothing"))
+            else:
+                images.append(Labelled(path, relative, value, relative, split=split))
+    return images
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"{error.filename}: can't be read ({error.strerror or error})")
+
+
+def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:
+    task, notes = scale.ordered(raw)
+    folder = Folder(raw)
+    images: dict[str, Labelled] = {}
+    missing: dict[str, LeftOut] = {}
+    orders: list[list[str]] = []
+    for where, names in _orders(file):
+        order = []
+        for name in names:
+            path = folder.find(name, where)
+            if path is None:
+                missing[name] = LeftOut(name, f"no such file ({where})")
+            else:
+                images.setdefault(name, Labelled(path, name, task.low, name))
+                order.append(name)
+        orders.append(order)
+    return Source(task, list(images.values()), list(missing.values()), notes, orders)
+
+
+def _orders(file: Path) -> list[tuple[str, list[str]]]:
+    rows: list[Row] = read_table(file)
+    orders = []
+    for where, row in rows:
+        names = row.get("ids")
+        if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+            raise DataError(f'{where}: must be {{"ids": [...]}} with two file names or more, ascending')
+        if len(set(names)) < len(names):
+            raise DataError(f"{where}: a name is listed twice; an order has each image once")
+        orders.append((where, names))
+    return orders

@@ -1,0 +1,175 @@
+"""The scale of anyone's images: what is said of it on the command line, and for the rest what the values
+themselves show. Every choice made here is noted, so that it can be told."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rarl.data.sources.tables import number
+from rarl.errors import ConfigError, DataError
+from rarl.method.tasks import Metric, Task
+
+FINEST = 4  # decimals of a step that is taken from the values
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is said of the task; None where the values are to show it.
+
+    Attributes:
+        rule: what is measured, such as "ripeness of the fruit".
+        ends: the least and the greatest value.
+        names: of the values, ascending, where they are no numbers: ("low", "medium", "high") are 0, 1, 2.
+    """
+
+    rule: str
+    ends: tuple[float, float] | None = None
+    step: float | None = None
+    delta: float | None = None
+    metric: Metric | None = None
+    names: tuple[str, ...] = ()
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ConfigError: if what is said can be no scale, or says it twice.
+        """
+        if self.ends is not None and not self.ends[0] < self.ends[1]:
+            low, high = self.ends
+            raise ConfigError(f"--range {low:g}-{high:g}: the first must be less than the second")
+        for option, given in (("--step", self.step), ("--delta", self.delta)):
+            if given is not None and not 0 < given < math.inf:
+                raise ConfigError(f"{option} {given:g}: must be a number greater than 0")
+        if not self.names:
+            return
+        if len({name.lower() for name in self.names}) < max(2, len(self.names)):
+            raise ConfigError(f"--order {','.join(self.names)}: must be two names or more, each another")
+        if self.ends is not None or self.step is not None:
+            option = "--step" if self.ends is None else "--range"
+            raise ConfigError(f"{option} and --order both say what the values are: give one of them")
+
+    def value(self, given: Any, where: str) -> float:
+        """A value as a number within the range.
+
+        Raises:
+            DataError: if it is none; the message begins with `where`.
+        """
+        if self.names:
+            place = {name.lower(): index for index, name in enumerate(self.names)}.get(
+                str(given).strip().lower()
+            )
+            if place is None:
+                raise DataError(f"{where}: value {given!r} is none of the order {', '.join(self.names)}")
+            return float(place)
+        value = number(given)
+        if value is None:
+            raise DataError(f"{where}: value {given!r} is not a number; {_mend(given)}")
+        if self.ends is not None and not self.ends[0] <= value <= self.ends[1]:
+            low, high = self.ends
+            raise DataError(f"{where}: value {value:g} is outside the range {low:g}-{high:g}")
+        return value
+
+    def task(self, values: Sequence[float], raw: Path) -> tuple[Task, dict[str, Any]]:
+        """The task of these values, and notes of what was taken from them.
+
+        The step is the coarsest of 1, 0.1, 0.01 and so on that all values lie on; delta is a fifth of the
+        range, on the grid of the step.
+
+        Raises:
+            ConfigError: if the values are all the same and no range is said.
+        """
+        if not values:
+            raise DataError(f"{raw}: no images with values; are the names those of files in this folder?")
+        notes: dict[str, Any] = {}
+        rule = self.rule
+        if self.names:
+            ends, step = (0.0, float(len(self.names) - 1)), 1.0
+            rule += f" ({', '.join(f'{place} {name}' for place, name in enumerate(self.names))})"
+            notes["order"] = list(self.names)
+        else:
+            step = self.step or _step(values)
+            ends = self.ends or _ends(values, step)
+            if self.ends is None:
+                notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
+            if self.step is None:
+                notes["step, from the values"] = step
+        if not ends[0] < ends[1]:
+            raise ConfigError(f"all values are {ends[0]:g}: give the ends of the scale, as --range 0-10")
+        delta = self.delta
+        if delta is None:
+            delta = notes["delta, a fifth of the range"] = _rounded((ends[1] - ends[0]) / 5, step)
+        return self._task(raw, rule, ends, step, delta), notes
+
+    def ordered(self, raw: Path) -> tuple[Task, dict[str, Any]]:
+        """The task where only orders are known; its range is for the model's own values.
+
+        Raises:
+            ConfigError: if names of values are given.
+        """
+        if self.names:
+            raise ConfigError("--order names values, and --orders knows none: give one of them")
+        ends = self.ends or (0.0, 100.0)
+        step = self.step or 1.0
+        delta = self.delta or _rounded((ends[1] - ends[0]) / 5, step)
+        notes = {"known": "orders alone", "range, for the model's own values": f"{ends[0]:g}-{ends[1]:g}"}
+        return self._task(raw, self.rule, ends, step, delta), notes
+
+    def said_of(self, task: Task) -> Task:
+        """`task`, whose values are counts, with what is said of it in place of its own.
+
+        Raises:
+            ConfigError: if names of values are given.
+        """
+        if self.names:
+            raise ConfigError("--order names values, and counts have none: leave it out")
+        low, high = self.ends or (task.low, task.high)
+        return Task(
+            self.name or task.name,
+            self.rule or task.rule,
+            low=low,
+            high=high,
+            step=self.step or task.step,
+            delta=self.delta or task.delta,
+            metric=self.metric or task.metric,
+        )
+
+    def _task(self, raw: Path, rule: str, ends: tuple[float, float], step: float, delta: float) -> Task:
+        low, high, step, delta = map(_plain, (*ends, round(step, 9), round(delta, 9)))
+        name = self.name or re.sub(r"[^\w .-]", "_", raw.resolve().name)
+        return Task(name, rule, low=low, high=high, step=step, delta=delta, metric=self.metric or "mae")
+
+
+def _mend(given: Any) -> str:
+    text = str(given or "").strip()
+    if not text or text.lower() in ("nan", "none", "null", "na", "n/a"):
+        return "fill it, or remove the row"
+    if re.fullmatch(r"[+-]?[\d.,\s]+%?", text):
+        return "write it with a decimal point and nothing else, such as 1234.5"
+    return "where values have names, give them in ascending order, as --order low,medium,high"
+
+
+def _step(values: Sequence[float]) -> float:
+    for decimals in range(FINEST):
+        # What decimals lose in binary, and no more: of seconds since 1970 tenths count too.
+        if all(abs(value - round(value, decimals)) <= max(1e-9, 2 * math.ulp(value)) for value in values):
+            return 10.0**-decimals
+    return 10.0**-FINEST
+
+
+def _ends(values: Sequence[float], step: float) -> tuple[float, float]:
+    """The least and the greatest value, moved outwards to the grid."""
+    low, high = min(values), max(values)
+    below, above = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
+    return min(low, round(below, 9)), max(high, round(above, 9))
+
+
+def _rounded(value: float, step: float) -> float:
+    return max(step, math.floor(value / step + 0.5) * step)
+
+
+def _plain(value: float) -> float:
+    """A whole number as an int, as it is written by hand in a task.yaml."""
+    return int(value) if float(value).is_integer() else value

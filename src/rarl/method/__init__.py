@@ -1,0 +1,1 @@
+"""The paper: its equations, prompts, replies, rewards and response mutation. No torch, and no files."""

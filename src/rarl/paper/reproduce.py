@@ -1,0 +1,208 @@
+"""The paper's tables by one command: `rarl reproduce`. It puts a recipe, a collection and a model together
+into a grid (`experiments`), runs the cells that are not finished, and shows what was measured beside what was
+published."""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from rarl.data.collection import Collection, load_collection
+from rarl.data.sources.digits import prepare_digits
+from rarl.errors import ConfigError
+from rarl.files import at_work, write_text
+from rarl.models.pretraining import copy_base, make_base, settle
+from rarl.paper.grid import ARMS, Cell, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
+from rarl.paper.published import PublishedTable, published
+from rarl.paper.results import differences, measured, over_seeds
+from rarl.paper.tables import RESULTS, write_grid_report
+from rarl.report.tables import Laid
+from rarl.training.checkpoints import is_finished
+from rarl.training.config import RunConfig, config_from
+from rarl.training.run import check_collection
+from rarl.training.trainer_fields import check_trainer_fields
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        table: of the paper.
+        recipe: a run of two stages; its `output` is the grid's folder, its `model` tiny or that of all.
+        arms: those of the table, and further ones.
+        shard: which machine this is and how many there are, from 1.
+    """
+
+    table: PublishedTable
+    recipe: RunConfig
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    shard: tuple[int, int] = (1, 1)
+
+    @property
+    def embedded(self) -> bool:
+        return self.recipe.model == "tiny"
+
+    @property
+    def folder(self) -> Path:
+        """Of the table's own files; the cells are shared by all tables of the grid."""
+        return self.recipe.output / self.table.name
+
+
+def plan(
+    table: str,
+    mapping: dict[str, Any],
+    where: str,
+    *,
+    out: Path | None,
+    seeds: Sequence[int],
+    further: Sequence[str] = (),
+    machine: tuple[int, int] = (1, 1),
+) -> Plan:
+    """Checks what is asked for, before anything runs.
+
+    Args:
+        table: one of `rarl.paper.published.TABLES`.
+        mapping: of a run's YAML; `task` is that of its `data`, where it has some.
+        where: what an error begins with, such as the YAML's name.
+        out: the grid's folder; None names it by task and model.
+
+    Raises:
+        ConfigError, DataError: for a recipe or a collection that will not do.
+    """
+    task, data = mapping.get("task"), mapping.get("data")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file; a grid is a folder")
+    if data is not None:
+        collection = load_collection(data)
+        if task is not None and task not in (collection.task.name, collection.task.to_dict()):
+            raise ConfigError(f"task: {data} is of '{collection.task.name}', not {task!r}: leave --task away")
+        mapping = {**mapping, "task": collection.task.to_dict()}
+    recipe = config_from({**mapping, "output": str(out or "unnamed"), "seed": 0}, where)
+    if out is None:
+        name = f"{recipe.task.name}-{Path(recipe.model).name}".replace(" ", "_")
+        recipe = recipe.model_copy(update={"output": Path("runs/reproduce") / name})
+    printed = published(table)
+    arms = tuple(arm for arm in ARMS if arm in {*printed.arms, *further})
+    cells(recipe, [*printed.arms, *further], [0], {0: recipe.model})  # the arms can be made of it
+    return Plan(printed, recipe, arms, tuple(seeds), machine)
+
+
+def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
+    """Runs what is not finished of a plan, and writes `results.json`, `report.md` and `report.html` into the
+    table's folder.
+
+    Returns:
+        What `results.json` holds; nothing in the processes of `accelerate launch` but the first.
+
+    Raises:
+        ConfigError, DataError, ModelError: for what can't work, before anything is trained; a cell on which
+            another command is at work, too.
+    """
+    from accelerate import PartialState
+
+    if planned.embedded:
+        settle()
+    state = PartialState()
+    first = state.is_main_process
+    console.quiet = console.quiet or not first
+    with ExitStack() as work:
+        with state.main_process_first():  # the others find what the first has made
+            grid, mine, collections = _prepared(planned, console)
+            for cell in mine if first else []:
+                work.enter_context(at_work(cell.folder, "training"))
+        for number, (cell, collection) in enumerate(zip(mine, collections, strict=True), 1):
+            place = f"[{number}/{len(mine)}] seed {cell.seed}, {cell.arm}"
+            console.print(place, highlight=False, markup=False)
+            train_cell(cell, collection, console)
+            # Of several processes the others would wait for the first, and not for as long as it takes.
+            if state.num_processes == 1:
+                evaluate_cell(cell, collection, console)
+        if not first:
+            return {}
+        for cell, collection in zip(mine, collections, strict=True):
+            evaluate_cell(cell, collection, console)
+    with at_work(planned.folder, "results", wait=True):  # machines may share a disk
+        results = gather(planned, grid)
+        write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        if results["arms"]:
+            write_grid_report(planned.folder)
+    return results
+
+
+def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], list[Collection]]:
+    """The grid, the cells of this machine, and their collections; models and data are there, and checked."""
+    recipe = planned.recipe
+    if recipe.data is None:
+        with at_work(recipe.output, "data", wait=True):  # of other machines
+            data = prepare_digits(recipe.output / "data")
+        recipe = recipe.model_copy(update={"data": recipe.output / "data"})
+    else:
+        data = load_collection(recipe.data)
+    bases = {seed: recipe.output / "bases" / str(seed) for seed in planned.seeds}
+    models = {seed: str(bases[seed]) if planned.embedded else recipe.model for seed in planned.seeds}
+    grid = cells(recipe, planned.arms, planned.seeds, models)
+    built = [seed for seed in planned.seeds if planned.embedded and not _is_shipped(planned, data, seed)]
+    mine = shard(grid, *planned.shard, seeds_whole=bool(built))
+    for cell in mine:  # before bases are built, which takes minutes
+        check_trainer_fields(cell.config)
+        check_collection(cell.config, data)
+    for seed in dict.fromkeys(cell.seed for cell in mine):
+        if planned.embedded and not is_finished(bases[seed]):
+            _make_base(planned, bases[seed], seed, data if seed in built else None, console)
+    return grid, mine, prepare_cells(mine)
+
+
+def _make_base(planned: Plan, out: Path, seed: int, data: Collection | None, console: Console) -> None:
+    """The base of a seed, built from the collection's part for that, or without one the shipped base."""
+    # A base that is built belongs to one machine; to wait for it would be to wait for minutes in silence.
+    with at_work(planned.recipe.output, f"base-{seed}", wait=data is None):
+        if data is not None:
+            console.print(f"building the embedded base of seed {seed}", highlight=False)
+            make_base(out, seed, console, data)
+        elif not is_finished(out):  # another machine may have been faster
+            copy_base(out)
+
+
+def gather(planned: Plan, grid: Sequence[Cell]) -> dict[str, Any]:
+    """What the cells have measured, over their seeds."""
+    found, shown, task = measured(grid), planned.arms, planned.recipe.task
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in shown:
+        of_seeds = [found[seed][arm]["arms"][arm] for seed in planned.seeds if arm in found.get(seed, {})]
+        if of_seeds:
+            names = [name for name in of_seeds[0] if all(name in metrics for metrics in of_seeds)]
+            arms[arm] = {name: over_seeds([metrics[name] for metrics in of_seeds]) for name in names}
+    of_table = [cell for cell in grid if cell.arm in shown]
+    first = next((metrics for seed in found.values() for metrics in seed.values()), None)
+    return {
+        "table": planned.table.name,
+        "task": task.name,
+        "split": planned.recipe.evaluation.split,
+        "model": "embedded base" if planned.embedded else Path(planned.recipe.model).name,
+        "seeds": list(planned.seeds),
+        "lists": first["lists"] if first else {},
+        "steps": {arm: total_steps(next(c for c in of_table if c.arm == arm)) for arm in shown},
+        "arms": arms,
+        "differences": {arm: differences(of_table, shown[-1], arm, task) for arm in shown[:-1]},
+        "missing": [f"seed {c.seed} {c.arm}" for c in of_table if c.arm not in found.get(c.seed, {})],
+    }
+
+
+def show(table: Laid, console: Console) -> None:
+    """The table and its notes on a terminal."""
+    console.print(table.terminal())
+    for note in table.notes:
+        console.print(Text(note), style="dim")
+
+
+def _is_shipped(planned: Plan, collection: Collection, seed: int) -> bool:
+    """Whether the seed's base comes with the package: it is of the digits, and stands in for all seeds where
+    a collection has no part to train one on."""
+    return "pretrain" not in collection.splits or (seed == 0 and planned.recipe.data is None)

@@ -1,0 +1,128 @@
+"""What the cells of a grid have measured: an arm's numbers over its seeds, and how far two arms are apart.
+Over seeds the intervals are Student's t, within one seed those of a bootstrap over replies."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from rarl.errors import ConfigError, DataError
+from rarl.evaluation.evaluate import Entry
+from rarl.evaluation.metrics import accuracy, bootstrap_interval, filled, mae, srcc
+from rarl.evaluation.results import load_metrics
+from rarl.method.tasks import Task
+from rarl.paper.grid import Cell
+
+
+def measured(grid: Sequence[Cell]) -> dict[int, dict[str, dict[str, Any]]]:
+    """Seed -> arm -> what stands in the cell's `metrics.json`; cells without are left out.
+
+    Raises:
+        ConfigError: if two cells were evaluated on different images or lists.
+    """
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    firsts: dict[int | None, tuple[Path, dict[str, Any]]] = {}
+    for cell in grid:
+        path = cell.folder / "metrics.json"
+        if not path.is_file() or cell.arm not in (metrics := load_metrics(path))["arms"]:
+            continue
+        of_all = {key: metrics.get(key) for key in ("task", "split", "collection")}
+        for seed, same in ((None, of_all), (cell.seed, {"lists": metrics["lists"]})):
+            place, known = firsts.setdefault(seed, (path, same))
+            wrong = [key for key in same if same[key] != known[key]]
+            if not wrong:
+                continue
+            raise ConfigError(
+                f"{path} and {place} are not of the same {' and '.join(wrong)}: remove the cell that is "
+                "not of this grid, and it is made again"
+            )
+        found.setdefault(cell.seed, {})[cell.arm] = metrics
+    return found
+
+
+def over_seeds(entries: Sequence[Entry]) -> dict[str, Any]:
+    """The mean of a metric over seeds with the 95 % interval of Student's t, and each seed's value; for one
+    seed its own value and interval."""
+    values = [entry["value"] for entry in entries]
+    if len(values) == 1:
+        return {**entries[0], "seeds": values}
+    low, high = _student(values)
+    return {"value": float(np.mean(values)), "low": low, "high": high, "n": len(values), "seeds": values}
+
+
+def differences(grid: Sequence[Cell], arm: str, other: str, task: Task) -> dict[str, dict[str, Any]]:
+    """METRIC -> how much higher it is for `arm` than for `other`, on the same images and lists.
+
+    One seed: the interval is of a paired bootstrap, the same replies drawn for both arms. Several: Student's
+    t of the seeds' differences. Seeds that lack one of the two are left out; empty where none is left.
+    """
+    by_seed: list[dict[str, float]] = []
+    pairs: list[tuple[Cell, Cell]] = []
+    for first in (cell for cell in grid if cell.arm == arm):
+        second = next((c for c in grid if c.arm == other and c.seed == first.seed), None)
+        if second is None or not all(_evaluated(cell) for cell in (first, second)):
+            continue
+        ours, theirs = (load_metrics(c.folder / "metrics.json")["arms"][c.arm] for c in (first, second))
+        by_seed.append({k: ours[k]["value"] - theirs[k]["value"] for k in ours if k in theirs})
+        pairs.append((first, second))
+    if not pairs:
+        return {}
+    names = [name for name in by_seed[0] if all(name in seed for seed in by_seed)]
+    if len(pairs) > 1:
+        return {name: over_seeds([{"value": seed[name]} for seed in by_seed]) for name in names}
+    intervals = _paired_intervals(*pairs[0], task)
+    return {
+        name: {"value": by_seed[0][name], "low": low, "high": high, "seeds": [by_seed[0][name]]}
+        for name, (low, high) in intervals.items()
+    }
+
+
+def _paired_intervals(first: Cell, second: Cell, task: Task) -> dict[str, tuple[float, float]]:
+    """METRIC -> the interval of `first` minus `second` over replies to the same prompts, drawn together."""
+    ours, theirs = _predictions(first), _predictions(second)
+    assert [line["ids"] for line in ours] == [line["ids"] for line in theirs]  # `measured` compared the lists
+    pairs = list(zip(ours, theirs, strict=True))
+    found: dict[str, tuple[float, float]] = {}
+    if alone := [(a, b) for a, b in pairs if a["images"] == 1]:
+        given = [
+            np.clip(filled([line["values"][0] for line in arm], task), task.low, task.high)
+            for arm in zip(*alone, strict=True)
+        ]
+        rows = np.column_stack([*given, [a["truth"][0] for a, _ in alone]])
+        metric = {"mae": mae, "srcc": srcc, "accuracy": lambda some, truths: accuracy(some, truths, task)}[
+            task.metric
+        ]
+        found[task.metric] = bootstrap_interval(
+            rows, lambda one, other, truths: metric(one, truths) - metric(other, truths), seed=first.seed
+        )
+    for count in sorted({line["images"] for line in ours} - {1}):
+        rows = np.array([a["tau"] - b["tau"] for a, b in pairs if a["images"] == count])
+        found[f"tau{count}"] = bootstrap_interval(rows, seed=first.seed)
+    return found
+
+
+def _predictions(cell: Cell) -> list[dict[str, Any]]:
+    """The lines of the cell's arm, but for lists that were asked in several orders of their pictures."""
+    path = cell.folder / "predictions.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: can't be read ({error}); remove {cell.folder}, and it is made again"
+        ) from error
+    return [line for line in lines if line["arm"] == cell.arm and "rotation" not in line]
+
+
+def _evaluated(cell: Cell) -> bool:
+    path = cell.folder / "metrics.json"
+    return path.is_file() and cell.arm in load_metrics(path)["arms"]
+
+
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    mean, count = float(np.mean(values)), len(values)
+    half = float(student.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half

@@ -1,0 +1,307 @@
+"""One run from its configuration: the SFT baseline, then the stages in order, each starting from the one
+before with its own start as the KL's reference, then every arm evaluated. Whatever is whole is kept: a run
+that was interrupted goes on from its last complete checkpoint, and an arm that is finished is not trained or
+evaluated again."""
+
+import gc
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rarl.data.collection import Collection, Row, load_collection
+from rarl.data.columns import read_columns
+from rarl.data.groups import Group, draw_groups, training_groups
+from rarl.data.sources.digits import SPLITS, prepare_digits
+from rarl.errors import ConfigError, DataError
+from rarl.evaluation.evaluate import evaluate
+from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
+from rarl.files import at_work, progress_bar, write_text
+from rarl.method.replies import reference_reply
+from rarl.method.tasks import Task
+from rarl.models.loading import check_model, load_model, load_processor
+from rarl.training.arms import train_sft, train_stage
+from rarl.training.callbacks import validation_groups
+from rarl.training.checkpoints import check_output, is_finished
+from rarl.training.config import RunConfig, arms, completion_length, reply_length
+from rarl.training.sections import Evaluation, Stage, Validation
+from rarl.training.trainer_fields import check_trainer_fields
+
+
+def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Trains and evaluates what is not yet.
+
+    Under torchrun or `accelerate launch` all processes train; the first alone evaluates and writes on the
+    console.
+
+    Args:
+        config: the whole run.
+        resume: whether a run in `config.output` is to be continued; otherwise that folder must hold none.
+        console: where the progress goes.
+
+    Returns:
+        What `metrics.json` holds: every arm, the base among them. The other processes don't wait for it.
+
+    Raises:
+        ConfigError, DataError, ModelError: for what can't work, before anything runs; a folder in which
+            another command trains, too.
+    """
+    from accelerate import PartialState
+
+    # In every process: it makes TRL's configurations, and with them the processes join as they will to train.
+    check_trainer_fields(config)
+    state = PartialState()
+    first = state.is_main_process
+    console.quiet = console.quiet or not first
+    with ExitStack() as work:
+        with state.main_process_first():  # the others find the run that the first has begun
+            collection = prepare(config, resume=resume or not first)
+            if first:
+                work.enter_context(at_work(config.output, "training"))
+        if first:
+            _forget_untrained(config)
+        train(config, collection, console)
+        if first:
+            # An arm's are gone already, unless the run was killed just when it had finished the arm.
+            shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
+            evaluate_arm(config, collection, "base", config.model, console)
+            for arm in arms(config):
+                evaluate_arm(config, collection, arm, config.output / arm, console)
+    return _open_metrics(config)
+
+
+def train(config: RunConfig, collection: Collection, console: Console) -> None:
+    """Trains the arms that are not finished. SFT sees the groups of all stages, in order and once each."""
+    rows = collection.split("train")
+    groups = [stage_groups(config, stage, rows) for stage in config.stages]
+    held_out = validation_groups(config, collection)
+    if config.sft is not None and not is_finished(config.output / config.sft.name):
+        everything = [group for drawn in groups for group in drawn]
+        train_sft(config, everything, config.output / config.sft.name, console, held_out)
+        gc.collect()  # a trainer and its models refer to each other, and would stay while the next are loaded
+    start: str | Path = config.model
+    for stage, drawn in zip(config.stages, groups, strict=True):
+        folder = config.output / stage.name
+        if not is_finished(folder):
+            train_stage(config, stage, start, drawn, folder, console, held_out)
+            gc.collect()
+        start = folder
+
+
+def evaluate_arm(
+    config: RunConfig, collection: Collection, arm: str, model: str | Path, console: Console
+) -> None:
+    """Evaluates one arm, unless every metric that is asked for is there."""
+    settings = config.evaluation
+    wanted = {"mae" if count == 1 else f"tau{count}" for count in settings.images}
+    if settings.position_lists:
+        wanted |= {f"agreement{count}" for count in settings.images if count > 1}
+    if wanted <= _open_metrics(config)["arms"].get(arm, {}).keys():
+        return
+    with progress_bar(console) as progress:
+        bar = progress.add_task(f"evaluating {arm}", total=None)
+        evaluate(
+            load_model(model),
+            load_processor(model),
+            collection,
+            config.output,
+            arm=arm,
+            images=settings.images,
+            split=settings.split,
+            lists=settings.lists,
+            seed=config.seed,
+            batch_size=settings.batch_size,
+            max_new_tokens=reply_length(config),
+            position_lists=settings.position_lists,
+            by=settings.by,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+
+
+def _open_metrics(config: RunConfig) -> dict[str, Any]:
+    return open_metrics(config.output, config.task.name, config.evaluation.split, config.seed)
+
+
+def _forget_untrained(config: RunConfig) -> None:
+    """Drops the results of arms that are about to be trained (again): they are of models that are gone."""
+    for arm in arms(config):
+        if not is_finished(config.output / arm):
+            forget(config, arm)
+
+
+def forget(config: RunConfig, arm: str) -> None:
+    """Drops the results of an arm, if there are any."""
+    metrics = _open_metrics(config)
+    if arm in metrics["arms"]:
+        write_predictions(config.output, arm, [])
+        del metrics["arms"][arm]
+        write_metrics(config.output, metrics)
+
+
+def prepare(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks a run, as `check` does, and begins it."""
+    collection = check(config, resume=resume)
+    begin(config, resume=resume)
+    return collection
+
+
+def check(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks what can be checked before anything runs, but for the trainers' keys.
+
+    Returns:
+        The collection to train and evaluate on; the digits are built where `config.data` is not given.
+
+    Raises:
+        ConfigError, DataError, ModelError: for what can't work. The run's folder is as it was then.
+    """
+    check_model(config.model)
+    processor = load_processor(config.model)  # a hub name that can't be reached is known only now
+    _check_folder(config, resume=resume)
+    if config.data is not None:
+        collection = load_collection(config.data)
+        check_collection(config, collection)
+    else:
+        for key, settings in _held_out(config):
+            if settings.split not in SPLITS:
+                raise ConfigError(
+                    f"{key}.split: the digits have no split '{settings.split}', only {', '.join(SPLITS)}"
+                )
+        collection = prepare_digits(config.output / "data")
+    _check_lengths(config, collection, processor.tokenizer)
+    split = config.evaluation.split
+    open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
+    return collection
+
+
+def begin(config: RunConfig, *, resume: bool) -> None:
+    """Writes the run's `config.yaml`, with which the folder is the run's.
+
+    Raises:
+        ConfigError: if the folder holds a run that is not to be continued, or not of this configuration.
+    """
+    _check_folder(config, resume=resume)
+    write_text(config.output / "config.yaml", config.to_yaml())
+
+
+def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[Group]:
+    """The prompts of a stage, step after step; the same for the same seed and stage name."""
+    prompts = config.trainer_for(stage)["prompts_per_step"]
+    return training_groups(rows, stage.images, prompts, stage.max_steps, f"{config.seed}:{stage.name}")
+
+
+def _check_folder(config: RunConfig, *, resume: bool) -> None:
+    check_output(config.output, config.to_dict(), resume=resume)
+    if not (config.output / "config.yaml").is_file():
+        # Taken for the run's own, they would stand in its table without having been trained by it.
+        parts = [*arms(config), "checkpoints", "metrics.json", "predictions.jsonl"]
+        if strays := [part for part in parts if (config.output / part).exists()]:
+            raise ConfigError(
+                f"output: {config.output} holds {', '.join(strays)}, but no config.yaml that says of which "
+                "run: remove them, or choose another `output`"
+            )
+        return
+    metrics = open_metrics(config.output, config.task.name, config.evaluation.split, config.seed)
+    for drawn in metrics["lists"].values():
+        if drawn["n"] != config.evaluation.lists:
+            raise ConfigError(
+                f"evaluation.lists: {config.output} has been evaluated on {drawn['n']} lists, not "
+                f"{config.evaluation.lists}: give as many, or evaluate its models into another folder"
+            )
+
+
+def _held_out(config: RunConfig) -> list[tuple[str, Evaluation | Validation]]:
+    """The sections that name a split which is not trained on, by their keys."""
+    return [
+        ("evaluation", config.evaluation),
+        *([("validation", config.validation)] if config.validation else []),
+    ]
+
+
+def check_collection(config: RunConfig, collection: Collection) -> None:
+    """Refuses a collection of another task, and one that has too few images for the run's groups."""
+    for key, settings in _held_out(config):
+        if settings.split not in collection.splits:
+            raise ConfigError(
+                f"{key}.split: {collection.root} has no split '{settings.split}', only "
+                f"{', '.join(collection.splits)}"
+            )
+    if collection.task != config.task:
+        ours, theirs = config.task.to_dict(), collection.task.to_dict()
+        wrong = [f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+        raise ConfigError(
+            f"task: the run's is not that of {Path(collection.root) / 'task.yaml'}: {'; '.join(wrong)}"
+        )
+    _check_orders(config, collection)
+    if config.evaluation.by:
+        read_columns(collection, config.evaluation.split, config.evaluation.by)
+    train, held_out = collection.split("train"), collection.split(config.evaluation.split)
+    wanted = [(f"stages[{i}].images", train, stage.images) for i, stage in enumerate(config.stages)]
+    wanted.append(("evaluation.images", held_out, config.evaluation.images))
+    if config.validation is not None:
+        asked = collection.split(config.validation.split)
+        wanted.append(("validation.images", asked, config.validation.images))
+    for key, rows, counts in wanted:
+        for count in sorted(set(counts)):
+            try:
+                draw_groups(rows, count, 1, config.seed)
+            except DataError as error:
+                raise ConfigError(f"{key}: {error}") from error
+
+
+def _check_orders(config: RunConfig, collection: Collection) -> None:
+    """Refuses what needs values where only orders are known."""
+    if not collection.knows_values("train"):
+        where = f"{collection.root / 'train'} knows orders alone"
+        if config.sft is not None:
+            raise ConfigError(f"sft: {where}, and SFT imitates values: remove this section")
+        for number, stage in enumerate(config.stages):
+            if (weight := stage.weights.regression) > 0:
+                raise ConfigError(f"stages[{number}].weights.regression: must be 0, not {weight:g}: {where}")
+    for key, settings in _held_out(config):
+        if not collection.knows_values(settings.split) and 1 in settings.images:
+            raise ConfigError(
+                f"{key}.images: must not have 1: {collection.root / settings.split} knows orders alone, and "
+                "one image has none"
+            )
+
+
+def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:
+    """Refuses a stage whose responses may not be long enough for the references that replace them (RMO): the
+    trainer would, at the first such group."""
+    task, rows = config.task, collection.split("train")
+    for number, stage in enumerate(config.stages):
+        mutation = stage.mutation
+        if mutation is None or mutation.probability == 0 or mutation.reference == "best":
+            continue
+        groups = stage_groups(config, stage, rows)
+        if collection.knows_values("train"):
+            known = [group.values for group in groups]
+        else:  # the values are the response's own, and may be any of the grid
+            value = _longest_value(task, tokenizer)
+            known = [[value] * count for count in sorted({len(group.rows) for group in groups})]
+        reasoned = mutation.reasoning != "empty"
+        replies = [reference_reply(values, task.step, reasoned=reasoned) for values in known]
+        longest = max(_lengths(replies, tokenizer)) + 1
+        given = completion_length(config, stage)
+        if longest > given:
+            raise ConfigError(
+                f"stages[{number}] with trainer.max_completion_length {given}: the longest reference reply, "
+                f"which mutation puts in place of a response, has {longest} tokens; raise it to at least that"
+            )
+
+
+def _longest_value(task: Task, tokenizer: Any) -> float:
+    """The value of the task's grid with the most tokens; of a grid of thousands, among a thousand of it."""
+    steps = math.floor((task.high - task.low) / task.step + 0.5)
+    places = {*range(0, steps + 1, steps // 1000 + 1), steps}
+    grid = [min(task.low + task.step * place, task.high) for place in sorted(places)]
+    lengths = _lengths([reference_reply([value], task.step) for value in grid], tokenizer)
+    return grid[lengths.index(max(lengths))]
+
+
+def _lengths(texts: Sequence[str], tokenizer: Any) -> list[int]:
+    return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
