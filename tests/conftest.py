@@ -5,12 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 # Before anything imports torch, transformers or TRL.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# For processes that a test starts: they find `helpers`, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+)
 
 import pytest
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from made_runs import asked, entry, make_run, metrics_of, numbers, predictions, write_lines
+from helpers.runs import asked, entry, make_run, metrics_of, numbers, predictions, write_lines
 from rarl.cli import main
 from rarl.errors import DataError
 from rarl.evaluation.results import load_metrics, write_metrics

@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from made_runs import SHADES, asked, group, make_run, predictions, write_lines
+from helpers.runs import SHADES, asked, group, make_run, predictions, write_lines
 from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.record import load_record
 from rarl.report.strips import Thumbnails, groups, ranked

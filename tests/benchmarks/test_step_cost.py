@@ -5,11 +5,12 @@ import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from helpers import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 SMALL = [
     *("--images", "2", "--generations", "2", "--tokens", "16", "--new-tokens", "8"),
     *("--prompts", "1", "--repeats", "1", "--threads", "1"),

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from helpers import SHARED_DATA
 from rarl.errors import DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.models.loading import load_processor
 from rarl.models.processor import image_tokens, prompt_tokens
 
-QWEN = Path(__file__).parents[2] / "shared" / "data" / "qwen2.5-vl-7b"
+QWEN = SHARED_DATA / "qwen2.5-vl-7b"
 # Width and height: smaller than a patch, square, long, high, and what is made smaller.
 SIZES = [(1, 1), (28, 28), (29, 55), (56, 56), (200, 200), (640, 480), (30, 900), (1000, 5), (333, 1777)]
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from helpers import SHARED_DATA
 from rarl.data.sources import Labelled, LeftOut, Source, voc
 from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
 
-BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd"
+BCCD = SHARED_DATA / "bccd"
 
 # A person of VOC's layout challenge: a head and a hand are no objects of their own.
 PARTS = "<part><name>head</name></part><part><object><name>hand</name></object></part>"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from made_runs import ARMS, asked, make_cell, make_collection, make_run, predictions, write_lines
+from helpers.runs import ARMS, asked, make_cell, make_collection, make_run, predictions, write_lines
 from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.plots import (
     colour,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from made_runs import make_cell, make_collection, make_run, metrics_of, numbers, predictions, write_lines
+from helpers.runs import make_cell, make_collection, make_run, metrics_of, numbers, predictions, write_lines
 from rarl.errors import DataError
 from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.record import load_record, load_records

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import SHARED_DATA
 from rarl.data import images
 from rarl.data.images import MAX_SCANS, encoded, image_suffix, open_image, shrunk
 from rarl.errors import DataError
 
-BAD_IMAGES = Path(__file__).parents[2] / "shared" / "data" / "bad_images"
+BAD_IMAGES = SHARED_DATA / "bad_images"
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 

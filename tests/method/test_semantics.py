@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers import ROOT
 from rarl.errors import ConfigError
 from rarl.evaluation.metrics import accuracy, filled, list_tau, srcc, tau_values
 from rarl.method.equations import (
@@ -126,7 +127,7 @@ def test_nothing_is_repaired_and_nothing_is_evaluated(answer: str) -> None:
 
 def test_reading_catches_no_more_than_it_must() -> None:
     allowed = {"ValueError", "SyntaxError", "TypeError", "RecursionError", "MemoryError", "OverflowError"}
-    source = Path(__file__).parents[1] / "src" / "rarl" / "method" / "replies.py"
+    source = ROOT / "src" / "rarl" / "method" / "replies.py"
     nodes = ast.walk(ast.parse(source.read_text("utf-8")))
     handlers = [node for node in nodes if isinstance(node, ast.ExceptHandler)]
     assert handlers
@@ -405,14 +406,12 @@ def test_a_missing_value_is_scored_as_the_midpoint() -> None:
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────
 
-ROOT = Path(__file__).parents[1]
-
 
 def named_in_document() -> list[str]:
     """The tests that docs/semantics.md names in the last column of its tables, as `file::test`."""
     rows = (ROOT / "docs" / "semantics.md").read_text("utf-8").splitlines()
     names = [name for row in rows if row.startswith("|") for name in row.split("|")[-2].split("`")[1::2]]
-    return [name if "::" in name else f"tests/test_semantics.py::test_{name}" for name in names]
+    return [name if "::" in name else f"tests/method/test_semantics.py::test_{name}" for name in names]
 
 
 @pytest.mark.parametrize("name", named_in_document())

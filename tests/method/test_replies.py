@@ -4,7 +4,6 @@ raises, never crashes the interpreter, takes linear time. Then writing: what is 
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from helpers import SHARED_DATA
 from rarl.method.replies import (
     Item,
     Reply,
@@ -468,8 +468,7 @@ def test_any_document_reads_as_exactly_its_items(document: Any, write: Any) -> N
 
 def suite() -> list[Path]:
     """The JSON Parsing Test Suite, where it is at hand."""
-    shared = os.environ.get("RARL_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    return sorted((Path(shared) / "json_test_suite" / "test_parsing").glob("*.json"))
+    return sorted((SHARED_DATA / "json_test_suite" / "test_parsing").glob("*.json"))
 
 
 @pytest.mark.skipif(not suite(), reason="the JSON Parsing Test Suite is not at hand (RARL_SHARED_DATA)")

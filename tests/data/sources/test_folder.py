@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from helpers import SHARED_DATA
 from rarl.data.prepare import prepare
 from rarl.data.sources import Source
 from rarl.data.sources.folder import read_folder
 from rarl.data.sources.scale import Scale
 from rarl.errors import ConfigError, DataError
 
-SHARED = Path(__file__).parents[2] / "shared/data"
 SIZE = Scale("size")
 
 
@@ -400,12 +400,12 @@ def test_annotated_objects_are_counted(tmp_path: Path) -> None:
 
 # --- images as people have them ---
 
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real images here")
+real = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no real images here")
 
 
 @real
 def test_photos_of_hands_showing_digits(tmp_path: Path) -> None:
-    source = read_folder(SHARED / "sign_digits", Scale("number that the hand shows"))
+    source = read_folder(SHARED_DATA / "sign_digits", Scale("number that the hand shows"))
     prepared = prepare(source, tmp_path / "out", max_pixels=10_000)
     rows = [row for rows in prepared.collection.splits.values() for row in rows]
     assert len(rows) == 2062
@@ -425,7 +425,7 @@ def test_photos_of_hands_showing_digits(tmp_path: Path) -> None:
 
 @real
 def test_photos_of_lettuce(tmp_path: Path) -> None:
-    source = read_folder(SHARED / "lettuce", Scale("severity", names=("low", "medium", "high")))
+    source = read_folder(SHARED_DATA / "lettuce", Scale("severity", names=("low", "medium", "high")))
     assert len(source.images) == 120
     assert {image.name.split("/")[0]: image.value for image in source.images} == {
         "low": 0,
@@ -440,7 +440,7 @@ def test_photos_of_lettuce(tmp_path: Path) -> None:
 @real
 def test_photos_of_blood() -> None:
     for name, most in (("RBC", 27), ("Platelets", 6)):
-        source = read_folder(SHARED / "bccd", Scale(""), objects=[name])
+        source = read_folder(SHARED_DATA / "bccd", Scale(""), objects=[name])
         assert {min(values(source).values()), max(values(source).values())} == {0, most}
         assert {image.split for image in source.images} == {"train", "validation", "test"}
         assert source.task.rule == f"number of {name}"

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from helpers import ROOT
 from rarl.errors import ConfigError
 from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.training.config import RunConfig, config_from, load_config
@@ -422,4 +423,4 @@ def test_trainer_keys_that_trl_takes(path):
 
 @pytest.mark.parametrize("file", ["configs/qwen2.5-vl-3b.yaml", "src/rarl/demo.yaml"])
 def test_the_configurations_that_ship_are_right(file):
-    check_trainer_fields(load_config(Path(__file__).parents[1] / file))
+    check_trainer_fields(load_config(ROOT / file))

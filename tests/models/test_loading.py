@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import SHARED_DATA
 from rarl.errors import ModelError
 from rarl.method.prompts import INSTRUCT, SYSTEM, messages
 from rarl.method.tasks import AGE, DIGITS
 from rarl.models.loading import BASE_FOLDER, check_model, load_model, load_processor
 
-QWEN = Path(__file__).parents[2] / "shared" / "data" / "qwen2.5-vl-7b"
+QWEN = SHARED_DATA / "qwen2.5-vl-7b"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from made_runs import entry, make_cell, make_collection
+from helpers.runs import entry, make_cell, make_collection
 from rarl.cli import main
 
 ARMS = ("base", "regression", "rarl_no_mutation", "rarl")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from made_runs import (
+from helpers.runs import (
     SHADES,
     entry,
     group,

@@ -1,10 +1,10 @@
 """The paper's numbers: transcribed from its Tables 2-6 a second time, so that a slip in either shows."""
 
 import tomllib
-from pathlib import Path
 
 import pytest
 
+from helpers import ROOT
 from rarl.paper.grid import ARMS
 from rarl.paper.published import COUNTS, TABLES, published
 
@@ -154,5 +154,5 @@ def test_what_the_paper_leaves_open_is_said():
 
 
 def test_the_numbers_come_with_the_package():
-    fields = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    fields = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "paper/published.yaml" in fields["tool"]["setuptools"]["package-data"]["rarl"]
