@@ -95,8 +95,8 @@ def other_command():
     started = []
 
     def start(folder, what):
-        hold = "import sys, time; from pathlib import Path; from rarl.files import at_work\n"
-        hold += "with at_work(Path(sys.argv[1]), sys.argv[2]): print(flush=True); time.sleep(600)"
+        hold = "import sys, time; from pathlib import Path; from rarl.files import locked\n"
+        hold += "with locked(Path(sys.argv[1]), sys.argv[2]): print(flush=True); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-c", hold, str(folder), what], stdout=subprocess.PIPE)
         started.append(process)
         assert process.stdout.readline() == b"\n"

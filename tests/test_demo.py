@@ -11,10 +11,10 @@ from rich.console import Console
 import rarl.demo
 from rarl.demo import CONFIG, run_demo
 from rarl.errors import ConfigError
+from rarl.files import read_yaml_mapping
 from rarl.training import run as stages
 from rarl.training.callbacks import ProgressLines
 from rarl.training.config import config_from
-from rarl.training.yaml_file import read_mapping
 
 ARMS = ["sft", "regression", "rarl"]
 
@@ -22,7 +22,7 @@ ARMS = ["sft", "regression", "rarl"]
 @pytest.fixture(autouse=True)
 def _short(tmp_path, monkeypatch):
     """The demo's own configuration, but for the numbers of steps, prompts, responses and lists."""
-    mapping = read_mapping(CONFIG)
+    mapping = read_yaml_mapping(CONFIG)
     for stage in mapping["stages"]:
         stage["max_steps"] = 2
     mapping["trainer"] |= {"prompts_per_step": 2, "num_generations": 4, "logging_steps": 1, "save_steps": 1}
@@ -122,7 +122,7 @@ def test_another_seed_builds_its_own_base(tmp_path, monkeypatch):
 
 def test_the_demo_is_the_method_as_it_is_described():
     """The baseline, stage 1 with regression alone, stage 2 with everything and mutation."""
-    config = config_from(read_mapping(CONFIG), "demo.yaml")
+    config = config_from(read_yaml_mapping(CONFIG), "demo.yaml")
     assert stages.arms(config) == ARMS
     first, second = config.stages
     assert (first.images, first.weights.in_order, first.mutation) == ([1], [1, 0, 1], None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rarl.errors import ConfigError
-from rarl.files import at_work, finish, new_folder, unfinished, write_text
+from rarl.files import finish, locked, new_folder, unfinished, write_text
 
 
 def test_a_text_is_written_with_its_folders_and_over_an_old_one(tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_finish_takes_the_place_of_an_old_folder(tmp_path: Path) -> None:
 
 def test_two_commands_are_not_at_the_same_work_in_a_folder(tmp_path: Path, other_command) -> None:
     other_command(tmp_path / "run", "training")
-    with pytest.raises(ConfigError) as caught, at_work(tmp_path / "run", "training"):
+    with pytest.raises(ConfigError) as caught, locked(tmp_path / "run", "training"):
         pytest.fail("both are at work")
     assert str(caught.value) == (
         f"{tmp_path / 'run'}: another command is at work here (training): wait until it has ended, or choose "
         "another folder"
     )
-    with at_work(tmp_path / "run", "results"), at_work(tmp_path / "other", "training"):
+    with locked(tmp_path / "run", "results"), locked(tmp_path / "other", "training"):
         pass  # other work, and another folder
 
 
@@ -104,7 +104,7 @@ def test_one_that_is_killed_or_has_failed_keeps_nobody_out(tmp_path: Path, other
     process.kill()
     process.wait()
     for _ in range(2):
-        with pytest.raises(KeyError), at_work(tmp_path, "training"):
+        with pytest.raises(KeyError), locked(tmp_path, "training"):
             raise KeyError
 
 
@@ -117,5 +117,5 @@ def test_who_waits_goes_on_when_the_other_has_ended(tmp_path: Path, other_comman
         process.kill()
 
     threading.Timer(0.3, kill).start()
-    with at_work(tmp_path, "results", wait=True):
+    with locked(tmp_path, "results", wait=True):
         assert killed.is_set()

@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import Console
 
 from rarl.data.sources.digits import prepare_digits
-from rarl.files import at_work
+from rarl.files import locked, read_yaml_mapping
 from rarl.models.pretraining import copy_base, make_base, settle
 from rarl.report.page import write_report
 from rarl.report.tables import results_table
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
 from rarl.training.run import begin, run
-from rarl.training.yaml_file import read_mapping
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -40,9 +39,9 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     console = console or Console()
     base = out / "base"
     given = {"model": str(base), "data": str(out / "data"), "output": str(out), "seed": seed}
-    config = config_from(read_mapping(CONFIG) | given, CONFIG.name)
+    config = config_from(read_yaml_mapping(CONFIG) | given, CONFIG.name)
     begin(config, resume=True)  # first of all: a base must not be taken for that of another seed
-    with at_work(out, "preparing"):
+    with locked(out, "preparing"):
         if not is_finished(base):
             if seed == 0:
                 console.print("taking the embedded base")

@@ -1,18 +1,25 @@
 """Files and folders that are whole or not there: each is written beside its name and takes it at the end, so
-that whatever is interrupted leaves nothing half-made under a name that is read again. And locks, for what two
-commands at once would spoil."""
+that an interruption leaves nothing half-made under a name that is read again. Also locks, for what two
+commands at once would spoil; the readers of JSONL and YAML; and the progress bar of what takes long."""
 
+import io
+import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from rarl.errors import ConfigError
+from rarl.errors import ConfigError, DataError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,7 +77,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def at_work(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Keeps other commands from the same work in a folder until the block ends, also from machines that share
     its disk; one that is killed keeps nobody out.
 
@@ -95,6 +102,152 @@ def at_work(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+# ── JSONL ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_jsonl(
+    path: Path,
+    *,
+    like: str = "an object",
+    mend: str = "",
+    fault: Callable[[DataError], None] | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, one by one, each with its place to name in an error: "a.jsonl line 3".
+    Empty lines are skipped.
+
+    Args:
+        like: what a line must be, for the error about one that is JSON and no object.
+        mend: how to mend a line that is not JSON.
+        fault: gets the error of a line, which is then skipped; None raises it.
+
+    Raises:
+        DataError: for a line that is not a JSON object.
+        OSError: if the file can't be read.
+    """
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path} line {number}"
+            try:
+                yield where, _json_object(line, where, like, mend)
+            except DataError as error:
+                if fault is None:
+                    raise
+                fault(error)
+
+
+def _json_object(line: bytes, where: str, like: str, mend: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}){mend and '; '}{mend}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: must be {like}, not {line.decode('utf-8-sig').strip()[:40]}")
+    return value
+
+
+# ── YAML ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that a YAML 1.2 text spells: `1e-6` is a number, `no` and `on` are words.
+
+    Raises:
+        ConfigError: for wrong syntax, a key given twice, or an unknown tag; it names `where` and the line.
+    """
+    try:
+        return _plain_keys(_yaml().load(text), where)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = str(error.problem or error.context)
+        if isinstance(error, DuplicateKeyError):
+            key = re.match(r'found duplicate key "?(.*?)"? with value', problem, re.DOTALL)
+            problem = f"key '{key[1] if key else problem}' is given twice"
+        raise ConfigError(f"{where}{line}: {problem}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a date such as 2026-99-99. YAMLError without a mark: a character that YAML forbids.
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: if the file is missing, no text, no YAML, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file (UTF-8)") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        kind = "empty" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(f"{path}: must be a mapping such as `task: digits`, but is {kind}")
+    return value
+
+
+def yaml_text(value: Any) -> str:
+    """Plain values as YAML that `parse_yaml` reads back, and YAML 1.1 readers such as PyYAML too."""
+    yaml = _yaml()
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.representer.add_representer(float, _represent_float)
+    yaml.representer.add_representer(str, _represent_text)
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def _plain_keys(value: Any, where: str, seen: dict[int, Any] | None = None) -> Any:
+    """`value` with texts for keys: a key that is a number in YAML is a name here. What an alias shares stays
+    shared: a few lines of aliases can stand for billions of entries."""
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return seen[id(value)]
+    if isinstance(value, list):
+        plain_list: list[Any] = []
+        seen[id(value)] = plain_list
+        plain_list += [_plain_keys(entry, where, seen) for entry in value]
+        return plain_list
+    if isinstance(value, dict):
+        plain: dict[str, Any] = {}
+        seen[id(value)] = plain
+        for key, entry in value.items():
+            if isinstance(key, tuple | dict | list):
+                raise ConfigError(f"{where}: a key must be a plain name, not {key!r}")
+            plain[str(key)] = _plain_keys(entry, where, seen)
+        return plain
+    return value
+
+
+def _represent_float(representer: Any, value: float) -> Any:
+    # YAML 1.1 wants a dot: to it, 1e-06 is a text.
+    node = type(representer).represent_float(representer, value)
+    if "e" in node.value and "." not in node.value:
+        node.value = node.value.replace("e", ".0e", 1)
+    return node
+
+
+def _represent_text(representer: Any, text: str) -> Any:
+    # In YAML 1.1 these words are true and false.
+    word = text.lower() in ("yes", "no", "on", "off", "y", "n")
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style="'" if word else None)
+
+
+# ── what takes long ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def progress_bar(console: Console) -> Progress:

@@ -15,7 +15,7 @@ from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate, predict, summarize
-from rarl.files import at_work
+from rarl.files import locked
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import Task
 
@@ -216,7 +216,7 @@ def test_arms_that_are_evaluated_at_once_keep_each_other(collection, tmp_path, s
     others = (tmp_path / "metrics.json").read_bytes()
     (tmp_path / "metrics.json").unlink()
     with ThreadPoolExecutor(1) as pool:
-        with at_work(tmp_path, "results"):
+        with locked(tmp_path, "results"):
             mine = pool.submit(run, collection, tmp_path, arm="rarl")
             time.sleep(0.3)
             assert not mine.done()

@@ -12,20 +12,20 @@ from rich.console import Console
 from rarl.data.writing import write_collection
 from rarl.demo import CONFIG
 from rarl.errors import ConfigError
+from rarl.files import read_yaml_mapping
 from rarl.method.tasks import DIGITS
 from rarl.models.pretraining import copy_base
 from rarl.paper import grid as experiments
 from rarl.paper.grid import ARMS, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
 from rarl.training.config import config_from
 from rarl.training.run import stage_groups
-from rarl.training.yaml_file import read_mapping
 
 TWO = ["rarl_no_mutation", "rarl"]
 
 
 def recipe_of(output="grid", *, first=None, second=None, **changes):
     """The demo's run of two stages, with changes."""
-    mapping = read_mapping(CONFIG) | {"output": str(output)}
+    mapping = read_yaml_mapping(CONFIG) | {"output": str(output)}
     stages = [mapping["stages"][0] | (first or {}), mapping["stages"][1] | (second or {})]
     return config_from(mapping | {"stages": stages} | changes, "recipe")
 
@@ -263,7 +263,7 @@ def test_a_recipe_that_the_arms_can_t_be_made_of(changes, message):
 
 
 def test_three_stages_are_no_recipe():
-    mapping = read_mapping(CONFIG)
+    mapping = read_yaml_mapping(CONFIG)
     third = mapping["stages"][1] | {"name": "third"}
     recipe = config_from(mapping | {"stages": [*mapping["stages"], third]}, "recipe")
     with pytest.raises(ConfigError, match="two stages"):

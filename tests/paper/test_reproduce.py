@@ -19,8 +19,8 @@ from rich.console import Console
 
 from rarl.cli import main
 from rarl.data.writing import write_collection
+from rarl.files import read_yaml_mapping
 from rarl.method.tasks import DIGITS
-from rarl.training.yaml_file import read_mapping
 
 SHOWN = ["base", "regression", "rarl_no_mutation", "rarl"]  # by Table 6
 TRAINED = SHOWN[1:]
@@ -159,7 +159,7 @@ def test_a_cell_is_a_run_of_one_arm(whole):
         for arm in SHOWN:
             cell = out / f"seed-{seed}/{arm}"
             assert list(json.loads((cell / "metrics.json").read_text())["arms"]) == [arm]
-            config = read_mapping(cell / "config.yaml")
+            config = read_yaml_mapping(cell / "config.yaml")
             assert (config["seed"], config["model"]) == (seed, str(out / f"bases/{seed}"))
             models = [path.name for path in cell.iterdir() if path.is_dir()]
             assert models == ([] if arm == "base" else [arm])
@@ -365,7 +365,7 @@ def be_killed(small, recipe, out, marks):
             try:
                 if moment in MOMENTS:
                     kill_at(moment)
-                mapping = read_mapping(Path(recipe)) | {"data": small, "task": None}
+                mapping = read_yaml_mapping(Path(recipe)) | {"data": small, "task": None}
                 planned = rarl.paper.reproduce.plan("table6", mapping, "test", out=Path(out), seeds=[0])
                 rarl.paper.reproduce.reproduce(planned, Console(file=io.StringIO()))
                 code = 0
@@ -453,7 +453,7 @@ def test_a_base_that_has_to_be_built_is_built_once_for_its_seed(digits, tmp_path
     )
     monkeypatch.setattr(rarl.paper.reproduce, "prepare_cells", lambda grid: [])
     out = tmp_path / "grid"
-    mapping = read_mapping(CONFIG)
+    mapping = read_yaml_mapping(CONFIG)
     planned = rarl.paper.reproduce.plan("table2", mapping, "test", out=out, seeds=[2, 0, 1])
     quiet = Console(file=io.StringIO())
     grid, mine, _ = rarl.paper.reproduce._prepared(planned, quiet)

@@ -139,12 +139,12 @@ def trained_task(model: str) -> Task:
         ConfigError: if the folder says nothing, or what it says is no task.
     """
     # YAML is only needed here.
-    from rarl.training.yaml_file import read_mapping
+    from rarl.files import read_yaml_mapping
 
     for name in TASK_FILES:
         path = Path(model) / name
         if path.is_file():
-            fields = read_mapping(path)
+            fields = read_yaml_mapping(path)
             return Task.from_dict(fields.get("task", fields), str(path))
     if model == "tiny":
         return DIGITS

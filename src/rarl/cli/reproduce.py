@@ -61,7 +61,8 @@ def reproduce(
         raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(TABLES)}{hint}")
     runs, here, further = seeds_in(seeds), machine(shard), words(arms, "--arms")
 
-    from rarl.training.yaml_file import apply_override, read_mapping
+    from rarl.files import read_yaml_mapping
+    from rarl.training.config import apply_override
 
     if config is None and model not in (None, "tiny"):
         raise ConfigError(
@@ -69,7 +70,7 @@ def reproduce(
             "configs/qwen2.5-vl-3b.yaml"
         )
     recipe = config or Path(__file__).parents[1] / "demo.yaml"
-    mapping = read_mapping(recipe)
+    mapping = read_yaml_mapping(recipe)
     if config is None:
         mapping |= {"task": None, "model": "tiny"}
     given = {"model": model, "data": None if data is None else str(data)}

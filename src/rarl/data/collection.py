@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
-
 from rarl.errors import ConfigError, DataError
+from rarl.files import parse_yaml, yaml_text
 from rarl.method.tasks import Task
 
 _NOWHERE = frozenset(("", ".", ".."))  # what no part of a name may be
@@ -177,9 +176,10 @@ def _load_task(file: Path) -> Task:
     if not file.is_file():
         raise DataError(f"{file}: no such file; a collection needs one, with the keys {keys}")
     try:
-        fields = yaml.safe_load(file.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not YAML: {error}") from error
+        fields = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    except (ConfigError, UnicodeDecodeError) as error:
+        problem = str(error).removeprefix(str(file)).lstrip(": ")
+        raise DataError(f"{file}: not YAML: {problem}") from error
     if not isinstance(fields, dict):
         raise DataError(f"{file}: must be lines of `key: value` with the keys {keys}")
     try:
@@ -256,7 +256,7 @@ def _row(line: bytes, where: str, files: Folder, task: Task, ordered: bool) -> R
 
 def task_text(task: Task) -> str:
     """What stands in a `task.yaml`."""
-    return yaml.safe_dump(task.to_dict(), sort_keys=False)
+    return yaml_text(task.to_dict())
 
 
 def text_field(value: object, key: str, where: str) -> str:

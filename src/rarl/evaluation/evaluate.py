@@ -18,7 +18,7 @@ from rarl.errors import ConfigError
 from rarl.evaluation.metrics import Entry, list_tau, tau_values
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
 from rarl.evaluation.summary import by_column, summarize
-from rarl.files import at_work
+from rarl.files import locked
 from rarl.method.prompts import messages
 from rarl.method.replies import parse
 from rarl.method.tasks import Task
@@ -88,7 +88,7 @@ def evaluate(
     open_metrics(
         folder, task.name, split, seed, collection.digest(split)
     )  # a mismatch is an error before the model runs
-    with at_work(folder, "results", wait=True):  # of other arms, perhaps, which are evaluated meanwhile
+    with locked(folder, "results", wait=True):  # of other arms, perhaps, which are evaluated meanwhile
         groups = _groups(collection, folder, sorted(set(images)), split, lists, seed)
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
@@ -110,7 +110,7 @@ def evaluate(
 
     metrics = summarize(predictions, task, seed)
     divided = by_column(predictions, columns, task, seed) if columns else {}
-    with at_work(folder, "results", wait=True):
+    with locked(folder, "results", wait=True):
         write_predictions(folder, arm, predictions)
         saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
         for count in sorted({len(group.rows) for group in groups} - {1}):

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from rarl.data.collection import Collection
 from rarl.errors import ConfigError
+from rarl.files import read_yaml_mapping
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, config_from
 from rarl.training.run import begin, check, evaluate_arm, forget, stage_groups
 from rarl.training.trainer_fields import check_trainer_fields
-from rarl.training.yaml_file import read_mapping
 
 ARMS = ("base", "sft", "sft_answer_only", "regression", "ranking", "joint", "rarl_no_mutation", "rarl")
 """In the order in which tables show them."""
@@ -203,7 +203,7 @@ def _check_evaluated_alike(cell: Cell) -> None:
     """Unlike a run, whose evaluation may change, a grid compares cells."""
     saved = cell.folder / "config.yaml"
     if saved.is_file():
-        before, now = read_mapping(saved).get("evaluation"), cell.config.to_dict()["evaluation"]
+        before, now = read_yaml_mapping(saved).get("evaluation"), cell.config.to_dict()["evaluation"]
         if before != now:
             raise ConfigError(
                 f"{saved}: evaluation was {before}, and is {now} now: give back the values from before, or "

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from rarl.files import read_yaml_mapping
 from rarl.method.tasks import Metric
 
 SOURCE = "arXiv 2601.20585"
@@ -60,7 +59,7 @@ class PublishedTable:
 def published(name: str) -> PublishedTable:
     """The table of that name, one of `TABLES`."""
     file = Path(__file__).with_name("published.yaml")
-    fields = yaml.safe_load(file.read_text(encoding="utf-8"))[name]
+    fields = read_yaml_mapping(file)[name]
     parts = tuple(
         PublishedPart(part["dataset"], part["metric"], tuple(_row(row) for row in part["rows"]))
         for part in fields["parts"]

@@ -15,7 +15,7 @@ from rich.text import Text
 from rarl.data.collection import Collection, load_collection
 from rarl.data.sources.digits import prepare_digits
 from rarl.errors import ConfigError
-from rarl.files import at_work, write_text
+from rarl.files import locked, write_text
 from rarl.models.pretraining import copy_base, make_base, settle
 from rarl.paper.grid import ARMS, Cell, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
 from rarl.paper.published import PublishedTable, published
@@ -116,7 +116,7 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
         with state.main_process_first():  # the others find what the first has made
             grid, mine, collections = _prepared(planned, console)
             for cell in mine if first else []:
-                work.enter_context(at_work(cell.folder, "training"))
+                work.enter_context(locked(cell.folder, "training"))
         for number, (cell, collection) in enumerate(zip(mine, collections, strict=True), 1):
             place = f"[{number}/{len(mine)}] seed {cell.seed}, {cell.arm}"
             console.print(place, highlight=False, markup=False)
@@ -128,7 +128,7 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
             return {}
         for cell, collection in zip(mine, collections, strict=True):
             evaluate_cell(cell, collection, console)
-    with at_work(planned.folder, "results", wait=True):  # machines may share a disk
+    with locked(planned.folder, "results", wait=True):  # machines may share a disk
         results = gather(planned, grid)
         write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
         if results["arms"]:
@@ -140,7 +140,7 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
     """The grid, the cells of this machine, and their collections; models and data are there, and checked."""
     recipe = planned.recipe
     if recipe.data is None:
-        with at_work(recipe.output, "data", wait=True):  # of other machines
+        with locked(recipe.output, "data", wait=True):  # of other machines
             data = prepare_digits(recipe.output / "data")
         recipe = recipe.model_copy(update={"data": recipe.output / "data"})
     else:
@@ -162,7 +162,7 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
 def _make_base(planned: Plan, out: Path, seed: int, data: Collection | None, console: Console) -> None:
     """The base of a seed, built from the collection's part for that, or without one the shipped base."""
     # A base that is built belongs to one machine; to wait for it would be to wait for minutes in silence.
-    with at_work(planned.recipe.output, f"base-{seed}", wait=data is None):
+    with locked(planned.recipe.output, f"base-{seed}", wait=data is None):
         if data is not None:
             console.print(f"building the embedded base of seed {seed}", highlight=False)
             make_base(out, seed, console, data)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rarl.errors import ConfigError
+from rarl.files import read_yaml_mapping
 from rarl.training.messages import joined, shown
-from rarl.training.yaml_file import read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
         raise ConfigError(
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
-    before = read_mapping(saved)
+    before = read_yaml_mapping(saved)
     stages = before.get("stages")
     for stage in stages if isinstance(stages, list) else ():
         if isinstance(stage, dict) and stage.get("gap", 0) is None:  # of an earlier version

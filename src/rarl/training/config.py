@@ -1,20 +1,20 @@
 """One run as one YAML: the task, the model, the stages, the SFT baseline and the trainer's keys. The whole is
 checked before anything runs, without torch; what TRL says of the trainer's keys is trainer_fields.py's."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rarl.errors import ConfigError
+from rarl.files import parse_yaml, read_yaml_mapping, yaml_text
 from rarl.method.tasks import TASKS, Task, task_named
 from rarl.training.messages import Problem, problems_of, refuse
 from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage, Validation
 from rarl.training.trainer_keys import PAPER, GRPOKeys, SharedKeys, batch_problem
-from rarl.training.yaml_file import apply_override, read_mapping
 
 
 def _task(given: Any) -> Task:
@@ -142,7 +142,7 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """The configuration as resolved; `load_config` of it gives the same configuration."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return yaml_text(self.to_dict())
 
 
 def config_from(mapping: dict[str, Any], where: str) -> RunConfig:
@@ -164,7 +164,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: if the file is missing or is no YAML, or with one line for each mistake in it.
     """
-    mapping = read_mapping(Path(path))
+    mapping = read_yaml_mapping(Path(path))
     for override in overrides:
         apply_override(mapping, override)
     return config_from(mapping, str(path))
@@ -184,3 +184,40 @@ def completion_length(config: RunConfig, stage: Stage) -> int:
 def reply_length(config: RunConfig) -> int:
     """Where a reply is cut in evaluation, in tokens."""
     return config.evaluation.max_new_tokens or completion_length(config, config.stages[-1])
+
+
+def apply_override(mapping: dict[str, Any], override: str) -> None:
+    """Replaces one value of `mapping` in place: `stages.0.max_steps=10`, `stages[0].max_steps=10`, `seed=1`.
+
+    The value is YAML, so `[1, 2]`, `true` and `null` mean what they mean in the file. A mapping that isn't
+    there yet is made; an element of a list must be there.
+
+    Raises:
+        ConfigError: if there is no `=`, or the path runs through a plain value or past the end of a list.
+    """
+    path, equals, text = override.partition("=")
+    keys = re.sub(r"\[(\d+)\]", r".\1", path.strip()).split(".")
+    where = f"--set {override}"
+    if not equals or not all(keys):
+        raise ConfigError(f"{where}: must look like key=value, such as seed=1 or stages.0.max_steps=10")
+    value = parse_yaml(text, where)
+    here: Any = mapping
+    for depth, key in enumerate(keys):
+        index = _index(here, key, ".".join(keys[:depth]) or "the file", where)
+        if depth == len(keys) - 1:
+            here[index] = value
+            return
+        if isinstance(here, dict) and here.get(key) is None:
+            here[key] = {}
+        here = here[index]
+
+
+def _index(here: Any, key: str, path: str, where: str) -> str | int:
+    """What to look `key` up by in `here`, which stands at `path`."""
+    if isinstance(here, dict):
+        return key
+    if not isinstance(here, list):
+        raise ConfigError(f"{where}: {path} is {here!r}, which has no key '{key}'")
+    if not key.isdecimal() or int(key) >= len(here):
+        raise ConfigError(f"{where}: {path} is a list of {len(here)}; '{key}' must be 0 to {len(here) - 1}")
+    return int(key)

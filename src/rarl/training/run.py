@@ -20,7 +20,7 @@ from rarl.data.sources.digits import SPLITS, prepare_digits
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
-from rarl.files import at_work, progress_bar, write_text
+from rarl.files import locked, progress_bar, write_text
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
 from rarl.models.loading import check_model, load_model, load_processor
@@ -61,7 +61,7 @@ def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
         with state.main_process_first():  # the others find the run that the first has begun
             collection = prepare(config, resume=resume or not first)
             if first:
-                work.enter_context(at_work(config.output, "training"))
+                work.enter_context(locked(config.output, "training"))
         if first:
             _forget_untrained(config)
         train(config, collection, console)
