@@ -19,7 +19,7 @@ NAN = math.nan
 def chosen(rewards, reference, k=2, when="always", probability=1.0, seed=0):
     """What is replaced in a group where every response has the same reference."""
     references = reference if isinstance(reference, list) else [reference] * len(rewards)
-    return choose(rewards, references, Mutation(k, probability, when), random.Random(seed))
+    return choose(rewards, references, Mutation(k=k, probability=probability, when=when), random.Random(seed))
 
 
 # ── which ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,8 +165,8 @@ def test_whatever_is_replaced_gets_better_and_leaves_variance(pairs, k, when):
 
 
 def test_best_reference_with_stagnant_is_refused():
-    with pytest.raises(ConfigError, match=r"'best' with when 'stagnant' never replaces anything"):
-        Mutation(when="stagnant", reference="best")
+    with pytest.raises(ConfigError, match=r"reference: 'best' with `when: stagnant` does nothing"):
+        Mutation.of(when="stagnant", reference="best")
     Mutation(when="always", reference="best")
     Mutation(when="stagnant", reference="ground_truth")
 
@@ -174,19 +174,23 @@ def test_best_reference_with_stagnant_is_refused():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"k": 0}, "k must be at least 1, not 0"),
-        ({"probability": -0.1}, "probability must be between 0 and 1, not -0.1"),
-        ({"probability": 1.1}, "probability must be between 0 and 1, not 1.1"),
-        ({"probability": NAN}, "probability must be between 0 and 1, not nan"),
-        ({"when": "sometimes"}, "when must be always or stagnant, not 'sometimes'"),
-        ({"reference": "truth"}, "reference must be ground_truth or best, not 'truth'"),
-        ({"reasoning": None}, "reasoning must be template or keep or empty, not None"),
+        ({"k": 0}, "k: must be greater than or equal to 1, not 0"),
+        ({"probability": -0.1}, "probability: must be greater than or equal to 0, not -0.1"),
+        ({"probability": 1.1}, "probability: must be less than or equal to 1, not 1.1"),
+        ({"probability": NAN}, "probability: must be a finite number, not nan"),
+        ({"when": "sometimes"}, "when: must be 'always' or 'stagnant', not 'sometimes'"),
+        ({"reference": "truth"}, "reference: must be 'ground_truth' or 'best', not 'truth'"),
+        ({"reasoning": None}, "reasoning: must be 'template', 'keep' or 'empty', not null"),
+        (
+            {"kk": 1},
+            "kk: unknown key; did you mean 'k'? the keys are k, probability, when, reference, reasoning",
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_refused(fields, message):
     with pytest.raises(ConfigError) as error:
-        Mutation(**fields)
-    assert str(error.value) == f"mutation: {message}"
+        Mutation.of(**fields)
+    assert str(error.value) == f"mutation.{message}"
 
 
 # ── where only orders are known ──────────────────────────────────────────────────────────────────────────

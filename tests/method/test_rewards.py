@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import rarl.method.rewards
 from rarl.errors import ConfigError, RarlError
-from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.method.replies import parse
+from rarl.method.rewards import TERMS, format_reward, ranking_reward, regression_reward, score
 
 # Three pictures of 3, 5 and 7; the truth, and one with pictures 1 and 2 exchanged and scored to match.
 TRUTHS = [3, 5, 7]
@@ -232,12 +232,45 @@ def test_nothing_is_logged_where_nothing_can_be_ranked() -> None:
 
 
 def test_each_text_is_read_once() -> None:
-    rarl.method.rewards._read.cache_clear()
+    parse.cache_clear()
     for _ in range(2):
         regression_reward([SWAPPED], **columns(1))
         ranking_reward([SWAPPED], **columns(1))
         format_reward([SWAPPED], **columns(1))
-    assert rarl.method.rewards._read.cache_info().misses == 1
+    assert parse.cache_info().misses == 1
+
+
+# ── the terms of Eq. 8 ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_term_is_named_as_its_function() -> None:
+    assert [term.name for term in TERMS] == ["regression", "ranking", "format"]
+    assert [term.function.__name__ for term in TERMS] == [f"{term.name}_reward" for term in TERMS]
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.name)
+def test_a_term_logs_the_parts_that_it_names(term: Any) -> None:
+    logged: dict[str, float] = {}
+    term.function([PERFECT], **columns(1, log_metric=logged.__setitem__))
+    assert list(logged) == list(term.parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "weights", "expected"),
+    [
+        (PERFECT, {"values": TRUTHS}, [1, 1, 1], 5),
+        # 29/48 for regression, 8/3 for ranking, 1 for format, as above.
+        (SWAPPED, {"values": TRUTHS}, [1, 1, 1], 29 / 48 + 8 / 3 + 1),
+        (SWAPPED, {"values": TRUTHS}, [2, 0, 0.5], 29 / 24 + 0.5),
+        ("no idea", {"values": TRUTHS}, [1, 1, 1], 0),
+        (SWAPPED, {"order": [0, 1, 2]}, [1, 1, 1], 8 / 3 + 1),  # an order has no distance
+        (PERFECT, {"values": [3, 3, 3]}, [0, 1, 1], 1),  # nothing to rank
+    ],
+)
+def test_the_score_of_a_reply_is_eq_8(
+    text: str, prompt: dict[str, Any], weights: list[float], expected: float
+) -> None:
+    assert score(text, {**prompt, "delta": 2.0, "range": [0, 9]}, weights) == pytest.approx(expected)
 
 
 # ── everywhere ───────────────────────────────────────────────────────────────────────────────────────────

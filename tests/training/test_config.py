@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from helpers import ROOT
 from rarl.errors import ConfigError
 from rarl.method.tasks import AGE, DIGITS, Task
-from rarl.training.config import RunConfig, config_from, load_config
-from rarl.training.trainer_fields import check_trainer_fields
+from rarl.training.config import RunConfig, check_trainer_fields, config_from, load_config
 
 RUN = """\
 task: digits

@@ -20,10 +20,9 @@ from rarl.training import arms
 from rarl.training import callbacks as validation
 from rarl.training import run as stages
 from rarl.training.callbacks import SCORE, ProgressLines, Validation, kept_step, score, validation_groups
-from rarl.training.config import config_from
+from rarl.training.config import check_trainer_fields, config_from
 from rarl.training.run import prepare
 from rarl.training.sections import Weights
-from rarl.training.trainer_fields import check_trainer_fields
 
 VARYING = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "num_tokens"}
 

@@ -6,56 +6,57 @@ are computed, so that an injected response is trained on like any other. Advanta
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, Self
 
-from rarl.errors import ConfigError
+from pydantic import Field, ValidationError, model_validator
 
-When = Literal["always", "stagnant"]
-Reference = Literal["ground_truth", "best"]
-Reasoning = Literal["template", "keep", "empty"]
+from rarl.errors import ConfigError, Section, problems_of, refuse
+from rarl.method.tasks import on_grid
 
 # Rewards are float32 sums of a few terms: below this, two of them are the same reward.
 TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Mutation:
-    """How a group is mutated.
+class Mutation(Section):
+    """How a group is mutated: the section `mutation` of a stage, and the `mutation_` fields of a RARLConfig.
 
     Args:
         k: at most so many responses of a group are replaced; the paper's is 2.
-        probability: that a group is mutated at a step; 0 switches the operation off.
+        probability: that a group is mutated at a step; 0 switches the operation off. The paper names none.
         when: `always`, or only where the group is `stagnant`.
         reference: the `ground_truth`, or the `best` response of the group itself.
         reasoning: of the replacement. `template` spells the values; `keep` leaves the replaced response's own
             reasoning in place and changes its answer alone; `empty` is none.
 
     Raises:
-        ConfigError: if a field is out of its range, or for `best` with `stagnant`, which could never do
-            anything: in a stagnant group no response is better than another.
+        ValidationError: if a field is out of its range, or for `best` with `stagnant`, which could never do
+            anything: in a stagnant group no response is better than another. `of` says it as a ConfigError.
     """
 
-    k: int = 2
-    probability: float = 0.0
-    when: When = "always"
-    reference: Reference = "ground_truth"
-    reasoning: Reasoning = "template"
+    k: Annotated[int, Field(ge=1)] = 2
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    when: Literal["always", "stagnant"] = "always"
+    reference: Literal["ground_truth", "best"] = "ground_truth"
+    reasoning: Literal["template", "keep", "empty"] = "template"
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"mutation: k must be at least 1, not {self.k}")
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"mutation: probability must be between 0 and 1, not {self.probability}")
-        for key, words in (("when", When), ("reference", Reference), ("reasoning", Reasoning)):
-            if getattr(self, key) not in get_args(words):
-                allowed = " or ".join(get_args(words))
-                raise ConfigError(f"mutation: {key} must be {allowed}, not {getattr(self, key)!r}")
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
         if self.reference == "best" and self.when == "stagnant":
-            raise ConfigError(
-                "mutation: reference 'best' with when 'stagnant' never replaces anything: in a stagnant "
-                "group all rewards are equal. Take when 'always', or reference 'ground_truth'"
-            )
+            refuse([("reference", "'best' with `when: stagnant` does nothing: all rewards are equal there")])
+        return self
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """The mutation with these fields.
+
+        Raises:
+            ConfigError: with one line for each mistake.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            lines = [f"mutation.{key}: {text}" for key, text in problems_of(error, cls)]
+            raise ConfigError("\n".join(lines)) from error
 
 
 def is_stagnant(rewards: Sequence[float], references: Sequence[float]) -> bool:
@@ -127,9 +128,9 @@ def values_in_order(
     known = sorted(value for value in given if value is not None and low <= value <= high)
     if len(known) < len(order):
         known = [low + (high - low) * (place + 1) / (len(order) + 1) for place in range(len(order))]
-    on_grid = [min(low + step * math.floor((value - low) / step + 0.5), high) for value in known]
+    known = [min(on_grid(value, low, step), high) for value in known]
     ascending = sorted(order)
-    return [on_grid[ascending.index(place)] for place in order]
+    return [known[ascending.index(place)] for place in order]
 
 
 def keep_reasoning(

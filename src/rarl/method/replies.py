@@ -74,7 +74,7 @@ class Reply:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@lru_cache(maxsize=1024)  # in training each reply is read by three rewards, for policy and group
+@lru_cache(maxsize=2048)  # in training three rewards read each reply, of the policy and of the group
 def parse(text: str) -> Reply:
     """Read a reply. Total: any text gives a `Reply`, in time linear in its length.
 

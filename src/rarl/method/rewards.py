@@ -1,11 +1,11 @@
 """R_reg, R_rank and R_format of Eq. 8 as reward functions for TRL: completions and the dataset's columns in,
 one number per completion out. Each text is read once (`replies`) and scored by the paper's equations
-(`equations`); weighing and adding the three (Eq. 8) is TRL's `reward_weights`.
+(`equations`); TRL's `reward_weights` weigh and add the three (Eq. 8). `TERMS` says what they are, in order.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field
 from numbers import Real  # numpy's numbers are some too
 from typing import Any
 
@@ -31,9 +31,6 @@ COLUMNS = {
 }
 """What the rewards need of a prompt, as columns of the dataset; where only orders are known, `order` is there
 in place of `values`."""
-
-# The three rewards read the same texts one after the other; a step has a few hundred of them.
-_read = lru_cache(maxsize=2048)(parse)
 
 
 def regression_reward(
@@ -124,6 +121,66 @@ def format_reward(completions: Sequence[Completion], **columns: Any) -> list[flo
     return [float(reply_of(completion).well_formed) for completion in completions]
 
 
+@dataclass(frozen=True)
+class Term:
+    """A term of Eq. 8.
+
+    Attributes:
+        name: as in a stage's `weights`; the function is called NAME_reward, and so are TRL's metrics.
+        function: a reward function of TRL.
+        label: in the line that is printed while a model trains.
+        title: of its curve in a report.
+        needs_values: whether it is left out where only orders are known.
+        weight: its lambda, where a stage says none.
+        parts: what the function logs by `log_metric`: name -> title of its curve.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    label: str
+    title: str
+    needs_values: bool = False
+    weight: float = 1.0
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+TERMS = (
+    Term("regression", regression_reward, "reg", "Reward for regression (Eq. 3)", needs_values=True),
+    Term(
+        "ranking",
+        ranking_reward,
+        "rank",
+        "Reward for ranking (Eq. 7)",
+        parts={
+            "r_len": "Length r_len (Eq. 4)",
+            "r_consis": "Consistency r_consis (Eq. 5)",
+            "r_acc": "Accuracy r_acc (Eq. 6)",
+        },
+    ),
+    Term("format", format_reward, "format", "Reward for format"),
+)
+"""The terms of Eq. 8, in the order of lambda 1 to 3. The trainer, the sections of the YAML, the validation,
+the progress line and the plots read them here. To add a reward, write its function above, and a row."""
+
+
+def score(text: str, columns: Mapping[str, Any], weights: Sequence[float]) -> float:
+    """Eq. 8 for one reply: within [0, 5] if all weights are 1. A term that is not defined for the prompt is
+    left out, as TRL leaves it out.
+
+    Args:
+        text: the reply.
+        columns: of the prompt, each with its one entry, as in `COLUMNS`: {"order": [1, 0], ...}.
+        weights: of `TERMS`.
+    """
+    batch = {name: [entry] for name, entry in columns.items()}
+    total = 0.0
+    for term, weight in zip(TERMS, weights, strict=True):
+        if not (term.needs_values and "values" not in columns):
+            earned = term.function([text], **batch)[0]
+            total += 0.0 if earned is None else weight * earned
+    return total
+
+
 def ranking_terms(reply: Reply, truths: Sequence[float]) -> tuple[float, float, float]:
     """r_len, r_consis and r_acc (Eqs. 4-6) of one reply to the pictures with these true values."""
     positions = reply.positions(len(truths))
@@ -138,11 +195,11 @@ def ranking_terms(reply: Reply, truths: Sequence[float]) -> tuple[float, float, 
 def reply_of(completion: Completion) -> Reply:
     """The reply in a completion: a text, or messages whose last one holds a text or a list of text parts."""
     if isinstance(completion, str):
-        return _read(completion)
+        return parse(completion)
     content = completion[-1].get("content") if completion else None
     if isinstance(content, str):
-        return _read(content)
-    return _read("".join(part.get("text") or "" for part in content or () if part.get("type") == "text"))
+        return parse(content)
+    return parse("".join(part.get("text") or "" for part in content or () if part.get("type") == "text"))
 
 
 # ── columns ──────────────────────────────────────────────────────────────────────────────────────────────

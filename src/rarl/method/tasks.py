@@ -1,21 +1,26 @@
 """What is measured: a rule, a value range and a step (the slots of Table 1), with the tolerance of Eq. 3 and
 the metric that heads the paper's tables. A new task is a new `Task(...)`; nothing here knows about images."""
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from difflib import get_close_matches
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Self
 
-from rarl.errors import ConfigError, DataError
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from rarl.errors import ConfigError, DataError, known_keys, nearest_word
 
 Metric = Literal["mae", "accuracy", "srcc"]
 METRICS: tuple[Metric, ...] = ("mae", "accuracy", "srcc")
 LARGEST = 1e15  # up to here every whole number is a float, and is written without an exponent
 
+# A number keeps its type, so that a task.yaml says 116 and not 116.0.
+_Number = Annotated[int | float, Field(ge=-LARGEST, le=LARGEST)]
+_Text = Annotated[str, Field(pattern=r"\S")]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Task:
     """An ordinal scale over images.
 
@@ -31,36 +36,33 @@ class Task:
         ConfigError: if the range is empty or not finite, or step or delta is not positive.
     """
 
-    name: str
-    rule: str
-    low: float
-    high: float
-    step: float
-    delta: float
+    name: _Text
+    rule: _Text
+    low: _Number
+    high: _Number
+    step: _Number
+    delta: _Number
     metric: Metric = "mae"
 
-    def __post_init__(self) -> None:
-        where = f"task '{self.name}'"
-        for key in ("name", "rule"):
-            if not isinstance(getattr(self, key), str) or not getattr(self, key).strip():
-                raise ConfigError(f"{where}: {key} must be a text that is not empty")
-        if not re.fullmatch(r"\w[\w .-]*", self.name) or len(self.name) > 100:
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            task = handler(given)
+        except ValidationError as error:
+            raise ConfigError(f"task {_name_in(given)!r}: {_mistake(error)}") from error
+        if not re.fullmatch(r"\w[\w .-]*", task.name) or len(task.name) > 100:
             raise ConfigError(
-                f"task {self.name[:100]!r}: name must be of letters, digits, spaces, '-', '_' and '.', "
+                f"task {task.name[:100]!r}: name must be of letters, digits, spaces, '-', '_' and '.', "
                 "at most 100 of them: folders are named by it"
             )
-        for key in ("low", "high", "step", "delta"):
-            number = getattr(self, key)
-            # Compared, because a whole number can be too large for `math.isfinite`; NaN is never less.
-            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= LARGEST:
-                raise ConfigError(f"{where}: {key} must be a finite number, not {number!r}")
-        if not self.low < self.high:
-            raise ConfigError(f"{where}: low ({self.low:g}) must be less than high ({self.high:g})")
-        for key in ("step", "delta"):
-            if getattr(self, key) <= 0:
-                raise ConfigError(f"{where}: {key} must be greater than 0, not {getattr(self, key):g}")
-        if self.metric not in METRICS:
-            raise ConfigError(f"{where}: metric must be one of {', '.join(METRICS)}, not {self.metric!r}")
+        where = f"task '{task.name}'"
+        if not task.low < task.high:
+            raise ConfigError(f"{where}: low ({task.low:g}) must be less than high ({task.high:g})")
+        for key, number in (("step", task.step), ("delta", task.delta)):
+            if number <= 0:
+                raise ConfigError(f"{where}: {key} must be greater than 0, not {number:g}")
+        return task
 
     @property
     def value_range(self) -> str:
@@ -92,8 +94,7 @@ class Task:
 
     def nearest(self, value: float) -> float:
         """`value`, a finite number, moved to the task's grid (halves go up) and then into its range."""
-        steps = math.floor((value - self.low) / self.step + 0.5)
-        return min(max(self.low + steps * self.step, self.low), self.high)
+        return min(max(on_grid(value, self.low, self.step), self.low), self.high)
 
     def to_dict(self) -> dict[str, Any]:
         """The task as plain numbers and texts, as it stands in `task.yaml`."""
@@ -109,9 +110,7 @@ class Task:
         known = list(cls.__dataclass_fields__)
         for key in fields:
             if key not in known:
-                near = get_close_matches(str(key), known, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else f"; the keys are {', '.join(known)}"
-                raise ConfigError(f"{where}: unknown key '{key}'{hint}")
+                raise ConfigError(f"{where}: unknown key '{key}'{known_keys(str(key), known)}")
         missing = [key for key in known if key not in fields and key != "metric"]
         if missing:
             raise ConfigError(f"{where}: missing {', '.join(missing)}; the keys are {', '.join(known)}")
@@ -119,6 +118,40 @@ class Task:
             return cls(**fields)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
+
+
+def steps_above(value: Any, low: float, step: float) -> Any:
+    """How many steps of the grid `value` is above `low`: the nearest whole number, halves up, as a float.
+    `value` is a number, or a numpy array of them."""
+    return ((value - low) / step + 0.5) // 1
+
+
+def on_grid(value: float, low: float, step: float) -> float:
+    """`value` moved to the grid that begins at `low`."""
+    return float(low + steps_above(value, low, step) * step)
+
+
+def _name_in(given: Any) -> Any:
+    """The name in the arguments of a task that is refused."""
+    positional, named = getattr(given, "args", ()), getattr(given, "kwargs", None) or {}
+    return (positional or (named.get("name", ""),))[0]
+
+
+def _mistake(error: ValidationError) -> str:
+    """The first of pydantic's findings in a sentence."""
+    found = error.errors(include_url=False)[0]
+    keys = list(Task.__dataclass_fields__)
+    key = found["loc"][0]
+    key = keys[key] if isinstance(key, int) else key
+    if found["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing"
+    if key in ("name", "rule"):
+        return f"{key} must be a text that is not empty"
+    if key == "metric":
+        return f"metric must be one of {', '.join(METRICS)}, not {found['input']!r}"
+    if key in keys:
+        return f"{key} must be a finite number, not {found['input']!r}"
+    return f"unknown key '{key}'{known_keys(str(key), keys)}"
 
 
 AGE = Task("age", "facial age", low=0, high=116, step=1, delta=10, metric="mae")
@@ -137,6 +170,5 @@ def task_named(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    near = get_close_matches(name, TASKS, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"unknown task '{name}': {hint}the tasks are {', '.join(TASKS)}")
+    hint = nearest_word(name, TASKS).removeprefix("; ")
+    raise ConfigError(f"unknown task '{name}': {hint}{hint and ' '}the tasks are {', '.join(TASKS)}")

@@ -17,9 +17,8 @@ from rarl.files import read_yaml_mapping
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import is_finished
-from rarl.training.config import RunConfig, config_from
+from rarl.training.config import RunConfig, check_trainer_fields, config_from
 from rarl.training.run import begin, check, evaluate_arm, forget, stage_groups
-from rarl.training.trainer_fields import check_trainer_fields
 
 ARMS = ("base", "sft", "sft_answer_only", "regression", "ranking", "joint", "rarl_no_mutation", "rarl")
 """In the order in which tables show them."""

@@ -23,9 +23,8 @@ from rarl.paper.results import differences, measured, over_seeds
 from rarl.paper.tables import RESULTS, write_grid_report
 from rarl.report.tables import Laid
 from rarl.training.checkpoints import is_finished
-from rarl.training.config import RunConfig, config_from
+from rarl.training.config import RunConfig, check_trainer_fields, config_from
 from rarl.training.run import check_collection
-from rarl.training.trainer_fields import check_trainer_fields
 
 
 @dataclass(frozen=True)

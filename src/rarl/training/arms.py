@@ -37,7 +37,7 @@ from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
 from rarl.training.sections import Stage, Weights
 from rarl.training.trainer import Resuming
-from rarl.training.trainer_fields import machine_defaults
+from rarl.training.trainer_keys import machine_defaults
 
 SFTReasoning = Literal["template", "empty"]
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rarl.errors import ConfigError
+from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
-from rarl.training.messages import joined, shown
 
 logger = logging.getLogger(__name__)
 

@@ -1,20 +1,30 @@
 """One run as one YAML: the task, the model, the stages, the SFT baseline and the trainer's keys. The whole is
-checked before anything runs, without torch; what TRL says of the trainer's keys is trainer_fields.py's."""
+checked before anything runs, and without torch but for `check_trainer_fields`, which asks TRL."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from rarl.errors import ConfigError
+from rarl.errors import ConfigError, Problem, Section, problems_of, refuse
 from rarl.files import parse_yaml, read_yaml_mapping, yaml_text
 from rarl.method.tasks import TASKS, Task, task_named
-from rarl.training.messages import Problem, problems_of, refuse
-from rarl.training.sections import SFT, Evaluation, Folder, GRPOSection, LoRA, Section, Stage, Validation
-from rarl.training.trainer_keys import PAPER, GRPOKeys, SharedKeys, batch_problem
+from rarl.training.sections import SFT, Evaluation, FolderPath, GRPOSection, LoRA, Stage, Validation
+from rarl.training.trainer_keys import (
+    PAPER,
+    GRPOKeys,
+    SharedKeys,
+    batch_problem,
+    field_problems,
+    grpo_fields,
+    machine_defaults,
+    process_count,
+    sft_fields,
+)
 
 
 def _task(given: Any) -> Task:
@@ -42,8 +52,8 @@ class RunConfig(Section):
 
     task: Annotated[Task, PlainValidator(_task), PlainSerializer(_plain_task)]
     model: Annotated[str, Field(min_length=1)] = "tiny"
-    data: Folder | None = None  # a collection; None: the digits of scikit-learn
-    output: Folder
+    data: FolderPath | None = None  # a collection; None: the digits of scikit-learn
+    output: FolderPath
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     stages: Annotated[list[Stage], Field(min_length=1)]
     sft: SFT | None = None
@@ -108,8 +118,6 @@ class RunConfig(Section):
         """
         if self.sft is None:
             raise ConfigError("sft: this run has no such section")
-        from rarl.training.trainer_fields import sft_fields
-
         # `loss_type` is a field of both, and means something else there.
         of_grpo = GRPOKeys.model_fields.keys() - SharedKeys.model_fields.keys()
         fields = sft_fields().keys() - of_grpo
@@ -168,6 +176,47 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         apply_override(mapping, override)
     return config_from(mapping, str(path))
+
+
+def check_trainer_fields(config: RunConfig) -> None:
+    """Checks `trainer`, `stages[].trainer` and `sft.trainer` whole, before anything runs.
+
+    Raises:
+        ConfigError: with one line for each unknown key and wrong type; then for what TRL refuses together.
+    """
+    problems = field_problems("trainer", config.trainer, grpo_fields())
+    for number, stage in enumerate(config.stages):
+        problems += field_problems(f"stages[{number}].trainer", stage.trainer, grpo_fields())
+    if config.sft:
+        problems += field_problems("sft.trainer", config.sft.trainer, sft_fields())
+    if not problems:
+        problems = _refused_by_trl(config)
+    if problems:
+        raise ConfigError("\n".join(f"{key}: {message}" for key, message in problems))
+
+
+def _refused_by_trl(config: RunConfig) -> list[Problem]:
+    """What the configurations of TRL say when they are made. Making one writes nothing."""
+    from trl.trainer.sft_config import SFTConfig
+
+    from rarl.training.trainer import RARLConfig
+
+    processes = process_count()
+    problems: list[Problem] = []
+    for number, stage in enumerate(config.stages):
+        arguments = config.grpo_arguments(stage, processes=processes)
+        try:
+            RARLConfig(output_dir=gettempdir(), **(machine_defaults() | arguments))
+        except (ValueError, TypeError) as error:
+            problems.append((f"stages[{number}] with trainer", str(error)))
+    if config.sft:
+        try:
+            SFTConfig(
+                output_dir=gettempdir(), **(machine_defaults() | config.sft_arguments(processes=processes))
+            )
+        except (ValueError, TypeError) as error:
+            problems.append(("sft with trainer", str(error)))
+    return problems
 
 
 def arms(config: RunConfig) -> list[str]:

@@ -27,9 +27,8 @@ from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import check_output, is_finished
-from rarl.training.config import RunConfig, arms, completion_length, reply_length
+from rarl.training.config import RunConfig, arms, check_trainer_fields, completion_length, reply_length
 from rarl.training.sections import Evaluation, Stage, Validation
-from rarl.training.trainer_fields import check_trainer_fields
 
 
 def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:

@@ -5,36 +5,31 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, Strict, field_validator, model_validator
+from pydantic import Field, PlainSerializer, Strict, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from rarl.method.mutation import Reasoning, Reference, When
-from rarl.training.messages import refuse
+from rarl.errors import Section, refuse
+from rarl.method.mutation import Mutation
+from rarl.method.rewards import TERMS
 from rarl.training.trainer_keys import GRPOKeys, SharedKeys
 
-RESERVED = ("base", "sft", "sft_answer_only", "data", "checkpoints")  # folders of a run that are no stage
+# What a run calls its own folders: no name for a stage.
+RESERVED_NAMES = ("base", "sft", "sft_answer_only", "data", "checkpoints")
 
 ImageCount = Annotated[int, Field(ge=1, le=16)]
 Images = Annotated[list[ImageCount], Field(min_length=1)]
 Weight = Annotated[float, Field(ge=0)]
-Folder = Annotated[Path, Strict(False), PlainSerializer(str)]
+FolderPath = Annotated[Path, Strict(False), PlainSerializer(str)]
 # In the resolved file a trainer section holds what was given (and PAPER), not all of the defaults.
 SharedSection = Annotated[SharedKeys, PlainSerializer(SharedKeys.given)]
 GRPOSection = Annotated[GRPOKeys, PlainSerializer(GRPOKeys.given)]
 
 
-class Section(BaseModel):
-    """A mapping of the file: unknown keys and wrong types are errors, and nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+_FIELDS: Any = {term.name: (Weight, term.weight) for term in TERMS}
 
 
-class Weights(Section):
-    """The lambdas of Eq. 8."""
-
-    regression: Weight = 1.0
-    ranking: Weight = 1.0
-    format: Weight = 1.0
+class Weights(create_model("Weights", __base__=Section, **_FIELDS)):  # type: ignore[misc]
+    """The lambdas of Eq. 8: a key for each of `rarl.method.rewards.TERMS`."""
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> Self:
@@ -44,24 +39,8 @@ class Weights(Section):
 
     @property
     def in_order(self) -> list[float]:
-        """lambda 1 to 3: regression, ranking, format."""
-        return [self.regression, self.ranking, self.format]
-
-
-class Mutation(Section):
-    """RMO (section 3.2): `k` responses of a group are replaced, with `probability`, by a reference."""
-
-    k: Annotated[int, Field(ge=1)] = 2
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.5
-    when: When = "always"
-    reference: Reference = "ground_truth"
-    reasoning: Reasoning = "template"
-
-    @model_validator(mode="after")
-    def _does_something(self) -> Self:
-        if self.reference == "best" and self.when == "stagnant":
-            refuse([("reference", "'best' with `when: stagnant` does nothing: all rewards are equal there")])
-        return self
+        """In the order of `TERMS`: lambda 1 to 3 are regression, ranking and format."""
+        return [getattr(self, term.name) for term in TERMS]
 
 
 class Stage(Section):
@@ -87,9 +66,9 @@ class Stage(Section):
     def _folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
             raise PydanticCustomError("name", "must be a folder's name of letters, digits, '_' and '-'")
-        if name.lower() in RESERVED:
+        if name.lower() in RESERVED_NAMES:
             raise PydanticCustomError(
-                "name", f"must be none of {', '.join(RESERVED)}, which a run uses itself"
+                "name", f"must be none of {', '.join(RESERVED_NAMES)}, which a run uses itself"
             )
         return name
 
@@ -118,7 +97,7 @@ class Validation(Section):
 
     every: Annotated[int, Field(ge=1)] = 50  # steps; the first and the last are always asked
     split: Annotated[str, Field(min_length=1)] = "validation"
-    images: Images = [1, 2, 4, 8]
+    images: Images = Field(default=[1, 2, 4, 8])
     prompts: Annotated[int, Field(ge=1)] = 100  # for each number of images
     keep: Literal["best", "last"] = "last"  # best: the step with the highest mean of Eq. 8 there
 
@@ -136,7 +115,7 @@ class Evaluation(Section):
     """How each arm is evaluated: greedily, on lists drawn with a fixed seed."""
 
     split: Annotated[str, Field(min_length=1)] = "test"
-    images: Images = [1, 2, 4, 8]
+    images: Images = Field(default=[1, 2, 4, 8])
     lists: Annotated[int, Field(ge=1)] = 200  # lists per number of images
     position_lists: Annotated[int, Field(ge=0)] = 25  # of these, asked in every rotation of their pictures
     by: list[str] | None = None  # columns to divide single images by; None: those with a few values

@@ -68,13 +68,8 @@ class RARLConfig(GRPOConfig):
     @property
     def mutation(self) -> Mutation:
         """The mutation fields as one value."""
-        return Mutation(
-            self.mutation_k,
-            self.mutation_probability,
-            self.mutation_when,  # type: ignore[arg-type]
-            self.mutation_reference,  # type: ignore[arg-type]
-            self.mutation_reasoning,  # type: ignore[arg-type]
-        )
+        keys = ("k", "probability", "when", "reference", "reasoning")
+        return Mutation.of(**{key: getattr(self, f"mutation_{key}") for key in keys})
 
 
 class Resuming:

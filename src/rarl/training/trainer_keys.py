@@ -1,12 +1,30 @@
-"""The `trainer:` section of a run: the keys whose range is ours to check, the paper's values where it is
-silent, and the keys that are set elsewhere. TRL's other fields are checked by trainer_fields.py."""
+"""The `trainer:` sections of a run: the keys whose range we check, the paper's values for keys that are not
+given, and the keys that a run sets elsewhere. Then every key against the fields of TRL's own configuration:
+that alone imports TRL, and with it torch. Nothing here knows a whole run."""
 
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from rarl.training.messages import refuse
+from rarl.errors import Problem, joined, nearest_word, refuse, shown
 
 
 def _no_bool(value: Any) -> Any:
@@ -20,7 +38,7 @@ Whole = Annotated[int, Strict(False), BeforeValidator(_no_bool)]
 Number = Annotated[float, Strict(False), BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 
 
-def _steps(value: float) -> float:
+def _whole_steps(value: float) -> float:
     """A number of steps as a whole number, or a share below 1 as it is."""
     if value < 1:
         return value
@@ -29,11 +47,11 @@ def _steps(value: float) -> float:
     return int(value)
 
 
-Steps = Annotated[Number, Field(gt=0), AfterValidator(_steps)]
+Steps = Annotated[Number, Field(gt=0), AfterValidator(_whole_steps)]
 
-_STEPS = "stages[].max_steps and sft.max_steps"
-_BATCH = "trainer.prompts_per_step (times num_generations) and trainer.gradient_accumulation_steps"
-_EVALUATION = "the section `evaluation`; each arm is evaluated once it is trained"
+_SET_BY_STEPS = "stages[].max_steps and sft.max_steps"
+_SET_BY_BATCH = "trainer.prompts_per_step (times num_generations) and trainer.gradient_accumulation_steps"
+_SET_BY_EVALUATION = "the section `evaluation`; each arm is evaluated once it is trained"
 
 # Fields of TRL that a run sets from elsewhere: field -> where the user sets it.
 MANAGED = {
@@ -41,11 +59,11 @@ MANAGED = {
     "seed": "`seed`",
     "data_seed": "`seed`",
     "reward_weights": "stages[].weights",
-    "max_steps": _STEPS,
-    "num_train_epochs": _STEPS,
-    "per_device_train_batch_size": _BATCH,
-    "generation_batch_size": _BATCH,
-    "auto_find_batch_size": _BATCH,
+    "max_steps": _SET_BY_STEPS,
+    "num_train_epochs": _SET_BY_STEPS,
+    "per_device_train_batch_size": _SET_BY_BATCH,
+    "generation_batch_size": _SET_BY_BATCH,
+    "auto_find_batch_size": _SET_BY_BATCH,
     "shuffle_dataset": "`seed`; the groups are drawn and shuffled before training",
     "train_sampling_strategy": "`seed`; the groups are drawn and shuffled before training",
     "remove_unused_columns": "the rewards, which read the columns",
@@ -54,13 +72,13 @@ MANAGED = {
     "save_only_model": "nothing: a run could not be continued without its optimizer",
     "model_init_kwargs": "`model`",
     "do_train": "`stages`",
-    "do_eval": _EVALUATION,
-    "do_predict": _EVALUATION,
-    "eval_strategy": _EVALUATION,
-    "eval_on_start": _EVALUATION,
-    "num_generations_eval": _EVALUATION,
+    "do_eval": _SET_BY_EVALUATION,
+    "do_predict": _SET_BY_EVALUATION,
+    "eval_strategy": _SET_BY_EVALUATION,
+    "eval_on_start": _SET_BY_EVALUATION,
+    "num_generations_eval": _SET_BY_EVALUATION,
     "per_device_eval_batch_size": "evaluation.batch_size",
-    "load_best_model_at_end": _EVALUATION,
+    "load_best_model_at_end": _SET_BY_EVALUATION,
 }
 
 # Section 4.1 of the paper: AdamW at 1e-6, a batch of 64 responses, temperature 1, KL 0.01. G is not printed;
@@ -167,3 +185,104 @@ def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -
             f"gradient_accumulation_steps ({trainer.gradient_accumulation_steps}) a multiple of {cycle}"
         )
     return None
+
+
+# ── against TRL's own configuration ──────────────────────────────────────────────────────────────────────
+
+
+@cache
+def _field_types(config_class: type) -> dict[str, Any]:
+    """Field -> type, for what can be given to a TRL configuration."""
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class) if field.init}
+
+
+def grpo_fields() -> dict[str, Any]:
+    """The fields of RARLConfig, which is TRL's GRPOConfig and a few more, with their types."""
+    from rarl.training.trainer import RARLConfig
+
+    return _field_types(RARLConfig)
+
+
+def sft_fields() -> dict[str, Any]:
+    """The fields of TRL's SFTConfig, with their types."""
+    from trl.trainer.sft_config import SFTConfig
+
+    return _field_types(SFTConfig)
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _type_problem(value: Any, annotation: Any) -> str | None:
+    """Why `value` can't be a field of type `annotation`; None if it can."""
+    options = _union_members(annotation)
+    if isinstance(value, bool) and bool not in options and typing.Literal[False] not in options:
+        return f"must be {_described(options)}, not {shown(value)}"
+    for option in options:
+        # `SchedulerType | str` takes any text to its type, but TRL only the words of the enumeration.
+        if isinstance(option, type) and issubclass(option, Enum) and isinstance(value, str):
+            words = [str(member.value) for member in option]
+            if value in words:
+                return None
+            return f"must be one of {', '.join(words)}, not {shown(value)}{nearest_word(value, words)}"
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        return f"must be {_described(options)}, not {shown(value)}"
+    return None
+
+
+def _described(options: tuple[Any, ...]) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+    }
+    names |= {list: "a list", dict: "a mapping"}
+    return " or ".join(names.get(typing.get_origin(o) or o, str(o)) for o in options)
+
+
+def field_problems(path: str, section: SharedKeys, fields: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the keys of the section at `path`, by the fields of TRL's configuration."""
+    problems: list[Problem] = []
+    own = [
+        *(key for key in fields if key not in MANAGED and not key.startswith("mutation")),
+        "prompts_per_step",
+    ]
+    for key, value in section.given().items():
+        if key == "prompts_per_step":
+            continue
+        if key not in fields:
+            # There are some 190 of them: too many to list.
+            near = nearest_word(key, own) or "; the keys are the fields of TRL's configuration"
+            problems.append((joined(path, key), f"unknown key{near}"))
+        elif problem := _type_problem(value, fields[key]):
+            problems.append((joined(path, key), problem))
+    return problems
+
+
+def machine_defaults() -> dict[str, Any]:
+    """TRL's defaults are for a GPU: on a CPU it refuses bfloat16, which is slower there than float32 as well,
+    and recomputing activations to save memory is not worth its time. Without `use_cpu`, several processes on
+    a CPU would each train by itself."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "use_cpu": not gpu,
+        "bf16": gpu and torch.cuda.is_bf16_supported(),
+        "activation_checkpointing": gpu,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def process_count() -> int:
+    """How many processes train together, under torchrun or `accelerate launch`."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
