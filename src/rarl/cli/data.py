@@ -225,21 +225,22 @@ def _prepare(
     """Reads the source, makes the collection of it and says what came of it."""
     from rich.console import Console
 
-    from rarl.data.prepare import parse_parts, preparation_lines, prepare
+    from rarl.data.prepare import preparation_lines, prepare_collection
+    from rarl.data.shares import parse_shares
     from rarl.files import progress_bar
 
     parts, seed, copy, max_pixels, drop_duplicates = how
-    shares = parse_parts(parts)
+    shares = parse_shares(parts)
     if os.path.lexists(out):
         raise DataError(f"{out}: exists already; remove it or choose another folder")
     source = read()
     source = replace(source, notes={"source": name, **source.notes})
     with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("opening images", total=None)
-        prepared = prepare(
+        prepared = prepare_collection(
             source,
             out,
-            parts=shares,
+            shares=shares,
             seed=seed,
             copy=copy,
             max_pixels=max_pixels,

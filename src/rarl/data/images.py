@@ -23,8 +23,8 @@ from PIL import Image, UnidentifiedImageError
 
 from rarl.errors import DataError
 
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
-FILE_SUFFIXES = (*SUFFIXES.values(), ".jpeg")
+FORMAT_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+FILE_SUFFIXES = (*FORMAT_SUFFIXES.values(), ".jpeg")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512_000_000  # 64 megapixels of 16 bits and four channels, not compressed
 # Progressive JPEG files have about ten, and each goes over all pixels: 3,000 take 125 s for 64 megapixels.
@@ -87,7 +87,7 @@ def decoded(data: bytes, name: str) -> Image.Image:
     """The image that the bytes of a file are; as `open_image`, whose messages then begin with `name`."""
     with _quiet():
         try:
-            with Image.open(BytesIO(data), formats=list(SUFFIXES)) as image:
+            with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
                 _check_cost(image, data, name)
                 image.load()
                 transpose = _transpose(image)
@@ -111,9 +111,9 @@ def image_suffix(data: bytes, where: str) -> str:
     """
     with _quiet():
         try:
-            with Image.open(BytesIO(data), formats=list(SUFFIXES)) as image:
+            with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
                 # A JPEG file that holds several pictures is called MPO.
-                return SUFFIXES.get(str(image.format), SUFFIXES["JPEG"])
+                return FORMAT_SUFFIXES.get(str(image.format), FORMAT_SUFFIXES["JPEG"])
         except _DAMAGE as error:
             raise DataError(f"{where}: not a readable {_KINDS}; convert it or leave it out") from error
 

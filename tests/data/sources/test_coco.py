@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rarl.data.collection import load_collection
-from rarl.data.prepare import prepare
+from rarl.data.prepare import prepare_collection
 from rarl.data.sources import Labelled, LeftOut, Source, json_lists
 from rarl.data.sources.coco import read_coco
 from rarl.data.sources.json_lists import read_lists
@@ -563,7 +563,7 @@ def test_it_becomes_a_collection(tmp_path: Path) -> None:
     raw = make(tmp_path / "raw", content([image(number) for number in range(1, 13)], annotations), files=12)
     for number, file in enumerate(sorted(raw.glob("*2017/*.jpg"))):
         Image.new("RGB", (6, 4), (20 * number, 0, 0)).save(file)
-    prepare(read_coco(raw), tmp_path / "out")
+    prepare_collection(read_coco(raw), tmp_path / "out")
     collection = load_collection(tmp_path / "out")
     rows = {row.id.lstrip("0"): row for split in ("train", "validation") for row in collection.split(split)}
     assert {name: (row.value, row.rule) for name, row in rows.items()} == {

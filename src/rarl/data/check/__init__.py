@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl.data.check.duplicates import Repeated, listed, repeated, repetition_faults, repetition_notes, shown
+from rarl.data.check.duplicates import (
+    Repeated,
+    file_in_collection,
+    listed,
+    repeated,
+    repetition_faults,
+    repetition_notes,
+)
 from rarl.data.check.statistics import (
     Baseline,
     Bins,
@@ -91,7 +98,11 @@ def check_collection(
         counts: numbers of images in a list.
         progress: called after each file.
     """
-    named = {str(row.path): shown(collection, row) for rows in collection.splits.values() for row in rows}
+    named = {
+        str(row.path): file_in_collection(collection, row)
+        for rows in collection.splits.values()
+        for row in rows
+    }
     examined = dict(zip(named, examine_all([Path(path) for path in named], progress), strict=True))
     broken = {named[path]: file.problem for path, file in examined.items() if file.problem is not None}
     same, alike = repeated(collection, examined)
@@ -101,8 +112,8 @@ def check_collection(
     costs, refused = ([], []) if image_tokens is None else costs_of(sizes, image_tokens)
     rules = {row.rule or collection.task.rule for rows in collection.splits.values() for row in rows}
     faults = [
-        *_first(problems, "lines of manifests are wrong"),
-        *_first(broken.values(), "images can't be opened"),
+        *_first_faults(problems, "lines of manifests are wrong"),
+        *_first_faults(broken.values(), "images can't be opened"),
         *refused,
         *repetition_faults(same, alike),
     ]
@@ -131,11 +142,11 @@ def _split(rows: Sequence[Row], bins: Bins, counts: Sequence[int], knows_values:
         dict(rules.most_common()),
         values_of(rows, bins) if knows_values else None,
         {count: ties_of(rows, count) for count in counts if count > 1} if knows_values else {},
-        None if knows_values else len({row.order for row in rows}),
+        None if knows_values else len({row.pool.order for row in rows}),
     )
 
 
-def _first(lines: Iterable[str], what: str) -> list[str]:
+def _first_faults(lines: Iterable[str], what: str) -> list[str]:
     """The first few of many faults, and how many there are."""
     every = list(lines)
     return every[:SHOWN] + ([f"... {len(every)} {what} in all"] if len(every) > SHOWN else [])

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from rarl.data.collection import Collection, Row
+from rarl.data.collection import Collection, OrderedRow, Row
 from rarl.data.images import THUMBNAIL, Examined
 from rarl.data.sources import SHOWN
 
@@ -36,7 +36,7 @@ from rarl.data.sources import SHOWN
 # So the mean alone would call two photos of one crowd or one dish the same: a counted object is small. Of the
 # copies all are found but those of the last row and digits of half their size; of other images no pair is.
 MEAN = 2.0
-LARGEST = 10
+LARGEST_DIFFERENCE = 10
 # A share of the thumbnail's standard deviation: pages and skies are all alike on average.
 RELATIVE = 0.05
 # Below this standard deviation a thumbnail says nothing of its image.
@@ -68,13 +68,13 @@ def identical_views(thumbnails: Sequence[bytes | None]) -> list[list[int]]:
     # Equal thumbnails stand for one: a thousand copies would be half a million pairs.
     rows = np.ascontiguousarray(pixels).view(np.dtype((np.void, THUMBNAIL**2))).ravel()
     _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    pairs = _pairs(pixels[first], contrast[first])
+    pairs = _same_pairs(pixels[first], contrast[first])
     graph = coo_array((np.ones(len(pairs), dtype=bool), pairs.T), shape=(len(first), len(first)))
     labels = connected_components(graph, directed=False)[1][inverse]
-    return _groups(there, labels)
+    return _labelled_groups(there, labels)
 
 
-def _pairs(pixels: NDArray[np.uint8], contrast: NDArray[np.float32]) -> NDArray[np.int64]:
+def _same_pairs(pixels: NDArray[np.uint8], contrast: NDArray[np.float32]) -> NDArray[np.int64]:
     """All pairs of rows that are the same, as an array (pairs, 2)."""
     found = [np.empty((0, 2), dtype=np.int64)]
     if len(pixels) == 0:
@@ -101,7 +101,7 @@ def _verified(
         one, other = left[start : start + _PIECE * 16], right[start : start + _PIECE * 16]
         apart = np.maximum(pixels[one], pixels[other]) - np.minimum(pixels[one], pixels[other])
         same = apart.mean(axis=1, dtype=np.float32) <= np.minimum(limit[one], limit[other])
-        same &= apart.max(axis=1) <= LARGEST
+        same &= apart.max(axis=1) <= LARGEST_DIFFERENCE
         found.append(np.column_stack([one[same], other[same]]))
     return found
 
@@ -116,7 +116,7 @@ def _traits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return blocks.reshape(len(pixels), _BLOCKS**2) @ signs
 
 
-def _groups(indices: NDArray[np.int64], labels: NDArray[np.int32]) -> list[list[int]]:
+def _labelled_groups(indices: NDArray[np.int64], labels: NDArray[np.int32]) -> list[list[int]]:
     order = np.argsort(labels, kind="stable")
     cuts = np.flatnonzero(np.diff(labels[order])) + 1
     groups = [group.tolist() for group in np.split(indices[order], cuts) if len(group) > 1]
@@ -194,7 +194,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(every[:SHOWN]) + more
 
 
-def shown(collection: Collection, row: Row) -> str:
+def file_in_collection(collection: Collection, row: Row) -> str:
     """The file as the collection has it, such as "test/a.png"."""
     root = collection.root
     return row.path.relative_to(root).as_posix() if row.path.is_relative_to(root) else str(row.path)
@@ -206,16 +206,20 @@ def _sorted_out(collection: Collection, groups: Iterable[Sequence[Place]]) -> Re
         names: dict[str | None, set[str]] = {}
         values: dict[str | None, set[float]] = {}
         for _, row in group:
-            names.setdefault(row.rule, set()).add(shown(collection, row))
-            if row.order is None:
+            names.setdefault(row.rule, set()).add(file_in_collection(collection, row))
+            if not isinstance(row, OrderedRow):
                 values.setdefault(row.rule, set()).add(row.value)
         apart = [rule for rule, several in values.items() if len(several) > 1]
-        files = list(dict.fromkeys(shown(collection, row) for _, row in group))
+        files = list(dict.fromkeys(file_in_collection(collection, row) for _, row in group))
         is_leak = len({split for split, _ in group}) > 1
         if is_leak:
             found.leaks.append(files)
         if apart:
-            told = [f"{shown(collection, row)} ({row.value:g})" for _, row in group if row.rule in apart]
+            told = [
+                f"{file_in_collection(collection, row)} ({row.value:g})"
+                for _, row in group
+                if row.rule in apart
+            ]
             found.conflicts.append(list(dict.fromkeys(told)))
         # One file may stand in several rows, with different rules or in different orders.
         if not is_leak and not apart and any(len(several) > 1 for several in names.values()):

@@ -37,7 +37,7 @@ def print_check(check: Check, console: Console) -> None:
     console.print(Text(title, style="bold"), Text(check.root), sep="\n", soft_wrap=True)
     _heading(console, "Splits")
     console.print(_splits_table(check))
-    _lines(console, _rules(check))
+    _print_lines(console, _rules(check))
     if check.bins:
         _heading(console, "Values, and how many rows have them")
         valued = _valued(check)
@@ -49,12 +49,12 @@ def print_check(check: Check, console: Console) -> None:
         _heading(console, "The median of train, as the answer for every image")
         console.print(_baselines_table(check))
     _heading(console, "Images")
-    _lines(console, _images(check))
+    _print_lines(console, _images(check))
     if check.notes:
         _heading(console, "Notes")
-        _lines(console, check.notes)
+        _print_lines(console, check.notes)
     _heading(console, f"Faults: {len(check.faults)}" if check.faults else "No faults")
-    _lines(console, check.faults, style="red")
+    _print_lines(console, check.faults, style="red")
 
 
 def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
@@ -112,7 +112,7 @@ def _plot(axis: "Axes", check: Check, name: str, split: SplitCheck) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _table(*names: str) -> Table:
+def _plain_table(*names: str) -> Table:
     """A table without a frame, whose first column has names and the others numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(names):
@@ -124,14 +124,14 @@ def _heading(console: Console, words: str) -> None:
     console.print(Text(f"\n{words}", style="bold"))
 
 
-def _lines(console: Console, lines: Iterable[str], style: str = "") -> None:
+def _print_lines(console: Console, lines: Iterable[str], style: str = "") -> None:
     for line in lines:
         # Text, because rich would take [...] for markup; soft, because a path is copied whole or not at all.
         console.print(Text(line, style=style), soft_wrap=True)
 
 
 def _splits_table(check: Check) -> Table:
-    table = _table("", "rows", "images", "min", "median", "max", "distinct")
+    table = _plain_table("", "rows", "images", "min", "median", "max", "distinct")
     for name, split in check.splits.items():
         if split.values is None:
             about = [f"{split.orders:,} orders", "", "", ""]
@@ -179,7 +179,7 @@ def _bar(number: int, longest: int) -> str:
 
 def _ties_table(check: Check) -> Table:
     counts = sorted({count for split in check.splits.values() for count in split.ties})
-    table = _table("", *(f"{count} images" for count in counts))
+    table = _plain_table("", *(f"{count} images" for count in counts))
     for name, split in _valued(check):
         ties = [split.ties[count] for count in counts]
         table.add_row(Text(name), *(f"{_share(tie.drawn)} / {_share(tie.random)}" for tie in ties))
@@ -191,7 +191,7 @@ def _share(share: float | None) -> str:
 
 
 def _baselines_table(check: Check) -> Table:
-    table = _table("", "rows", "median", "MAE")
+    table = _plain_table("", "rows", "median", "MAE")
     for name, found in check.baselines.items():
         middle = "each rule's" if found.median is None else f"{found.median:.6g}"
         table.add_row(Text(name), f"{found.images:,}", middle, f"{found.mae:.3g}")

@@ -16,7 +16,7 @@ from rarl.errors import DataError
 
 LEVELS = 24  # with more distinct values than this, a bar of the histogram is an interval
 INTERVALS = 20
-LISTS = 200  # as many as evaluation draws
+DRAWN_LISTS = 200  # as many as evaluation draws
 
 Bins = list[tuple[float, float]]
 """The lower and the upper end of each bar; equal where a bar is one value. An upper end belongs to the next
@@ -90,7 +90,7 @@ def values_of(rows: Sequence[Row], bins: Bins) -> Values:
 def ties_of(rows: Sequence[Row], count: int) -> Ties:
     """How often a list of `count` images has two of one value."""
     try:
-        drawn: float | None = tie_rate(draw_groups(rows, count, LISTS, seed=0))
+        drawn: float | None = tie_rate(draw_groups(rows, count, DRAWN_LISTS, seed=0))
     except DataError:
         drawn = None
     sizes: dict[str | None, Counter[float]] = {}

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.json_lists import read_lists
 from rarl.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ IMAGE_FOLDERS = (".", "coco", "images", "../coco")
 
 LONGEST_NAME = 1000  # bytes
 
-LISTS = ("images", "categories", "annotations")
+COCO_LISTS = ("images", "categories", "annotations")
 
 Pair = tuple[int, int]
 """The ids of an image and of a category."""
@@ -111,7 +111,7 @@ def read_coco(
     try:
         kind, files = annotation_files(raw, annotations)
         folders = {split: image_folder(raw, name) for split, name in IMAGES.items()}
-        parts = [_part(split, read_annotations(files[split]), folders[split]) for split in files]
+        parts = [_split_files(split, read_annotations(files[split]), folders[split]) for split in files]
     except OSError as error:
         raise DataError(f"{error.filename or raw}: can't be read ({error.strerror or error})") from error
     _check_names(parts)
@@ -134,7 +134,7 @@ def read_coco(
     return Source(COUNT, rows, left_out, notes)
 
 
-def _part(split: str, annotations: Annotations, folder: Folder) -> _Part:
+def _split_files(split: str, annotations: Annotations, folder: ListedFolder) -> _Part:
     images: dict[int, tuple[str, Path | None]] = {}
     for image, file_name in annotations.images.items():
         where = f"{annotations.file}: image {image}"
@@ -222,7 +222,7 @@ def annotation_files(raw: Path, annotations: Path | None = None) -> tuple[str, d
     if annotations is not None:
         folders = [existing_folder(annotations, "it must have the annotation files in it")]
     for kind, names in KINDS.items():
-        found = {split: file for split, name in names.items() if (file := _first(folders, name))}
+        found = {split: file for split, name in names.items() if (file := _first_existing(folders, name))}
         if len(found) == len(names):
             return kind, found
         for file in found.values():
@@ -237,7 +237,7 @@ def annotation_files(raw: Path, annotations: Path | None = None) -> tuple[str, d
     )
 
 
-def image_folder(raw: Path, name: str) -> Folder:
+def image_folder(raw: Path, name: str) -> ListedFolder:
     """The folder of images called `name`, which may be a link.
 
     Raises:
@@ -246,13 +246,13 @@ def image_folder(raw: Path, name: str) -> Folder:
     folders = [_inside(raw, folder) / name for folder in IMAGE_FOLDERS]
     for folder in folders:
         if folder.is_dir():
-            return Folder(folder)
+            return ListedFolder(folder)
     raise DataError(
         f"{folders[0]}: no such folder; the images of {name} go there or into {folders[1]}, all of them"
     )
 
 
-def _first(folders: Sequence[Path], name: str) -> Path | None:
+def _first_existing(folders: Sequence[Path], name: str) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
@@ -268,7 +268,7 @@ def read_annotations(file: Path) -> Annotations:
     """
     read = Annotations(file)
     ids: set[int] = set()
-    for key, number, entry in read_lists(file, LISTS):
+    for key, number, entry in read_lists(file, COCO_LISTS):
         where = f"{file}: {key} entry {number}"
         if not isinstance(entry, dict):
             raise DataError(f"{where}: must be an object, not {_short(entry)}")
@@ -286,11 +286,11 @@ def _add_image(read: Annotations, entry: Mapping[str, Any], where: str) -> None:
     image = _whole_number(entry, "id", where)
     if image in read.images:
         raise DataError(f"{where}: id {image} is there twice; give each image an id of its own")
-    read.images[image] = _text(entry, "file_name", where)
+    read.images[image] = _name_field(entry, "file_name", where)
 
 
 def _add_category(read: Annotations, entry: Mapping[str, Any], where: str) -> None:
-    category, name = _whole_number(entry, "id", where), _text(entry, "name", where)
+    category, name = _whole_number(entry, "id", where), _name_field(entry, "name", where)
     if "#" in name or not name.isprintable():
         raise DataError(f"{where}: name {name!r} must be printable and without '#': it goes into ids")
     if category in read.categories or name in read.categories.values():
@@ -332,7 +332,7 @@ def _whole_number(entry: Mapping[str, Any], key: str, where: str) -> int:
     return value
 
 
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+def _name_field(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = _value(entry, key, where)
     try:
         if isinstance(value, str) and value.strip() and len(value.encode()) <= LONGEST_NAME:

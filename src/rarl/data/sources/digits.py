@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from rarl.data.collection import Collection, load_collection
-from rarl.data.writing import Entry, write_collection
+from rarl.data.writing import ImageEntry, write_collection
 from rarl.errors import DataError
 from rarl.method.tasks import DIGITS
 
@@ -16,7 +16,7 @@ from rarl.method.tasks import DIGITS
 # from the rest, and the validation part is not. The embedded base model has seen `pretrain`; no run trains
 # on it again.
 _VALIDATION = range(300, 1397, 6)
-SPLITS: dict[str, Sequence[int]] = {
+DIGITS_SPLITS: dict[str, Sequence[int]] = {
     "train": [index for index in range(300, 1397) if index not in _VALIDATION],
     "validation": _VALIDATION,
     "test": range(1397, 1797),
@@ -37,17 +37,17 @@ def prepare_digits(out: str | os.PathLike[str]) -> Collection:
 
     images, values = load_digits(return_X_y=True)
     if not os.path.lexists(out):
-        splits = {name: _entries(images, values, indices) for name, indices in SPLITS.items()}
+        splits = {name: _entries(images, values, indices) for name, indices in DIGITS_SPLITS.items()}
         return write_collection(out, DIGITS, splits)
     collection = load_collection(out)
-    expected = {name: [(f"{i:04d}", values[i]) for i in indices] for name, indices in SPLITS.items()}
+    expected = {name: [(f"{i:04d}", values[i]) for i in indices] for name, indices in DIGITS_SPLITS.items()}
     found = {name: [(row.id, row.value) for row in rows] for name, rows in collection.splits.items()}
     if collection.task != DIGITS or found != expected:
         raise DataError(f"{out}: holds something other than the digits; remove it or choose another folder")
     return collection
 
 
-def _entries(images: np.ndarray, values: np.ndarray, indices: Sequence[int]) -> Iterator[Entry]:
+def _entries(images: np.ndarray, values: np.ndarray, indices: Sequence[int]) -> Iterator[ImageEntry]:
     for index in indices:
         # 64 numbers of 0-16 to 8 x 8 pixels of 0-255.
         grey = np.rint(images[index].reshape(8, 8) * (255 / 16)).astype(np.uint8)

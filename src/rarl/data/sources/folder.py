@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.images import FILE_SUFFIXES
+from rarl.data.shares import SPLIT_NAMES
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.scale import Scale
-from rarl.data.sources.splits import FILE_COLUMNS, PART_COLUMNS, PARTS, divide, read_split_lists
-from rarl.data.sources.tables import Row, column, read_table
+from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
+from rarl.data.sources.tables import TableRow, column, read_table
 from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
@@ -98,9 +99,9 @@ def _from_table(
     if columns[1] is None and len(there) > 1:
         raise ConfigError(f"{labels}: which column is the value, {' or '.join(there)}? Say --value-column")
     keys = {str(name).strip().lower(): name for name in rows[0][1]}
-    part_key = next((keys[name] for name in PART_COLUMNS if name in keys), None)
+    part_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     images: dict[str, tuple[Labelled, str]] = {}
     left_out: list[LeftOut] = []
     for where, row in rows:
@@ -116,7 +117,7 @@ def _from_table(
         row_id = name if rule is None else f"{name}#{rule}"
         known = {file_key, value_key, part_key, rule_key}
         rest = {str(key): given for key, given in row.items() if key not in known and _is_plain(key, given)}
-        image = Labelled(path, name, value, row_id, rule, _part(row, part_key, where), rest)
+        image = Labelled(path, name, value, row_id, rule, _table_split(row, part_key, where), rest)
         other, place = images.setdefault(row_id, (image, where))
         if (other.value, other.split) != (image.value, image.split):
             raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
@@ -129,10 +130,10 @@ def _from_table(
     return [image for image, _ in images.values()], left_out, notes
 
 
-def _part(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
+def _table_split(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
     if key is None or row.get(key) in (None, ""):
         return None
-    part = PARTS.get(str(row[key]).strip().lower())
+    part = SPLIT_NAMES.get(str(row[key]).strip().lower())
     if part is None:
         raise DataError(f"{where}: {key} {row[key]!r} is no part; it must be train, validation or test")
     return part
@@ -151,14 +152,14 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
             f"{raw}: no sub-folders; either each value has one, such as {raw / '3' / 'a.jpg'}, or a table "
             "says the values, as --labels FILE"
         )
-    marked = all(name.lower() in PARTS for name in top)
+    marked = all(name.lower() in SPLIT_NAMES for name in top)
     images: list[Labelled] = []
     for first in top:
         if not marked:
             images += _of_value(raw, first, first, scale, None, left_out)
             continue
         for second in _sub_folders(raw / first, left_out, f"{first}/"):
-            split = PARTS[first.lower()]
+            split = SPLIT_NAMES[first.lower()]
             images += _of_value(raw, f"{first}/{second}", second, scale, split, left_out)
     return images, left_out
 
@@ -185,7 +186,7 @@ def _of_value(
 ) -> list[Labelled]:
     """The images of one value's folder, and of the folders in it."""
     value = scale.value(name, f"{raw / sub}")
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     images = []
 
     def refuse(error: OSError) -> None:
@@ -222,7 +223,7 @@ def _unreadable(error: OSError) -> DataError:
 
 def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:
     task, notes = scale.ordered(raw)
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     images: dict[str, Labelled] = {}
     missing: dict[str, LeftOut] = {}
     orders: list[list[str]] = []
@@ -240,7 +241,7 @@ def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:
 
 
 def _orders(file: Path) -> list[tuple[str, list[str]]]:
-    rows: list[Row] = read_table(file)
+    rows: list[TableRow] = read_table(file)
     orders = []
     for where, row in rows:
         names = row.get("ids")

@@ -91,7 +91,7 @@ class Scale:
             notes["order"] = list(self.names)
         else:
             step = self.step or _step(values)
-            ends = self.ends or _ends(values, step)
+            ends = self.ends or _grid_range(values, step)
             if self.ends is None:
                 notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
             if self.step is None:
@@ -137,7 +137,7 @@ class Scale:
         )
 
     def _task(self, raw: Path, rule: str, ends: tuple[float, float], step: float, delta: float) -> Task:
-        low, high, step, delta = map(_plain, (*ends, round(step, 9), round(delta, 9)))
+        low, high, step, delta = map(_whole_as_int, (*ends, round(step, 9), round(delta, 9)))
         name = self.name or re.sub(r"[^\w .-]", "_", raw.resolve().name)
         return Task(name, rule, low=low, high=high, step=step, delta=delta, metric=self.metric or "mae")
 
@@ -159,7 +159,7 @@ def _step(values: Sequence[float]) -> float:
     return 10.0**-FINEST
 
 
-def _ends(values: Sequence[float], step: float) -> tuple[float, float]:
+def _grid_range(values: Sequence[float], step: float) -> tuple[float, float]:
     """The least and the greatest value, moved outwards to the grid."""
     low, high = min(values), max(values)
     below, above = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
@@ -170,6 +170,6 @@ def _rounded(value: float, step: float) -> float:
     return max(step, math.floor(value / step + 0.5) * step)
 
 
-def _plain(value: float) -> float:
+def _whole_as_int(value: float) -> float:
     """A whole number as an int, as it is written by hand in a task.yaml."""
     return int(value) if float(value).is_integer() else value

@@ -11,22 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rarl.data.shares import SPLIT_NAMES
 from rarl.data.sources import SHOWN, Labelled, LeftOut
-from rarl.data.sources.tables import SUFFIXES, column, read_table
+from rarl.data.sources.tables import TABLE_SUFFIXES, column, read_table
 from rarl.errors import ConfigError, DataError
-
-PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "val", "valid"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""What lists and options call a part, and its name here."""
 
 FILE_COLUMNS = (
     *("file", "file_name", "filename", "file_path", "filepath", "image", "image_id", "image_num"),
     *("image_name", "image_path", "img", "img_name", "path", "id", "name"),
 )
-PART_COLUMNS = ("split", "set", "subset", "partition")
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # can't be written to any file
 
@@ -71,7 +65,9 @@ def read_split_lists(given: Sequence[str]) -> SplitLists:
     notes = []
     for option in given:
         part, file = _option(option)
-        listed = _table(file, part) if file.suffix.lower() in SUFFIXES else _lines(file, part)
+        listed = (
+            _table_entries(file, part) if file.suffix.lower() in TABLE_SUFFIXES else _list_lines(file, part)
+        )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         counts = dict(sorted(Counter(entry.part for entry in listed).items()))
         notes.append({"file": file.name, "sha256": digest, "entries": counts})
@@ -83,8 +79,8 @@ def read_split_lists(given: Sequence[str]) -> SplitLists:
 
 def _option(option: str) -> tuple[str | None, Path]:
     name, equals, file = option.partition("=")
-    if equals and name.strip().lower() in PARTS:
-        return PARTS[name.strip().lower()], _file(file.strip(), option)
+    if equals and name.strip().lower() in SPLIT_NAMES:
+        return SPLIT_NAMES[name.strip().lower()], _file(file.strip(), option)
     if equals and not os.path.isfile(option):
         raise ConfigError(f"--split {option}: there is no part '{name}'; write train=, validation= or test=")
     return None, _file(option, option)
@@ -96,17 +92,17 @@ def _file(file: str, option: str) -> Path:
     return Path(file)
 
 
-def _named_part(file: Path) -> str:
+def _named_split(file: Path) -> str:
     """The part that a file's name says, such as test for "generic_test.jpgl"."""
     words = re.findall("[a-z]+", file.stem.lower())
-    parts = {PARTS[word] for word in words if word in PARTS}
+    parts = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     if len(parts) != 1:
         raise ConfigError(f"--split {file}: which part is it? Write --split test={file}, or train=, or val=")
     return parts.pop()
 
 
-def _lines(file: Path, part: str | None) -> list[Listed]:
-    part = part or _named_part(file)
+def _list_lines(file: Path, part: str | None) -> list[Listed]:
+    part = part or _named_split(file)
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -114,7 +110,7 @@ def _lines(file: Path, part: str | None) -> list[Listed]:
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror or error})") from error
     entries = [
-        Listed(_plain(key), part, f"{file} line {number}", {})
+        Listed(_plain_path(key), part, f"{file} line {number}", {})
         for number, line in enumerate(lines, 1)
         if (key := line.strip())
     ]
@@ -123,23 +119,23 @@ def _lines(file: Path, part: str | None) -> list[Listed]:
     return entries
 
 
-def _table(file: Path, part: str | None) -> list[Listed]:
+def _table_entries(file: Path, part: str | None) -> list[Listed]:
     rows = read_table(file)
     key = column(rows, FILE_COLUMNS, "the image file", file)
     columns = {str(name).strip().lower(): name for name in rows[0][1]}
-    part_key = next((columns[name] for name in PART_COLUMNS if name in columns), None)
+    part_key = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
     if part is None and part_key is None:
-        part = _named_part(file)
+        part = _named_split(file)
     entries = []
     for where, row in rows:
-        row_part = part or _part(row.get(str(part_key)), where, file)
+        row_part = part or _row_split(row.get(str(part_key)), where, file)
         rest = {name: value for name, value in row.items() if name not in (key, part_key)}
         entries.append(Listed(_key(row.get(key), key, where), row_part, where, rest))
     return entries
 
 
-def _part(value: object, where: str, file: Path) -> str:
-    part = PARTS.get(str(value).strip().lower())
+def _row_split(value: object, where: str, file: Path) -> str:
+    part = SPLIT_NAMES.get(str(value).strip().lower())
     if part is None:
         raise DataError(
             f"{where}: {value!r} is no part; it must be train, validation or test; if the whole list is one "
@@ -155,10 +151,10 @@ def _key(value: object, name: str, where: str) -> str:
     text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not text or _SURROGATE.search(text):
         raise DataError(f"{where}: {name} must be the name or id of an image, not {value!r}")
-    return _plain(text)
+    return _plain_path(text)
 
 
-def _plain(key: str) -> str:
+def _plain_path(key: str) -> str:
     return key.replace("\\", "/").removeprefix("./")
 
 
@@ -199,7 +195,7 @@ def divide(
         return Division(images)
     names = _Names((called(image.name) for image in images), (called(each.name) for each in left_out))
     listed, missing = _listed(lists, names)
-    _check_parts(lists, listed, images)
+    _check_splits(lists, listed, images)
     rest = None if any(entry.part == "train" for entry in lists.entries) else "train"
     kept = []
     for image in images:
@@ -244,8 +240,8 @@ class _Names:
     def __init__(self, present: Iterable[str], absent: Iterable[str]) -> None:
         self.present = set(present)
         self._all = self.present.union(absent)
-        self._exact = _Ends((name, name) for name in self._all)
-        self._stems = _Ends((without_suffixes(name), name) for name in self._all)
+        self._exact = _NamesByEnd((name, name) for name in self._all)
+        self._stems = _NamesByEnd((without_suffixes(name), name) for name in self._all)
 
     def find(self, entry: Listed) -> str | None:
         name = self._exact.find(entry.key)
@@ -262,7 +258,7 @@ class _Names:
 _SEVERAL = ""
 
 
-class _Ends:
+class _NamesByEnd:
     """Names by what they are called and by the ends of that, such as "b" for "a/b"; `_SEVERAL` where that
     fits several."""
 
@@ -271,24 +267,28 @@ class _Ends:
         self._ends: dict[str, str] = {}
         for call, name in called:
             self._whole[call] = _SEVERAL if call in self._whole else name
-            for end in _ends(call):
+            for end in _path_ends(call):
                 self._ends[end] = _SEVERAL if end in self._ends else name
 
     def find(self, key: str) -> str | None:
-        for names, call in ((self._whole, key), (self._ends, key), *((self._whole, e) for e in _ends(key))):
+        for names, call in (
+            (self._whole, key),
+            (self._ends, key),
+            *((self._whole, e) for e in _path_ends(key)),
+        ):
             if call in names:
                 return names[call]
         return None
 
 
-def _ends(path: str) -> Iterator[str]:
+def _path_ends(path: str) -> Iterator[str]:
     """ "b/c" and "c" for "a/b/c"."""
     while "/" in path:
         path = path.partition("/")[2]
         yield path
 
 
-def _check_parts(lists: SplitLists, listed: dict[str, list[Listed]], images: Sequence[Labelled]) -> None:
+def _check_splits(lists: SplitLists, listed: dict[str, list[Listed]], images: Sequence[Labelled]) -> None:
     parts = {entries[0].part for entries in listed.values()}
     for entry in lists.entries:
         if entry.part not in parts:

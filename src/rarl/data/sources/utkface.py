@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.splits import Listed, divide, read_split_lists, without_suffixes
 from rarl.data.sources.tables import number
@@ -64,17 +64,17 @@ def read_utkface(
         notes["ages"] = list(ages)
         faces = within
     if not faces:
-        raise DataError(f"{raw}: no face is left; the first that is left out: {_first(left_out)}")
+        raise DataError(f"{raw}: no face is left; the first that is left out: {_first_of_faces(left_out)}")
     return Source(AGE, faces, left_out, notes)
 
 
 def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut]]:
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     faces: dict[str, Labelled] = {}
     left_out = []
     # Files nearer to `raw` first: where a face is there twice, the copy deeper down is left out.
     for name, is_folder in sorted(_files(raw), key=lambda file: (file[0].count("/"), file)):
-        face = LeftOut(_readable(name), _LINK) if is_folder else _face(folder, name)
+        face = LeftOut(_printable_name(name), _LINK) if is_folder else _face(folder, name)
         if isinstance(face, LeftOut):
             left_out.append(face)
         elif (same := faces.setdefault(_base(name), face)) is not face:
@@ -82,7 +82,7 @@ def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut]]:
     if not faces:
         raise DataError(
             f"{raw}: no file is named as in UTKFace, [age]_[gender]_[race]_[date].jpg; the first other file: "
-            f"{_first(left_out)}"
+            f"{_first_of_faces(left_out)}"
         )
     return sorted(faces.values(), key=lambda face: face.name), left_out
 
@@ -103,9 +103,9 @@ def _files(raw: Path) -> Iterator[tuple[str, bool]]:
                 yield (name if inside == "." else f"{inside}/{name}"), name in links
 
 
-def _face(folder: Folder, name: str) -> Labelled | LeftOut:
-    if _readable(name) != name or "\\" in name:
-        return LeftOut(_readable(name), "the name has a backslash or is not UTF-8; rename it")
+def _face(folder: ListedFolder, name: str) -> Labelled | LeftOut:
+    if _printable_name(name) != name or "\\" in name:
+        return LeftOut(_printable_name(name), "the name has a backslash or is not UTF-8; rename it")
     base = _base(name)
     age = _AGE.match(base)
     if age is None:
@@ -156,7 +156,7 @@ def _is_aligned(name: str) -> bool:
     return name.lower().endswith(".chip.jpg")
 
 
-def _readable(name: str) -> str:
+def _printable_name(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -164,7 +164,7 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _first(left_out: Sequence[LeftOut]) -> str:
+def _first_of_faces(left_out: Sequence[LeftOut]) -> str:
     return f"{left_out[0].name!r}: {left_out[0].reason}" if left_out else "there are none"
 
 
