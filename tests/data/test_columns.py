@@ -1,5 +1,5 @@
-"""Columns of `metadata.jsonl` to divide a split by: what counts as a value, which are chosen by themselves,
-and what is said of one that can't be used."""
+"""Columns of `metadata.jsonl` to divide a split by: what counts as a value, which are chosen unasked,
+and the message about one that can't be used."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""data/names.py: a name finds a file inside its folder, and never leads out of it."""
+"""`ListedFolder`: a name finds a file inside its folder, and never leads out of it."""
 
 import os
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""data/orders.py, and what collections, groups and datasets make of it: places in place of values, every bad
-line named, contradictions found and nothing else."""
+"""Orders in collections, groups and datasets: places instead of values, every bad line named, contradictions
+found and nothing else."""
 
 import json
 import random

@@ -318,7 +318,7 @@ def preparation_lines(prepared: Prepared, out: Path) -> list[str]:
     if same.groups:
         lines.append(
             f"  byte-identical: {same.files:,} files in {same.groups:,} groups, {same.conflicting:,} of "
-            f"them with several values; {same.across:,} of test are in another part too "
+            f"them with several values; {same.across:,} of test are in another split too "
             "(--drop-duplicates leaves them out)"
         )
     if prepared.left_out:

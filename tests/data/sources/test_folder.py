@@ -1,4 +1,4 @@
-"""data/folder.py: sub-folders, tables, orders and annotations as values; names stay within the folder, and
+"""The source folder: sub-folders, tables, orders and annotations as values; names stay within the folder, and
 every mistake is named with its file and row."""
 
 import json
@@ -316,7 +316,7 @@ def test_the_same_row_twice_is_one_and_contradictions_are_named(tmp_path: Path) 
         with pytest.raises(DataError, match=rf"line 4: a\.jpg has another value or split in {labels} line 2"):
             read_folder(raw, SIZE, labels)
     labels.write_text("file,value,split\na.jpg,3,dev set\n")
-    with pytest.raises(DataError, match="line 2: split 'dev set' is no part; it must be train, validation"):
+    with pytest.raises(DataError, match="line 2: split 'dev set' is no split; it must be train, validation"):
         read_folder(raw, SIZE, labels)
 
 

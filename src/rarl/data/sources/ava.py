@@ -1,5 +1,5 @@
-"""AVA: photos with the votes of many people for each score from 1 to 10. The value is the mean score. What is
-read is `AVA.txt`, and which files the folder `images` has; no image is opened here."""
+"""AVA: photos with the votes of many people for each score from 1 to 10. The value is the mean score. Only
+`AVA.txt` and the names of the files in the folder `images` are read; no image is opened here."""
 
 import operator
 import os
@@ -25,7 +25,7 @@ def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
     """The photos of `raw/AVA.txt` that are in `raw/images`, in the order of the table.
 
     The mean of the votes is rounded to 4 digits. A row that can't be read, has no votes or has no image is
-    left out. A row that is there twice counts once.
+    left out. A row that occurs twice counts once.
 
     Args:
         splits: lists as in `read_split_lists`.
@@ -80,7 +80,11 @@ def _photo(path: Path, numbers: Sequence[int]) -> Labelled:
 
 
 def _numbers(fields: Sequence[str]) -> list[int]:
-    """The columns of a row; a `ValueError` says why they can't be read."""
+    """The columns of a row.
+
+    Raises:
+        ValueError: if they can't be read; it says why.
+    """
     if not NEEDED <= len(fields) <= TABLE_COLUMNS:
         raise ValueError(f"{len(fields)} columns; there must be {TABLE_COLUMNS}")
     together = "".join(fields)
@@ -93,13 +97,13 @@ def _numbers(fields: Sequence[str]) -> list[int]:
 
 
 def _named(fields: Sequence[str]) -> str | None:
-    """The image that a row which can't be read is of."""
+    """The image of a row that can't be read, as far as it names one."""
     named = len(fields) > 1 and fields[1].isascii() and fields[1].isdigit()
     return f"{fields[1]}.jpg" if named else None
 
 
 def _table_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line that has any, with the line's number."""
+    """The number and the fields of each line that has any."""
     if not file.is_file():
         raise DataError(f"{file}: no such file; AVA's table of votes goes there")
     try:
@@ -114,7 +118,7 @@ def _table_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _image_folder(raw: Path) -> Path:
-    """`raw/images` or `raw/image`, or the only folder in it where the images are in that one."""
+    """`raw/images` or `raw/image`, or the only folder inside it that has the images."""
     for name in ("images", "image"):
         folder = raw / name
         if folder.is_dir():

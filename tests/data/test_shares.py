@@ -1,4 +1,5 @@
-"""data/parts.py: shares, every value in every part, what belongs together in one, what is given as it is."""
+"""Seeded splits: their shares, every value in every split, what belongs together in one, given splits as they
+are."""
 
 from collections import Counter
 from collections.abc import Sequence

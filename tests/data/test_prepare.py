@@ -1,5 +1,5 @@
-"""data/preparing.py and data/metadata.py: what is broken is left out, what is the same is known, files are
-never altered, and a collection is whole or not there."""
+"""Preparing a collection: broken images are left out, identical ones are known, files are never altered, and
+a collection is whole or not there."""
 
 import json
 import os
