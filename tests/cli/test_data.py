@@ -1,5 +1,5 @@
-"""cli_prepare.py and cli_data.py: from images as people have them to a collection, by commands; and every
-mistake is a line."""
+"""The commands under `rarl data`: from images as people have them to a collection; and every mistake is one
+line."""
 
 import json
 import os
@@ -285,7 +285,7 @@ def test_mistakes_of_a_folder(capsys, tmp_path: Path, fruit: Path) -> None:
         ((fruit, "OUT", *rule, "--labels", tmp_path / "none.csv"), 1, "none.csv: no such file"),
         ((fruit, "OUT", *rule, "--labels", labels), 1, "labels.csv line 3: 0/0.png has another value"),
         ((fruit, "OUT", *rule, "--labels", tmp_path / "far.csv"), 1, "far.csv line 2: file_name '../there'"),
-        ((fruit, "OUT", *rule, "--split", "dev=x.txt"), 2, "there is no part 'dev'"),
+        ((fruit, "OUT", *rule, "--split", "dev=x.txt"), 2, "there is no split 'dev'"),
         ((fruit, "OUT", *rule, "--split", "test=x.txt"), 1, "'x.txt' is no file"),
         ((fruit, "OUT", "--count", "egg"), 1, "JPEGImages: no such folder"),
     ]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rarl.cli import main
-from rarl.cli.arguments import counts, scale, value_range
+from rarl.cli.arguments import parse_counts, parse_range, task_to_rank
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AGE, DIGITS, Task
 
@@ -454,30 +454,32 @@ def test_data_prepare_digits(capsys, tmp_path):
     ],
 )
 def test_value_range(text, ends):
-    assert value_range(text) == ends
+    assert parse_range(text) == ends
 
 
 @pytest.mark.parametrize("text", ["", "5", "a-b", "1-2-3", "0,116", "nan-1"])
 def test_no_value_range(text):
     with pytest.raises(ConfigError, match="two numbers"):
-        value_range(text)
+        parse_range(text)
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("1", (1,)), ("8, 2,2", (2, 8)), ("16", (16,))])
 def test_counts(text, numbers):
-    assert counts(text) == numbers
+    assert parse_counts(text) == numbers
 
 
 @pytest.mark.parametrize("text", ["", "0", "17", "1,,2", "-1", "1.5", "²"])
 def test_no_counts(text):
     with pytest.raises(ConfigError, match="from 1 to 16"):
-        counts(text)
+        parse_counts(text)
 
 
 def test_the_embedded_model_reads_digits():
-    assert scale("tiny", None, None, None, None) == DIGITS
-    assert scale("tiny", "age", None, None, None) == AGE
-    assert scale("tiny", None, "x", "0-1", None) == Task("custom", "x", low=0, high=1, step=1, delta=1)
+    assert task_to_rank("tiny", None, None, None, None) == DIGITS
+    assert task_to_rank("tiny", "age", None, None, None) == AGE
+    assert task_to_rank("tiny", None, "x", parse_range("0-1"), None) == Task(
+        "custom", "x", low=0, high=1, step=1, delta=1
+    )
 
 
 def test_errors_are_drawn_as_a_tree():

@@ -1,5 +1,5 @@
-"""data/checking.py and what it is made of: every trap that a collection can hold is told, with files and
-mend, and a sound collection has no faults."""
+"""The check of a collection: every trap that one can hold is reported, with its files and how to mend it, and
+a sound collection has no faults."""
 
 import json
 import zlib

@@ -1,4 +1,5 @@
-"""data/collection.py: what a folder holds, what each mistake is called; and writing is all or nothing."""
+"""Reading and writing a collection: the rows of a folder, a message for each mistake; and writing is all or
+nothing."""
 
 import io
 import json

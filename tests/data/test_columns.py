@@ -1,5 +1,5 @@
-"""Columns of `metadata.jsonl` to divide a split by: what counts as a value, which are chosen by themselves,
-and what is said of one that can't be used."""
+"""Columns of `metadata.jsonl` to divide a split by: what counts as a value, which are chosen unasked,
+and the message about one that can't be used."""
 
 import json
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from rarl.data.collection import Collection, Row
 from rarl.data.columns import NONE, read_columns
-from rarl.data.prepare import prepare
+from rarl.data.prepare import prepare_collection
 from rarl.data.sources.utkface import read_utkface
 from rarl.errors import DataError
 from rarl.method.tasks import Task
@@ -189,7 +189,9 @@ def test_faces_are_divided_by_gender_and_race(tmp_path):
         Image.new("RGB", (28, 28), (number * 10,) * 3).save(raw / name)
         tests += [name] if number < 12 else []
     (tmp_path / "test.txt").write_text("\n".join(tests))
-    collection = prepare(read_utkface(raw, [f"test={tmp_path / 'test.txt'}"]), tmp_path / "out").collection
+    collection = prepare_collection(
+        read_utkface(raw, [f"test={tmp_path / 'test.txt'}"]), tmp_path / "out"
+    ).collection
     columns = read_columns(collection, "test")
     assert {name: sorted(column.values()) for name, column in columns.items()} == {
         "gender": ["0"] * 6 + ["1"] * 6,

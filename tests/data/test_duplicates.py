@@ -1,5 +1,5 @@
-"""data/duplicates.py: copies are found whatever was done to their files, and images that only resemble are
-not taken for copies. No pair is overlooked by the search."""
+"""Duplicates: copies are found whatever was done to their files, and images that only resemble each other are
+not taken for copies. The search overlooks no pair."""
 
 import io
 import os

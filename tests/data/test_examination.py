@@ -1,4 +1,4 @@
-"""data/examination.py: every file is looked at once, in order, and none stops the look at the others."""
+"""Examining image files: each is looked at once, in order, and a bad one doesn't stop the others."""
 
 import hashlib
 import os

@@ -1,5 +1,5 @@
-"""data/groups.py and data/drawing.py: distinct values, every image before any again, one rule to a group,
-the same groups for the same seed; and the Dataset that TRL reads."""
+"""Groups: distinct values, every image before any is used again, one rule to a group, the same groups for the
+same seed; and the Dataset that TRL reads."""
 
 import json
 import pickle

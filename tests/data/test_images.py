@@ -1,4 +1,4 @@
-"""data/images.py: whatever the file, an upright RGB image or a `DataError` that names it; no warning."""
+"""Opening images: whatever the file, an upright RGB image or a `DataError` that names it; never a warning."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""data/names.py: a name finds a file inside its folder, and never leads out of it."""
+"""`ListedFolder`: a name finds a file inside its folder, and never leads out of it."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.errors import DataError
 
 
@@ -20,12 +20,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["a.png", "sub/b.png", "sub/deep/c"])
 def test_files_are_found_in_folders_too(folder: Path, name: str) -> None:
-    assert Folder(folder).find(name, "here") == folder / name
+    assert ListedFolder(folder).find(name, "here") == folder / name
 
 
 @pytest.mark.parametrize("name", ["b.png", "A.png", "sub", "none/a.png", "a.png/b", "sub/none/c", "x" * 300])
 def test_what_is_no_file_is_none(folder: Path, name: str) -> None:
-    assert Folder(folder).find(name, "here") is None
+    assert ListedFolder(folder).find(name, "here") is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_is_no_file_is_none(folder: Path, name: str) -> None:
 )
 def test_a_name_that_may_lead_out_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
-        Folder(folder).find(name, "list.csv line 3")
+        ListedFolder(folder).find(name, "list.csv line 3")
     assert str(caught.value).startswith(
         f"list.csv line 3: file_name {name!r} must name a file inside {folder}"
     )
@@ -55,7 +55,7 @@ def test_a_name_that_may_lead_out_is_refused(folder: Path, name: str) -> None:
 
 def test_paths_are_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    assert Folder("f").find("a.png", "here") == folder / "a.png"
+    assert ListedFolder("f").find("a.png", "here") == folder / "a.png"
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_paths_are_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_links_within_are_fine(folder: Path, link: str, target: str) -> None:
     (folder / link).symlink_to(target)
-    assert Folder(folder).find(link, "here") == folder / link
+    assert ListedFolder(folder).find(link, "here") == folder / link
 
 
 def test_a_link_to_a_folder_within_is_fine(folder: Path) -> None:
     (folder / "l").symlink_to("sub")
-    assert Folder(folder).find("l/b.png", "here") == folder / "l" / "b.png"
-    assert Folder(folder).find("l", "here") is None
+    assert ListedFolder(folder).find("l/b.png", "here") == folder / "l" / "b.png"
+    assert ListedFolder(folder).find("l", "here") is None
 
 
 @pytest.mark.parametrize("target", ["../secret/d.png", "../f-too/e.png", "/etc/passwd", "..", "../nothing"])
@@ -79,41 +79,41 @@ def test_a_link_that_leads_out_is_refused(folder: Path, target: str) -> None:
     with pytest.raises(
         DataError, match=r"here: .*l\.png.* is a link that leads out of .*; put the file itself"
     ):
-        Folder(folder).find("l.png", "here")
+        ListedFolder(folder).find("l.png", "here")
 
 
 @pytest.mark.parametrize("name", ["l/d.png", "l/none.png", "sub/l/d.png"])
 def test_a_folder_that_is_a_link_out_is_refused(folder: Path, name: str) -> None:
     (folder / name).parent.symlink_to(folder.parent / "secret")
     with pytest.raises(DataError, match="is a link that leads out of"):
-        Folder(folder).find(name, "here")
+        ListedFolder(folder).find(name, "here")
 
 
 def test_a_link_by_way_of_a_link_that_leads_out_is_refused(folder: Path) -> None:
     (folder / "way").symlink_to(folder.parent / "secret")
     (folder / "l.png").symlink_to("way/d.png")
     with pytest.raises(DataError, match="is a link that leads out of"):
-        Folder(folder).find("l.png", "here")
+        ListedFolder(folder).find("l.png", "here")
 
 
 def test_links_to_nothing_and_to_themselves_are_none(folder: Path) -> None:
     (folder / "nothing").symlink_to("none.png")
     (folder / "loop").symlink_to("loop")
-    assert Folder(folder).find("nothing", "here") is None
-    assert Folder(folder).find("loop", "here") is None
-    assert Folder(folder).find("loop/a.png", "here") is None
-    assert Folder(folder).find("a.png", "here") == folder / "a.png"
+    assert ListedFolder(folder).find("nothing", "here") is None
+    assert ListedFolder(folder).find("loop", "here") is None
+    assert ListedFolder(folder).find("loop/a.png", "here") is None
+    assert ListedFolder(folder).find("a.png", "here") == folder / "a.png"
 
 
 def test_a_link_elsewhere_is_not_in_the_way_of_other_files(folder: Path) -> None:
     (folder / "l.png").symlink_to("/etc/passwd")
-    assert Folder(folder).find("a.png", "here") == folder / "a.png"
+    assert ListedFolder(folder).find("a.png", "here") == folder / "a.png"
 
 
 def test_the_folder_itself_may_be_a_link(folder: Path) -> None:
     (folder.parent / "link").symlink_to(folder)
     (folder / "l.png").symlink_to(folder / "a.png")
-    found = Folder(folder.parent / "link")
+    found = ListedFolder(folder.parent / "link")
     assert found.find("sub/b.png", "here") == folder.parent / "link" / "sub" / "b.png"
     assert found.find("l.png", "here") == folder.parent / "link" / "l.png"
 
@@ -121,7 +121,7 @@ def test_the_folder_itself_may_be_a_link(folder: Path) -> None:
 def test_links_may_lead_anywhere_in_what_is_given(folder: Path) -> None:
     (folder / "l.png").symlink_to("../secret/d.png")
     (folder / "out.png").symlink_to("/etc/passwd")
-    wider = Folder(folder, within=folder.parent)
+    wider = ListedFolder(folder, within=folder.parent)
     assert wider.find("l.png", "here") == folder / "l.png"
     with pytest.raises(DataError, match=f"leads out of {folder.parent};"):
         wider.find("out.png", "here")
@@ -135,9 +135,9 @@ def test_a_folder_that_can_not_be_read_is_named(folder: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"here: '.*sub' can't be read \(Permission denied\)"):
-        Folder(folder).find("sub/b.png", "here")
+        ListedFolder(folder).find("sub/b.png", "here")
     with pytest.raises(DataError, match=r"here: '.*' can't be read \(File name too long\)"):
-        Folder(folder).find("x" * 300 + "/b.png", "here")
+        ListedFolder(folder).find("x" * 300 + "/b.png", "here")
 
 
 def test_each_folder_is_listed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_each_folder_is_listed_once(folder: Path, monkeypatch: pytest.MonkeyPatc
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", counted)
-    found = Folder(folder)
+    found = ListedFolder(folder)
     for name in ["a.png", "sub/b.png", "x.png", "sub/x.png"] * 3:
         found.find(name, "here")
     assert calls == ["f", "sub"]

@@ -1,5 +1,5 @@
-"""data/orders.py, and what collections, groups and datasets make of it: places in place of values, every bad
-line named, contradictions found and nothing else."""
+"""Orders in collections, groups and datasets: places instead of values, every bad line named, contradictions
+found and nothing else."""
 
 import json
 import random
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rarl.data.collection import Row, contradictions, inspect_collection, load_collection
+from rarl.data.collection import OrderedRow, Row, contradictions, inspect_collection, load_collection
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group, draw_groups, load_groups, save_groups, training_groups
 from rarl.errors import DataError
@@ -29,10 +29,10 @@ def collection(root: Path, orders: list[Any], images: dict[str, dict[str, Any]] 
     return root
 
 
-def rows_of(*orders: str) -> list[Row]:
+def rows_of(*orders: str) -> list[OrderedRow]:
     """Each letter of each text is an image; the texts ascend."""
     return [
-        Row(name, Path(f"/images/{name}.png"), float(place), order=number)
+        OrderedRow(name, Path(f"/images/{name}.png"), float(place), order=number)
         for number, order in enumerate(orders, 1)
         for place, name in enumerate(order)
     ]
@@ -215,7 +215,7 @@ def test_the_dataset_has_places_and_no_values() -> None:
     stored = dataset.with_format(None).to_list()
     assert [row["order"] for row in stored] == [[2, 0, 1], [0, 1]]
     assert [row["ids"] for row in stored] == [["g", "b", "e"], ["a", "h"]]
-    assert not groups[0].knows_values
+    assert groups[0].truth == {"order": [2, 0, 1]}
 
 
 def test_training_groups_of_orders() -> None:

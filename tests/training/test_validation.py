@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from rarl.data.collection import Row, load_collection
+from rarl.data.collection import OrderedRow, Row, load_collection
 from rarl.data.groups import Group
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, RarlError
@@ -146,9 +146,8 @@ def same(one, other, atol=0.0):
 
 
 def group_of(*values, order=None):
-    return Group(
-        tuple(Row(str(i), f"/nowhere/{i}.png", value, None, order) for i, value in enumerate(values))
-    )
+    fields = [(str(i), f"/nowhere/{i}.png", value) for i, value in enumerate(values)]
+    return Group(tuple(Row(*row) if order is None else OrderedRow(*row, order=order) for row in fields))
 
 
 def answer(*listed, thought="<think>so</think>"):

@@ -1,5 +1,6 @@
-"""What the words of a command line mean: counts, ranges, the scale to rank on, and files that must be there.
-Every mistake is found before torch is imported, so that it is told at once."""
+"""What the words of a command line mean: counts, ranges, the task to rank on, and files that must exist.
+Every mistake is found before torch is imported, so that the user hears of it at once. An error names the
+option, since typer does not tell a parser which one it serves."""
 
 import os
 import re
@@ -7,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -17,7 +18,6 @@ from rarl.method.tasks import DIGITS, METRICS, Metric, Task, task_named
 MOST_IMAGES = 16
 LARGEST_SEED = 2**32 - 1  # numpy's
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-TASK_FILES = ("task.yaml", "rarl.yaml")
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 MODEL = Annotated[
@@ -27,7 +27,7 @@ MODEL = Annotated[
 
 @contextmanager
 def continued_by(command: str) -> Iterator[None]:
-    """Tells how to go on when the user interrupts what runs within."""
+    """If the user interrupts what runs within, says how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -35,7 +35,7 @@ def continued_by(command: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def seeds(text: str) -> tuple[int, ...]:
+def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds such as "0,1,2", in the order given and each once.
 
     Raises:
@@ -47,7 +47,7 @@ def seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(word) for word in found))
 
 
-def machine(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
     """A shard such as "2/3": the second of three machines.
 
     Raises:
@@ -59,7 +59,7 @@ def machine(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def counts(text: str, option: str = "--images") -> tuple[int, ...]:
+def parse_counts(text: str, option: str = "--images") -> tuple[int, ...]:
     """Numbers of images such as "1,2,4,8", ascending and each once.
 
     Raises:
@@ -71,19 +71,26 @@ def counts(text: str, option: str = "--images") -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def words(text: str | None, option: str) -> list[str]:
-    """Names such as "low,medium,high"; none where the option is not given.
+def comma_separated(text: str, option: str) -> list[str]:
+    """Names such as "low,medium,high".
 
     Raises:
-        ConfigError: if it is given without any.
+        ConfigError: if there are none.
     """
-    found = [word.strip() for word in (text or "").split(",") if word.strip()]
-    if text is not None and not found:
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
         raise ConfigError(f"{option} {text!r}: must be one name or more, with commas between them")
     return found
 
 
-def value_range(text: str, option: str = "--range") -> tuple[float, float]:
+class ValueRange(NamedTuple):
+    """The ends of a range of values."""
+
+    low: float
+    high: float
+
+
+def parse_range(text: str, option: str = "--range") -> ValueRange:
     """The ends of a range such as "0-116", "-5:5" or "0.5 to 2".
 
     Raises:
@@ -92,14 +99,14 @@ def value_range(text: str, option: str = "--range") -> tuple[float, float]:
     match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", text)
     if match is None:
         raise ConfigError(f"{option} {text}: must be two numbers such as 0-116")
-    return float(match[1]), float(match[2])
+    return ValueRange(float(match[1]), float(match[2]))
 
 
-def metric_named(text: str) -> Metric:
+def parse_metric(text: str) -> Metric:
     """A headline metric.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if there is no such metric.
     """
     for metric in METRICS:
         if text == metric:
@@ -108,25 +115,27 @@ def metric_named(text: str) -> Metric:
 
 
 def quiet_loading(model: str) -> None:
-    """No bars while weights are read from a disk; a download from the hub keeps its own."""
+    """Hides the bars of weights that are read from a disk; a download from the hub keeps its own."""
     if model == "tiny" or Path(model).is_dir():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def scale(model: str, task: str | None, rule: str | None, ends: str | None, step: float | None) -> Task:
-    """The task to rank on: by `--task`, by `--rule` with `--range`, or the one the model was trained on.
+def task_to_rank(
+    model: str, task: str | None, rule: str | None, ends: ValueRange | None, step: float | None
+) -> Task:
+    """The task to rank on: that of `--task`, that of `--rule` with `--range`, or the one the model was
+    trained on.
 
     Raises:
-        ConfigError: if the options contradict each other, or nothing says what the scale is.
+        ConfigError: if the options contradict each other, or nothing says what is to be measured.
     """
     if rule is not None:
         if task is not None:
             raise ConfigError("--task and --rule both name what is measured: give one of them")
         if ends is None:
             raise ConfigError(f'--rule "{rule}" needs --range, such as --range 0-116')
-        low, high = value_range(ends)
         # delta is the tolerance of Eq. 3: it is for training, and ranking does not look at it.
-        return Task("custom", rule, low=low, high=high, step=1 if step is None else step, delta=1)
+        return Task("custom", rule, low=ends.low, high=ends.high, step=1 if step is None else step, delta=1)
     if ends is not None or step is not None:
         raise ConfigError(f"{'--step' if ends is None else '--range'} belongs to --rule, which is not given")
     return task_named(task) if task is not None else trained_task(model)
@@ -136,29 +145,27 @@ def trained_task(model: str) -> Task:
     """The task that a model folder says it was trained on.
 
     Raises:
-        ConfigError: if the folder says nothing, or what it says is no task.
+        ConfigError: if the folder names no task, or what it names is none.
     """
-    # YAML is only needed here.
+    from rarl.data.collection import TASK_FILE
     from rarl.files import read_yaml_mapping
 
-    for name in TASK_FILES:
-        path = Path(model) / name
-        if path.is_file():
-            fields = read_yaml_mapping(path)
-            return Task.from_dict(fields.get("task", fields), str(path))
+    path = Path(model) / TASK_FILE
+    if path.is_file():
+        return Task.from_dict(read_yaml_mapping(path), str(path))
     if model == "tiny":
         return DIGITS
     raise ConfigError(
-        f"what is to be measured? {model} has no {TASK_FILES[0]} that says it: give --task age, or "
+        f"what is to be measured? {model} has no {TASK_FILE} that says it: give --task age, or "
         '--rule "facial age" --range 0-116'
     )
 
 
 def checked_model(model: str) -> str:
-    """`model`, if it is `tiny`, a model folder, or may be a hub name.
+    """`model`, if it is `tiny`, a model folder, or a possible hub name.
 
     Raises:
-        ModelError: if it can't be one.
+        ModelError: if it can't be any of them.
     """
     from rarl.models.loading import check_model
 
@@ -172,7 +179,7 @@ def checked_images(images: Sequence[Path]) -> list[Path]:
     """`images`, if every one can be opened.
 
     Raises:
-        DataError: if one is missing or is no image.
+        DataError: if one is missing or no image.
     """
     from rarl.data.images import open_image
 
@@ -182,10 +189,10 @@ def checked_images(images: Sequence[Path]) -> list[Path]:
 
 
 def empty_folder(out: Path) -> Path:
-    """`out`, if nothing would be overwritten there.
+    """`out`, if writing there would overwrite nothing.
 
     Raises:
-        ConfigError: if it is a file, or a folder with something in it.
+        ConfigError: if it is a file, or a folder that is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already: choose another folder, or remove it")

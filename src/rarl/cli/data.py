@@ -1,18 +1,30 @@
-"""The commands under `rarl data prepare`: from images as people have them to a collection."""
+"""The commands under `rarl data`: `prepare` makes a collection of images as people have them, `check` says
+what is in one. Both leave the work to `rarl.data`, which they import only when they run."""
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarl.cli.arguments import JSON, counts, metric_named, quiet_loading, value_range, words
+from rarl.cli.arguments import (
+    JSON,
+    ValueRange,
+    comma_separated,
+    parse_counts,
+    parse_metric,
+    parse_range,
+    quiet_loading,
+)
+from rarl.data.shares import SHARES, parse_shares, shares_text
 from rarl.errors import ConfigError, DataError
+from rarl.method.tasks import Metric
 
 if TYPE_CHECKING:
     from rarl.data.sources import Source
@@ -26,21 +38,6 @@ prepare_app = typer.Typer(
 
 RAW = Annotated[Path, typer.Argument(metavar="RAW", help="The folder of the source.")]
 OUT = Annotated[Path, typer.Argument(metavar="OUT", help="The collection's folder to write.")]
-PARTS = Annotated[
-    str, typer.Option(help="The shares of the parts, where no list says an image's; with a seed.")
-]
-SHARES = "train=0.8,validation=0.1,test=0.1"
-SEED = Annotated[int, typer.Option(min=0, help="Seed of the parts.")]
-COPY = Annotated[bool, typer.Option("--copy", help="Copy the images; otherwise they are hard links.")]
-MAX_PIXELS = Annotated[
-    int | None, typer.Option(min=1, help="Make images with more pixels (width x height) smaller.")
-]
-DROP = Annotated[
-    bool,
-    typer.Option(
-        "--drop-duplicates", help="Of byte-identical files keep one; none, where their values differ."
-    ),
-]
 SPLIT = Annotated[
     list[str] | None,
     typer.Option(
@@ -56,45 +53,111 @@ def digits(out: OUT) -> None:
     from rarl.data.sources.digits import prepare_digits
 
     collection = prepare_digits(out)
-    parts = ", ".join(f"{name} {len(rows)}" for name, rows in collection.splits.items())
-    print(f"wrote {out}: {parts}")
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in collection.splits.items())
+    print(f"wrote {out}: {splits}")
 
 
-@prepare_app.command(epilog="Example: rarl data prepare utkface UTKFace data/utkface --ages 21-60")
+def _make_collection(
+    read: Callable[[], "Source"],
+    name: str,
+    out: OUT,
+    parts: Annotated[
+        str, typer.Option(help="The shares of the parts, where no list says an image's; with a seed.")
+    ] = shares_text(SHARES),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the parts.")] = 0,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the images; otherwise they are hard links.")
+    ] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Make images with more pixels (width x height) smaller.")
+    ] = None,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--drop-duplicates", help="Of byte-identical files keep one; none, where their values differ."
+        ),
+    ] = False,
+) -> None:
+    """Reads a source, makes the collection `out` of it, and says what came of it. The parameters from `out`
+    on are those of every command that `source_command` makes."""
+    from rich.console import Console
+
+    from rarl.data.prepare import preparation_lines, prepare_collection
+    from rarl.files import progress_bar
+
+    shares = parse_shares(parts)
+    if os.path.lexists(out):
+        raise DataError(f"{out}: exists already; remove it or choose another folder")
+    source = read()
+    source = replace(source, notes={"source": name, **source.notes})
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("opening images", total=None)
+        prepared = prepare_collection(
+            source,
+            out,
+            shares=shares,
+            seed=seed,
+            copy=copy,
+            max_pixels=max_pixels,
+            drop_duplicates=drop_duplicates,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    print("\n".join(preparation_lines(prepared, out)))
+
+
+def source_command(name: str, example: str) -> Callable[[Callable[..., "Source"]], Callable[..., "Source"]]:
+    """Turns a function that reads a source into the command `rarl data prepare NAME`. Its parameters are
+    those of the function, the first of which is RAW, then OUT behind RAW, and at the end the options that all
+    share."""
+    out, *shared = list(signature(_make_collection).parameters.values())[2:]
+
+    def command_of(read: Callable[..., "Source"]) -> Callable[..., "Source"]:
+        raw, *own = signature(read).parameters.values()
+
+        def command(**given: Any) -> None:
+            making = {parameter.name: given.pop(parameter.name) for parameter in (out, *shared)}
+            _make_collection(partial(read, **given), name, **making)
+
+        command.__doc__ = read.__doc__
+        vars(command)["__signature__"] = Signature([raw, out, *own, *shared])
+        prepare_app.command(name, epilog=f"Example: rarl data prepare {name} {example}")(command)
+        return read
+
+    return command_of
+
+
+@source_command("utkface", "UTKFace data/utkface --ages 21-60")
 def utkface(
     raw: RAW,
-    out: OUT,
     split: SPLIT = None,
     age_offset: Annotated[
         int | None, typer.Option(help="Years to be added to the ages of the lists; default: found.")
     ] = None,
-    ages: Annotated[str | None, typer.Option(metavar="LOW-HIGH", help="Faces of these ages alone.")] = None,
-    parts: PARTS = SHARES,
-    seed: SEED = 0,
-    copy: COPY = False,
-    max_pixels: MAX_PIXELS = None,
-    drop_duplicates: DROP = False,
-) -> None:
+    ages: Annotated[
+        ValueRange | None,
+        typer.Option(
+            metavar="LOW-HIGH",
+            parser=partial(parse_range, option="--ages"),
+            help="Faces of these ages alone.",
+        ),
+    ] = None,
+) -> "Source":
     """Faces with their age, from the names of UTKFace's files, aligned or in the wild."""
     from rarl.data.sources.utkface import read_utkface
 
-    limits = None if ages is None else value_range(ages, "--ages")
-    _prepare(
-        lambda: read_utkface(raw, split or (), limits, age_offset),
-        "utkface",
-        out,
-        (parts, seed, copy, max_pixels, drop_duplicates),
-    )
+    return read_utkface(raw, split or (), ages, age_offset)
 
 
-@prepare_app.command(
-    "coco-rem", epilog="Example: rarl data prepare coco-rem COCO data/coco --categories horse"
-)
+@source_command("coco-rem", "COCO data/coco --categories horse")
 def coco_rem(
     raw: RAW,
-    out: OUT,
     categories: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Count these alone, such as person,horse.")
+        Sequence[str] | None,
+        typer.Option(
+            metavar="NAME,...",
+            parser=partial(comma_separated, option="--categories"),
+            help="Count these alone, such as person,horse.",
+        ),
     ] = None,
     zeros: Annotated[bool, typer.Option("--zeros", help="Also images with none of a category.")] = False,
     crowds: Annotated[
@@ -103,55 +166,27 @@ def coco_rem(
     annotations: Annotated[
         Path | None, typer.Option(help="The folder of the annotation files, where they are not found.")
     ] = None,
-    parts: PARTS = SHARES,
-    seed: SEED = 0,
-    copy: COPY = False,
-    max_pixels: MAX_PIXELS = None,
-    drop_duplicates: DROP = False,
-) -> None:
+) -> "Source":
     """Photos with the number of a category's objects, from COCO 2017 with COCO-ReM's annotations or its own.
 
     Training is from train2017, of which validation is a share; test is val2017.
     """
     from rarl.data.sources.coco import read_coco
 
-    names = words(categories, "--categories")
-    _prepare(
-        lambda: read_coco(raw, names, zeros, crowds, annotations),
-        "coco-rem",
-        out,
-        (parts, seed, copy, max_pixels, drop_duplicates),
-    )
+    return read_coco(raw, categories or (), zeros, crowds, annotations)
 
 
-@prepare_app.command(epilog="Example: rarl data prepare ava AVA data/ava --split test=generic_test.jpgl")
-def ava(
-    raw: RAW,
-    out: OUT,
-    split: SPLIT = None,
-    parts: PARTS = SHARES,
-    seed: SEED = 0,
-    copy: COPY = False,
-    max_pixels: MAX_PIXELS = None,
-    drop_duplicates: DROP = False,
-) -> None:
+@source_command("ava", "AVA data/ava --split test=generic_test.jpgl")
+def ava(raw: RAW, split: SPLIT = None) -> "Source":
     """Photos with the mean of their votes, from AVA.txt and the folder images."""
     from rarl.data.sources.ava import read_ava
 
-    _prepare(
-        lambda: read_ava(raw, split or ()),
-        "ava",
-        out,
-        (parts, seed, copy, max_pixels, drop_duplicates),
-    )
+    return read_ava(raw, split or ())
 
 
-@prepare_app.command(
-    epilog="Example: rarl data prepare folder lettuce data/lettuce --rule severity --order low,medium,high"
-)
+@source_command("folder", "lettuce data/lettuce --rule severity --order low,medium,high")
 def folder(
     raw: RAW,
-    out: OUT,
     rule: Annotated[str | None, typer.Option(help='What is measured, such as "ripeness".')] = None,
     labels: Annotated[
         Path | None,
@@ -162,34 +197,45 @@ def folder(
     file_column: Annotated[str | None, typer.Option(help="The table's column of the file.")] = None,
     value_column: Annotated[str | None, typer.Option(help="The table's column of the value.")] = None,
     objects: Annotated[
-        str | None,
-        typer.Option("--count", metavar="NAME,...", help="Count these objects of Pascal VOC annotations."),
+        Sequence[str] | None,
+        typer.Option(
+            "--count",
+            metavar="NAME,...",
+            parser=partial(comma_separated, option="--count"),
+            help="Count these objects of Pascal VOC annotations.",
+        ),
     ] = None,
     orders: Annotated[
         Path | None,
         typer.Option(help='Orders are all that is known: a JSONL of {"ids": [file names, ascending]}.'),
     ] = None,
     order: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Names of values, ascending: low,medium,high.")
+        Sequence[str] | None,
+        typer.Option(
+            metavar="NAME,...",
+            parser=partial(comma_separated, option="--order"),
+            help="Names of values, ascending: low,medium,high.",
+        ),
     ] = None,
     ends: Annotated[
-        str | None, typer.Option("--range", metavar="LOW-HIGH", help="Default: that of the values.")
+        ValueRange | None,
+        typer.Option("--range", metavar="LOW-HIGH", parser=parse_range, help="Default: that of the values."),
     ] = None,
     step: Annotated[float | None, typer.Option(help="The grid of the values; default: as they lie.")] = None,
     delta: Annotated[
         float | None, typer.Option(help="The tolerance of Eq. 3; default: a fifth of the range.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="The headline metric: mae, accuracy or srcc; default: mae.")
+        Metric | None,
+        typer.Option(
+            metavar="<str>",
+            parser=parse_metric,
+            help="The headline metric: mae, accuracy or srcc; default: mae.",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The task's name; default: the folder's.")] = None,
     split: SPLIT = None,
-    parts: PARTS = SHARES,
-    seed: SEED = 0,
-    copy: COPY = False,
-    max_pixels: MAX_PIXELS = None,
-    drop_duplicates: DROP = False,
-) -> None:
+) -> "Source":
     """Images of your own: a sub-folder for each value, a table, counts from Pascal VOC, or orders alone."""
     from rarl.data.sources.folder import read_folder
     from rarl.data.sources.scale import Scale
@@ -201,52 +247,8 @@ def folder(
         raise ConfigError("--file-column and --value-column belong to --labels, which is not given")
     if rule is None and objects is None:
         raise ConfigError('--rule is missing: what is measured, such as --rule "ripeness of the fruit"')
-    scale = Scale(
-        rule or "",
-        None if ends is None else value_range(ends),
-        step,
-        delta,
-        None if metric is None else metric_named(metric),
-        tuple(words(order, "--order")),
-        name,
-    )
-    counted = words(objects, "--count")
-    _prepare(
-        lambda: read_folder(raw, scale, labels, orders, counted, (file_column, value_column), split or ()),
-        "folder",
-        out,
-        (parts, seed, copy, max_pixels, drop_duplicates),
-    )
-
-
-def _prepare(
-    read: Callable[[], "Source"], name: str, out: Path, how: tuple[str, int, bool, int | None, bool]
-) -> None:
-    """Reads the source, makes the collection of it and says what came of it."""
-    from rich.console import Console
-
-    from rarl.data.prepare import parse_parts, preparation_lines, prepare
-    from rarl.files import progress_bar
-
-    parts, seed, copy, max_pixels, drop_duplicates = how
-    shares = parse_parts(parts)
-    if os.path.lexists(out):
-        raise DataError(f"{out}: exists already; remove it or choose another folder")
-    source = read()
-    source = replace(source, notes={"source": name, **source.notes})
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("opening images", total=None)
-        prepared = prepare(
-            source,
-            out,
-            parts=shares,
-            seed=seed,
-            copy=copy,
-            max_pixels=max_pixels,
-            drop_duplicates=drop_duplicates,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
-    print("\n".join(preparation_lines(prepared, out)))
+    scale = Scale(rule or "", ends, step, delta, metric, tuple(order or ()), name)
+    return read_folder(raw, scale, labels, orders, objects or (), (file_column, value_column), split or ())
 
 
 data_app = typer.Typer(
@@ -257,8 +259,8 @@ data_app = typer.Typer(
 data_app.add_typer(prepare_app, name="prepare")
 
 
-@data_app.command(epilog="Example: rarl data check data/faces --model Qwen/Qwen2.5-VL-3B-Instruct")
-def check(
+@data_app.command("check", epilog="Example: rarl data check data/faces --model Qwen/Qwen2.5-VL-3B-Instruct")
+def check_data(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
     model: Annotated[
         str | None, typer.Option(help="A model's name or folder: how many tokens images and prompts cost it.")
@@ -281,7 +283,7 @@ def check(
     from rarl.data.collection import inspect_collection
     from rarl.files import progress_bar
 
-    numbers = counts(images)
+    numbers = parse_counts(images)
     of_image, of_prompt = _costs(model)
     found, problems = inspect_collection(collection)
     with progress_bar(Console(stderr=True)) as progress:
@@ -315,7 +317,7 @@ Costs = tuple[Callable[[int, int], int], Callable[[str, str, int], int]]
 
 
 def _costs(model: str | None) -> Costs | tuple[None, None]:
-    """How many tokens an image, and the text of a prompt, are to a model."""
+    """What images and the texts of prompts cost a model, in tokens; nothing without a model."""
     if model is None:
         return None, None
     quiet_loading(model)

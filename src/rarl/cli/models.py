@@ -2,13 +2,26 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rarl.cli.arguments import JSON, MODEL, checked_images, checked_model, counts, quiet_loading, scale, words
+from rarl.cli.arguments import (
+    JSON,
+    MODEL,
+    ValueRange,
+    checked_images,
+    checked_model,
+    comma_separated,
+    parse_counts,
+    parse_range,
+    quiet_loading,
+    task_to_rank,
+)
 from rarl.errors import ConfigError, DataError
 
 
@@ -22,9 +35,10 @@ def evaluate(
         int, typer.Option(min=0, help="Of these, asked in every rotation of their pictures; 0: none.")
     ] = 25,
     by: Annotated[
-        str | None,
+        Sequence[str] | None,
         typer.Option(
             metavar="COLUMN,...",
+            parser=partial(comma_separated, option="--by"),
             help="Columns of metadata.jsonl by which single images are measured apart; default: those with "
             "2 to 12 values.",
         ),
@@ -46,16 +60,15 @@ def evaluate(
     from rarl.data.columns import read_columns
     from rarl.evaluation.results import load_metrics, open_metrics
 
-    numbers = counts(images)
-    columns = None if by is None else words(by, "--by")
-    if columns and 1 not in numbers:
-        raise ConfigError(f"--by {by}: divides single images; put a 1 into --images {images}")
+    numbers = parse_counts(images)
+    if by and 1 not in numbers:
+        raise ConfigError(f"--by {','.join(by)}: divides single images; put a 1 into --images {images}")
     name = checked_model(model)
     quiet_loading(name)
     data = load_collection(collection)
     data.split(split)
-    if columns:
-        read_columns(data, split, columns)  # a mistake is told before torch is imported
+    if by:
+        read_columns(data, split, by)  # a mistake is told before torch is imported
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
     label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
     if label in open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"]:
@@ -82,7 +95,7 @@ def evaluate(
                 split=split,
                 lists=lists,
                 position_lists=position_lists,
-                by=columns,
+                by=by,
                 batch_size=batch_size,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
@@ -110,7 +123,8 @@ def rank(
     ] = None,
     rule: Annotated[str | None, typer.Option(help='What is measured, such as "facial age".')] = None,
     ends: Annotated[
-        str | None, typer.Option("--range", metavar="LOW-HIGH", help="The values of --rule.")
+        ValueRange | None,
+        typer.Option("--range", metavar="LOW-HIGH", parser=parse_range, help="The values of --rule."),
     ] = None,
     step: Annotated[float | None, typer.Option(help="The grid of the values of --rule; default: 1.")] = None,
     as_json: JSON = False,
@@ -119,7 +133,7 @@ def rank(
 
     name = checked_model(model)
     quiet_loading(name)
-    measured = scale(model, task, rule, ends, step)
+    measured = task_to_rank(model, task, rule, ends, step)
     files = checked_images(images)
 
     with redirect_stdout(sys.stderr):

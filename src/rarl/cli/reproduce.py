@@ -3,18 +3,27 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rarl.cli.arguments import JSON, checked_model, continued_by, machine, quiet_loading, words
-from rarl.cli.arguments import seeds as seeds_in
+from rarl.cli.arguments import (
+    JSON,
+    checked_model,
+    comma_separated,
+    continued_by,
+    parse_seeds,
+    parse_shard,
+    quiet_loading,
+)
 from rarl.errors import ConfigError
 
-TABLES = ("table2", "table3", "table4", "table5", "table6")
+TABLE_NAMES = ("table2", "table3", "table4", "table5", "table6")
 
 
 def reproduce(
@@ -36,7 +45,12 @@ def reproduce(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Each is a run of every arm.")] = "0,1,2",
     arms: Annotated[
-        str | None, typer.Option(help="Further arms, such as joint,sft_answer_only.", metavar="ARM,...")
+        Sequence[str] | None,
+        typer.Option(
+            help="Further arms, such as joint,sft_answer_only.",
+            metavar="ARM,...",
+            parser=partial(comma_separated, option="--arms"),
+        ),
     ] = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="The cells of machine I of N; copy their folders into one.")
@@ -55,11 +69,11 @@ def reproduce(
     What is finished is not run again, nor by another table of the same grid, and what was interrupted goes
     on where it stopped.
     """
-    if table not in TABLES:
-        near = get_close_matches(table, TABLES, n=1, cutoff=0.4)
+    if table not in TABLE_NAMES:
+        near = get_close_matches(table, TABLE_NAMES, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(TABLES)}{hint}")
-    runs, here, further = seeds_in(seeds), machine(shard), words(arms, "--arms")
+        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(TABLE_NAMES)}{hint}")
+    runs, here, further = parse_seeds(seeds), parse_shard(shard), arms or ()
 
     from rarl.files import read_yaml_mapping
     from rarl.training.config import apply_override
@@ -84,7 +98,11 @@ def reproduce(
     quiet_loading(checked_model(str(mapping.get("model", "tiny"))))
 
     flags = {"--task": task, "--model": model, "--data": data, "--config": config, "--seeds": seeds}
-    flags |= {"--arms": arms, "--shard": None if shard == "1/1" else shard, "--out": out}
+    flags |= {
+        "--arms": None if arms is None else ",".join(arms),
+        "--shard": None if shard == "1/1" else shard,
+        "--out": out,
+    }
     words_given = [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
     words_given += [word for override in overrides or [] for word in ("--set", override)]
     again = shlex.join(["rarl", "reproduce", table, *words_given])

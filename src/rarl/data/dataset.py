@@ -1,5 +1,5 @@
-"""Groups as the `datasets.Dataset` that TRL's trainers and the rewards read: the truth of each prompt in
-columns, prompt and images made when a row is read. Only then are image files opened."""
+"""Groups as the `datasets.Dataset` that TRL's trainers and the rewards read. The truth of each prompt stands
+in columns; the prompt and its images are made when a row is read, and only then are image files opened."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class _Reading:
-    """Adds the prompt and the images to rows as they are read. It holds no rows and is quick to pickle.
+    """Adds the prompt and the images to rows as they are read. It holds no rows, and is quick to pickle.
 
-    The images of the last call are kept for the next: TRL 1.16 reads a batch again for each of the
-    micro-batches that it is cut into.
+    The images of the last call are kept for the next, since TRL 1.16 reads a batch again for each of the
+    micro-batches that it cuts it into.
     """
 
     def __init__(self, value_range: str) -> None:
@@ -50,24 +50,23 @@ class _Reading:
 def to_dataset(
     groups: Sequence[Group], task: Task, columns: Mapping[str, Sequence[Any]] | None = None
 ) -> "Dataset":
-    """One row for each group, in memory, as TRL's trainers and the rewards of rewards.py read them.
+    """One row for each group, in memory, as TRL's trainers and the rewards of `rarl.method.rewards` read
+    them.
 
     Columns: `values` (list of float, picture 1..N), `delta` (float), `range` ([low, high]), `step` (float),
-    `rule` (text), `ids`, `paths`, and those of `columns`. Where only orders are known there is `order` (list
-    of int, the place of picture 1..N, from 0) in place of `values`. Reading rows adds `prompt` (chat
-    messages) and `images` (RGB images; each file is opened once for all rows read together).
+    `rule` (text), `ids`, `paths`, and those of `columns`. Where only orders are known, `order` (list of int,
+    the place of picture 1..N, from 0) stands in place of `values`. Reading rows adds `prompt` (chat messages)
+    and `images` (RGB images; each file is opened once for all the rows that are read together).
 
     Raises:
-        DataError: when a row is read whose image can't be opened.
+        DataError: when a row is read and one of its images can't be opened.
     """
     from datasets import Dataset  # slow to import
 
     size = len(groups)
-    known: dict[str, list[Any]] = {"values": [group.values for group in groups]}
-    if groups and not groups[0].knows_values:
-        known = {"order": [_places(group) for group in groups]}
+    truths: list[dict[str, Any]] = [dict(group.truth) for group in groups] or [{"values": []}]
     fields: dict[str, list[Any]] = {
-        **known,
+        **{name: [truth[name] for truth in truths[:size]] for name in truths[0]},
         "delta": [float(task.delta)] * size,
         "range": [[float(task.low), float(task.high)]] * size,
         "step": [float(task.step)] * size,
@@ -77,9 +76,3 @@ def to_dataset(
     }
     fields |= {name: list(column) for name, column in (columns or {}).items()}
     return Dataset.from_dict(fields).with_transform(_Reading(task.value_range))
-
-
-def _places(group: Group) -> list[int]:
-    """The place of picture 1..N in ascending order, from 0."""
-    ascending = sorted(group.values)
-    return [ascending.index(value) for value in group.values]

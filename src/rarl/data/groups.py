@@ -1,5 +1,6 @@
-"""Groups: the 1, 2, 4 or 8 images that one prompt carries. They are drawn with a seed, as distinct in value
-as the images allow, and saved by id. No image is opened; a dataset of them is `dataset`'s."""
+"""Groups: the images that one prompt carries, 1, 2, 4 or 8 in the paper. They are drawn with a seed, as
+distinct in value as the images allow, and saved by id. No image is opened here; `rarl.data.dataset` turns
+groups into the rows that a trainer reads."""
 
 import heapq
 import json
@@ -11,56 +12,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Row
+from rarl.data.collection import OrderedRow, Pool, Row
 from rarl.errors import DataError
 from rarl.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The images of one prompt, in the order in which it shows them; all rows have the same `rule`."""
+    """The images of one prompt, in the order in which it shows them. All rows are of one pool: one rule and,
+    where only orders are known, one order."""
 
     rows: tuple[Row, ...]
 
     @property
     def values(self) -> list[float]:
-        """The true value of picture 1..N."""
+        """The true value of picture 1..N; where only orders are known, its place in the whole order."""
         return [row.value for row in self.rows]
 
     @property
-    def knows_values(self) -> bool:
-        """Whether `values` are values; where only orders are known they are places in one, which say who is
-        before whom and nothing else."""
-        return self.rows[0].order is None
+    def truth(self) -> dict[str, list[float]] | dict[str, list[int]]:
+        """What is known of picture 1..N, under the name of the column that the dataset has and the rewards
+        read: `values`, or `order` (the place of each picture within the group, from 0)."""
+        if not isinstance(self.rows[0], OrderedRow):
+            return {"values": self.values}
+        ascending = sorted(self.values)
+        return {"order": [ascending.index(value) for value in self.values]}
 
     @property
     def rule(self) -> str | None:
-        """The rows' own rule, where they have one in place of the task's."""
+        """The rows' own rule, if they have one in place of the task's."""
         return self.rows[0].rule
 
 
 def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -> list[Group]:
     """`number` groups of `count` images; the same for the same rows, numbers and seed.
 
-    Values are distinct within a group where there are `count` of them, and else used as evenly as possible,
-    so a group of 2 or more has two levels where the images have two. Every image is used before any is used
-    again; where a value is so common that distinct values forbid this, it still holds among the images of
-    each value.
+    Within a group the values are distinct if there are `count` of them, and otherwise used as evenly as
+    possible, so that a group of 2 or more always has two levels if the images have two. Every image is used
+    before any is used again. If a value is too common for that, it still holds among the images of each
+    value.
 
-    Rows with different rules never share a group; each rule gets groups in proportion to its images. A rule
-    with fewer images than `count` is left out, and so is, from groups of 2 or more, a rule whose images all
-    have one value, unless there is no other. Where only orders are known, a group is of one order.
+    Rows with different rules never share a group, and each rule gets groups in proportion to its images. A
+    rule with fewer images than `count` is left out. From groups of 2 or more, a rule whose images all have
+    one value is left out too, unless there is no other. Where only orders are known, the same holds for each
+    order.
 
     Raises:
         DataError: if there are fewer images (of any one rule or order) than `count`.
     """
     generator = random.Random(f"{seed}:groups:{count}")
-    apart: dict[tuple[str | None, int | None], dict[float, list[Row]]] = {}
+    apart: dict[Pool, dict[float, list[Row]]] = {}
     for row in rows:
-        apart.setdefault((row.rule, row.order), {}).setdefault(row.value, []).append(row)
+        apart.setdefault(row.pool, {}).setdefault(row.value, []).append(row)
     pools = [list(pool.values()) for pool in apart.values() if sum(map(len, pool.values())) >= count]
     if count < 1 or not pools:
-        kind = "rule" if not rows or rows[0].order is None else "order"
+        kind = "order" if rows and isinstance(rows[0], OrderedRow) else "rule"
         of_one = f" of any one {kind}" if len(apart) > 1 else ""
         most = max((sum(map(len, pool.values())) for pool in apart.values()), default=0)
         raise DataError(
@@ -80,7 +86,7 @@ def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -
 
 
 def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) -> Iterator[Group]:
-    """Endless groups from the images of one rule, one list for each value; it shuffles the lists in place."""
+    """Endless groups from the images of one pool, a list for each value. The lists are shuffled in place."""
     turns = [0] * len(pool)
     for indices in value_draws([len(images) for images in pool], count, generator):
         drawn: list[Row] = []
@@ -89,7 +95,7 @@ def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) ->
             turn = turns[index]
             if turn == 0 and len(images) > 1:
                 generator.shuffle(images)
-                # An image that this group holds already waits for the end of the new round.
+                # An image that is in this group already goes to the end of the new round.
                 held = [row for row in drawn if row.value == images[0].value]
                 if held:
                     images[:] = [row for row in images if row not in held] + held
@@ -106,10 +112,11 @@ def training_groups(
     steps: int,
     seed: int | str,
 ) -> list[Group]:
-    """`steps * prompts_per_step` groups, step after step; all those of one step have one number of images.
+    """`steps * prompts_per_step` groups, step after step. All groups of one step have the same number of
+    images.
 
-    The numbers follow shuffled rounds of `images`, so each is used equally often. Each draws from all the
-    rows by itself: its groups use every image before any is used again.
+    The numbers come in shuffled rounds of `images`, so that each is used equally often. Each number draws
+    from all the rows on its own: its groups use every image before any is used again.
 
     Raises:
         DataError: as `draw_groups`.
@@ -132,19 +139,20 @@ def tie_rate(groups: Sequence[Group]) -> float:
 
 
 def save_groups(groups: Iterable[Group], path: str | os.PathLike[str]) -> None:
-    """Writes the groups to a JSON file as lists of ids, one group a line; it appears when whole. Where only
-    orders are known a line is `{"order": 3, "ids": [...]}`."""
-    lines = ",\n".join(json.dumps(_saved(group)) for group in groups)
+    """Writes the groups to a JSON file as lists of ids, one group on each line. Where only orders are known,
+    a line is `{"order": 3, "ids": [...]}`. The file appears when it is whole."""
+    lines = ",\n".join(json.dumps(_group_entry(group)) for group in groups)
     write_text(Path(path), f"[\n{lines}\n]\n")
 
 
-def _saved(group: Group) -> list[str] | dict[str, Any]:
+def _group_entry(group: Group) -> list[str] | dict[str, Any]:
     ids = [row.id for row in group.rows]
-    return ids if group.knows_values else {"order": group.rows[0].order, "ids": ids}
+    order = group.rows[0].pool.order
+    return ids if order is None else {"order": order, "ids": ids}
 
 
 def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group]:
-    """The groups that `save_groups` wrote, as groups of `rows`.
+    """The groups that `save_groups` wrote, made of the given `rows`.
 
     Raises:
         DataError: if the file is missing or malformed, or names an id that no row has.
@@ -156,10 +164,10 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); remove it, and the groups are drawn again") from error
-    # By order too: an image may stand in several.
+    # By order as well, since an image may stand in several.
     by_id: dict[str, dict[int | None, Row]] = {}
     for row in rows:
-        by_id.setdefault(row.id, {})[row.order] = row
+        by_id.setdefault(row.id, {})[row.pool.order] = row
     groups = []
     for number, entry in enumerate(saved if isinstance(saved, list) else [saved], 1):
         order, ids = (entry.get("order"), entry.get("ids")) if isinstance(entry, dict) else (None, entry)
@@ -181,17 +189,17 @@ def load_groups(path: str | os.PathLike[str], rows: Iterable[Row]) -> list[Group
 
 
 def value_draws(sizes: Sequence[int], count: int, generator: random.Random) -> Iterator[list[int]]:
-    """Endless draws of `count` indices into `sizes`, the number of images of each value (each at least 1).
+    """Endless draws of `count` indices into `sizes`, the numbers of images of each value (each at least 1).
 
-    With at least `count` values every draw has distinct ones. With fewer, every draw uses the values as
+    With at least `count` values, every draw has distinct ones. With fewer, every draw uses the values as
     evenly as possible, and none more often than it has images. `count` must not exceed the sum of `sizes`.
     """
     return (_distinct if len(sizes) >= count else _even)(sizes, count, generator)
 
 
 def _even(sizes: Sequence[int], count: int, generator: random.Random) -> Iterator[list[int]]:
-    """Fewer values than places: each value `level` times or, where it has fewer images, with all of them; the
-    places that remain go one each to the values whose images have had the fewest turns."""
+    """Draws where there are fewer values than places. Each value fills `level` places, or as many as it has
+    images; the places that remain go, one each, to the values whose images have had the fewest turns."""
     level = max(n for n in range(count + 1) if sum(min(size, n) for size in sizes) <= count)
     base = [index for index, size in enumerate(sizes) for _ in range(min(size, level))]
     larger = [index for index, size in enumerate(sizes) if size > level]
@@ -207,10 +215,11 @@ def _even(sizes: Sequence[int], count: int, generator: random.Random) -> Iterato
 
 
 def _distinct(sizes: Sequence[int], count: int, generator: random.Random) -> Iterator[list[int]]:
-    """Passes over the images. A pass is planned so that it comes out even: the images that will be left over
-    when the rest is cut into groups of `count` are set aside first and begin the next pass's first group."""
+    """Draws of distinct values, pass after pass over the images. Each pass comes out even: the images that
+    would be left over when the rest is cut into groups of `count` are set aside first, and begin the first
+    group of the next pass."""
     begun: list[int] = []
-    whole = _bag(plan(sizes, count)[0])
+    whole = _bag(_pass_plan(sizes, count)[0])
     while True:
         left = list(sizes)
         if begun:
@@ -220,18 +229,19 @@ def _distinct(sizes: Sequence[int], count: int, generator: random.Random) -> Ite
                     begun.append(index)
                     left[index] -= 1
             yield begun
-        turns, groups = plan(left, count)
+        turns, groups = _pass_plan(left, count)
         begun = _most(turns, sum(turns) - groups * count, generator)
         for index in begun:
             turns[index] -= 1
         yield from _pass(turns, groups, count, generator)
 
 
-def plan(left: Sequence[int], count: int) -> tuple[list[int], int]:
-    """How many turns each index has in one pass, and how many whole groups they make.
+def _pass_plan(left: Sequence[int], count: int) -> tuple[list[int], int]:
+    """How many turns each index has in one pass, and how many whole groups these make.
 
-    No index can have more turns than there are groups (and one in the group that is begun): the rest of a
-    value that is too common waits for the next pass. At most `count` - 1 turns are left over by the groups.
+    No index can have more turns than there are groups, plus one in the group that is begun: the rest of a
+        value
+    that is too common waits for the next pass. The groups leave over at most `count` - 1 turns.
     """
     histogram = Counter(left)
     low, high = 0, sum(left) // count
@@ -243,7 +253,7 @@ def plan(left: Sequence[int], count: int) -> tuple[list[int], int]:
 
 
 def _most(turns: Sequence[int], number: int, generator: random.Random) -> list[int]:
-    """The `number` indices with the most turns; chance decides between equals."""
+    """The `number` indices with the most turns; chance breaks ties."""
     order = range(len(turns)) if number else ()
     return heapq.nlargest(number, order, key=lambda index: (turns[index], generator.random()))
 
@@ -254,22 +264,22 @@ def _bag(turns: Sequence[int]) -> list[int]:
 
 
 def _pass(turns: list[int], groups: int, count: int, generator: random.Random) -> Iterator[list[int]]:
-    """`groups` draws of distinct indices that use up `turns`: sum `groups * count`, none above `groups`.
+    """`groups` draws of distinct indices that use up `turns`, whose sum is `groups * count` and none of which
+    is above `groups`.
 
     An index with as many turns left as there are groups must be in each of them; the others are drawn at
-    random in proportion to their turns. Sum and bound then hold for the groups that remain, so every draw
-    succeeds. Forced entries aside, a pick from the bag is new to the group with probability 1 / `count` or
-    more, so the work grows with the number of images and not with its square.
+    random in proportion to their turns. Sum and bound then hold for the groups that remain, so that every
+    draw succeeds. Apart from forced entries, a pick from the bag is new to the group with probability 1 /
+    `count` or more, so that the work grows with the number of images and not with its square.
     """
     bag = _bag(turns)
     by_turns: dict[int, list[int]] = {}
     for index, number in enumerate(turns):
         by_turns.setdefault(number, []).append(index)
-    forced: dict[
-        int, None
-    ] = {}  # dicts are sets that keep their order, so a seed gives the same draws anywhere
+    # A dict is a set that keeps its order, so that a seed gives the same draws on every machine.
+    forced: dict[int, None] = {}
     for remaining in range(groups, 0, -1):
-        # The lists also hold indices that have moved on since.
+        # The lists still hold indices that have had turns since.
         forced |= dict.fromkeys(index for index in by_turns.pop(remaining, ()) if turns[index] == remaining)
         drawn = dict(forced)
         while len(drawn) < count:
@@ -281,7 +291,7 @@ def _pass(turns: list[int], groups: int, count: int, generator: random.Random) -
                 by_turns.setdefault(turns[index], []).append(index)
             elif index not in forced:
                 continue
-            # Taken, or forced from here to the end of the pass: either way out of the bag.
+            # It was taken, or is forced from here to the end of the pass: either way it leaves the bag.
             bag[place] = bag[-1]
             bag.pop()
         yield list(drawn)

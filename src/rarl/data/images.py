@@ -1,6 +1,6 @@
-"""The only place that opens an image file. What comes back is always a plain RGB image, upright and detached
-from its file; what can't be read is a `DataError` that names the file. What a stranger's file can cost, in
-time and in memory, is bounded before anything is decoded."""
+"""The only place that opens image files. It returns plain RGB images, upright and detached from their files;
+a file that can't be read is a `DataError` that names it. The time and memory that a stranger's file can cost
+are bounded before anything is decoded. Whole collections are examined here too: bytes, sizes, thumbnails."""
 
 import hashlib
 import math
@@ -19,42 +19,32 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rarl.errors import DataError
 
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
-FILE_SUFFIXES = (*SUFFIXES.values(), ".jpeg")
+FORMAT_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+FILE_SUFFIXES = (*FORMAT_SUFFIXES.values(), ".jpeg")
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 512_000_000  # 64 megapixels of 16 bits and four channels, not compressed
-# Progressive JPEG files have about ten, and each goes over all pixels: 3,000 take 125 s for 64 megapixels.
+MAX_BYTES = 512_000_000  # 64 megapixels of four channels of 16 bits, not compressed
+# Progressive JPEG files have about ten scans. Each goes over all pixels: 3,000 take 125 s for 64 megapixels.
 MAX_SCANS = 100
 JPEG_QUALITY = 95
 
 _KINDS = "JPEG, PNG, WebP, BMP or GIF image"
-# What Pillow 13 raises for damaged files of these formats; found with 100,000 files damaged at random.
+# What Pillow 13 raises for damaged files of these formats, found with 100,000 files damaged at random.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
-_ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _lock, _filters, _readers = Lock(), ExitStack(), 0
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image of a JPEG, PNG, WebP, BMP or GIF file (its first frame), decoded, in RGB and upright.
 
-    EXIF orientation is applied; what is transparent lies on white; 16 bits of grey are scaled to 8.
+    EXIF orientation is applied, transparent pixels are laid on white, and 16 bits of grey are scaled to 8.
 
     Raises:
-        DataError: if the file is missing, is no such image, is damaged or cut short, or is larger than
-            `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS` allow (looked at before anything is decoded).
+        DataError: if the file is missing, no such image, damaged or cut short, or larger than `MAX_PIXELS`,
+            `MAX_BYTES` or `MAX_SCANS` allow (which is checked before anything is decoded).
     """
     return decoded(image_bytes(path), str(path))
 
@@ -63,10 +53,10 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file that may be an image.
 
     Raises:
-        DataError: if it is missing, no file, larger than `MAX_BYTES`, or can't be read.
+        DataError: if it is missing, not a file, larger than `MAX_BYTES`, or can't be read.
     """
     try:
-        # Reading from a pipe or a device could last for ever.
+        # Reading from a pipe or a device could go on forever.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path}: not a file; the path of an image file is needed")
@@ -84,13 +74,13 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
-    """The image that the bytes of a file are; as `open_image`, whose messages then begin with `name`."""
+    """The image in the bytes of a file; as `open_image`, with messages that begin with `name`."""
     with _quiet():
         try:
-            with Image.open(BytesIO(data), formats=list(SUFFIXES)) as image:
+            with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
                 _check_cost(image, data, name)
                 image.load()
-                transpose = _transpose(image)
+                orientation = _orientation(image)
                 rgb = _rgb(image)
         except UnidentifiedImageError as error:
             raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
@@ -98,30 +88,34 @@ def decoded(data: bytes, name: str) -> Image.Image:
             raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
         except _DAMAGE as error:
             raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
-    # The EXIF data would let a processor turn the image a second time.
+    # Nothing of the file's metadata is kept but the orientation: a processor could turn the image a second
+    # time, and Pillow would rewrite a stranger's EXIF data and XMP.
     rgb.info = {}
-    return rgb if transpose is None else rgb.transpose(transpose)
+    exif = rgb.getexif()
+    exif[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(rgb, in_place=True)
+    exif.clear()
+    return rgb
 
 
 def image_suffix(data: bytes, where: str) -> str:
-    """The file suffix, such as ".png", that fits the bytes of an image file; only the header is read.
+    """The file suffix, such as ".png", that fits the bytes of an image file. Only the header is read.
 
     Raises:
-        DataError: if they are not those of an image that `open_image` reads; the message begins with `where`.
+        DataError: if `open_image` can't read such an image; the message begins with `where`.
     """
     with _quiet():
         try:
-            with Image.open(BytesIO(data), formats=list(SUFFIXES)) as image:
+            with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
                 # A JPEG file that holds several pictures is called MPO.
-                return SUFFIXES.get(str(image.format), SUFFIXES["JPEG"])
+                return FORMAT_SUFFIXES.get(str(image.format), FORMAT_SUFFIXES["JPEG"])
         except _DAMAGE as error:
             raise DataError(f"{where}: not a readable {_KINDS}; convert it or leave it out") from error
 
 
 def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
-    """The image with at most `max_pixels` pixels and the same shape, as nearly as whole pixels allow.
-
-    An image that is small enough comes back as it is.
+    """The image with at most `max_pixels` pixels, of the same shape as nearly as whole pixels allow. An image
+    that is small enough is returned as it is.
 
     Raises:
         ValueError: if `max_pixels` is less than 1.
@@ -132,7 +126,8 @@ def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
     if width * height <= max_pixels:
         return image
     scale = math.sqrt(max_pixels / (width * height))
-    # The shorter side is rounded, and the longer one follows from it: a pixel counts most for the shorter.
+    # The shorter side is rounded and the longer one follows from it, since a pixel changes the shorter one
+    # most.
     ends = min(width, height), max(width, height)
     short = min(max(1, round(ends[0] * scale)), math.isqrt(max_pixels))
     long = min(max_pixels // short, round(ends[1] * short / ends[0]))
@@ -141,7 +136,8 @@ def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def encoded(image: Image.Image, suffix: str) -> bytes:
-    """The bytes of an image file: JPEG of quality 95 for ".jpg" and ".jpeg", PNG for any other suffix."""
+    """The image as the bytes of a file: JPEG of quality 95 for ".jpg" and ".jpeg", PNG for any other
+    suffix."""
     data = BytesIO()
     if suffix.lower() in (".jpg", ".jpeg"):
         image.convert("RGB").save(data, format="JPEG", quality=JPEG_QUALITY)
@@ -159,13 +155,13 @@ def _check_cost(image: Image.Image, data: bytes, name: str) -> None:
         raise DataError(f"{name}: a JPEG file of more than {MAX_SCANS} scans; save it anew or leave it out")
 
 
-def _transpose(image: Image.Image) -> Image.Transpose | None:
-    """What brings the image upright by its EXIF data. Where those are damaged the pixels still count."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. Where the EXIF data are damaged, the pixels still count as they are."""
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except _DAMAGE:
-        return None
-    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -186,8 +182,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of Pillow's while a file is read: what matters becomes an error, and the rest is noise. The
-    filters belong to all threads: the first to read sets one, and the last takes it away."""
+    """Keeps Pillow from warning while a file is read: what matters becomes an error, and the rest is noise.
+    All threads share the filters, so the first reader sets one and the last takes it away."""
     global _readers
     with _lock:
         if _readers == 0:
@@ -204,25 +200,28 @@ def _quiet() -> Iterator[None]:
 
 
 _SCAN, _END = 0xDA, 0xD9
-# Within a scan a 0xFF of the data is followed by 0x00, and restart markers may stand anywhere.
+# Within a scan, a 0xFF of the data is followed by 0x00, and restart markers may stand anywhere.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 
 
 def number_of_scans(data: bytes, most: int) -> int:
-    """The scans of the first picture of a JPEG file, counted up to `most` + 1; any bytes will do."""
+    """How many scans the first picture of a JPEG file has, counted up to `most` + 1. Any bytes may be
+    given."""
     scans, place = 0, 2
     while scans <= most and (marker := _MARKER.search(data, place)) and marker[1][0] != _END:
         scans += marker[1][0] == _SCAN
-        # What a segment holds is skipped by its length: a thumbnail in there has scans of its own.
+        # The inside of a segment is skipped by its length: a thumbnail in there has scans of its own.
         place = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
     return scans
 
+
+# ── what an image file is ──────────────────────────────────────────────────────────────────────────────
 
 THUMBNAIL = 16  # pixels a side
 MOST_THREADS = 16  # an image of 64 megapixels takes 0.8 GB while it is decoded
 
 Progress = Callable[[int, int], None]
-"""Called with how many are done, and how many there are."""
+"""Called with the number done and the number of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +229,10 @@ class Examined:
     """What an image file is.
 
     Attributes:
-        digest: of its bytes; two files with the same digest are byte-identical. Empty where it can't be read.
-        size: width and height in pixels, upright; None where it can't be opened.
-        thumbnail: grey, `THUMBNAIL` x `THUMBNAIL` bytes; None where it can't be opened.
-        problem: why it can't be opened; it begins with the path.
+        digest: of its bytes; two files with the same digest are byte-identical. Empty if it can't be read.
+        size: width and height in pixels, upright; None if it can't be opened.
+        thumbnail: grey, `THUMBNAIL` x `THUMBNAIL` bytes; None if it can't be opened.
+        problem: why it can't be opened, beginning with the path; None if it can.
     """
 
     digest: bytes
@@ -243,7 +242,7 @@ class Examined:
 
 
 def examine(path: Path) -> Examined:
-    """Reads and decodes one image file; never raises for a file that is missing or broken."""
+    """Reads and decodes one image file. A file that is missing or broken raises nothing."""
     digest = b""
     try:
         data = image_bytes(path)
@@ -255,10 +254,10 @@ def examine(path: Path) -> Examined:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """The image in grey and `THUMBNAIL` pixels a side, row after row.
+    """The image in grey, `THUMBNAIL` pixels a side, row after row.
 
-    With a filter that takes every pixel by its distance, so that it hardly changes with the image's size: for
-    photos of 100 x 100 made half as large a box filter gives a mean difference of 4.0 grey levels, and this
+    The filter weighs every pixel by its distance, so that the thumbnail hardly changes with the image's size.
+    For photos of 100 x 100 made half as large, a box filter gives a mean difference of 4.0 grey levels, this
     one 0.25.
     """
     grey = image.convert("L")
@@ -272,7 +271,7 @@ def examine_all(
 
     Args:
         progress: called after each file.
-        threads: as many as there are cores, up to `MOST_THREADS`, if not given.
+        threads: by default as many as there are cores, up to `MOST_THREADS`.
     """
     workers = threads or min(os.cpu_count() or 1, MOST_THREADS)
     running: deque[Future[Examined]] = deque()
@@ -280,7 +279,8 @@ def examine_all(
     try:
         for done, path in enumerate(paths):
             running.append(pool.submit(examine, path))
-            # Enough that no thread waits for the slowest, and no more: what is done waits to be taken.
+            # Enough that no thread waits for the slowest, and no more, since results are held until they are
+            # taken.
             if len(running) >= 8 * workers:
                 yield running.popleft().result()
                 _tell(progress, done + 1 - len(running), len(paths))
@@ -297,7 +297,7 @@ def _tell(progress: Progress | None, done: int, total: int) -> None:
 
 
 def identical_bytes(digests: Sequence[bytes]) -> list[list[int]]:
-    """Groups of two or more indices with the same digest, ascending; an empty digest is equal to none."""
+    """Groups of two or more indices with the same digest, ascending. An empty digest equals no other."""
     places: dict[bytes, list[int]] = {}
     for index, digest in enumerate(digests):
         if digest:

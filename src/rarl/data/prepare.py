@@ -1,6 +1,6 @@
-"""From a source to a collection: every image is opened once, broken ones are left out, the rest is divided
-into parts and linked or copied. The collection appears when it is whole, with `preparation.json`, which says
-how it was made and what was left out."""
+"""From a source to a collection. Every image is opened once, broken ones are left out, and the rest is
+divided into splits and linked or copied. The collection appears when it is whole, with a `preparation.json`
+that says how it was made and what was left out. Reading the source is up to `rarl.data.sources`."""
 
 import json
 import os
@@ -15,104 +15,20 @@ from typing import Any
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rarl.data.collection import SPLITS, Collection, load_collection
+from rarl.data.collection import Collection, load_collection
 from rarl.data.images import Examined, Progress, examine_all, identical_bytes
+from rarl.data.shares import SHARES, SPLITS
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source
-from rarl.data.sources.splits import PARTS as CALLED
 from rarl.data.writing import Placing, new_collection, orders_of, uniform_columns, write_split
-from rarl.errors import ConfigError, DataError
-
-PARTS: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
-
-
-def parse_parts(text: str) -> dict[str, float]:
-    """Shares such as "train=0.8,validation=0.1,test=0.1"; other names than these three may stand there too.
-
-    Raises:
-        ConfigError: if that is not what it is, or the shares don't add up to 1.
-    """
-    wanted = "must be shares that add up to 1, such as train=0.8,validation=0.1,test=0.1"
-    parts: dict[str, float] = {}
-    for word in text.split(","):
-        name, _, share = (piece.strip() for piece in word.partition("="))
-        name = CALLED.get(name.lower(), name)
-        try:
-            number = float(share)
-        except ValueError:
-            raise ConfigError(f"--parts {text}: {word.strip()!r} is no share; {wanted}") from None
-        if not (name.isidentifier() and 0 < number <= 1) or name.lower() in map(str.lower, parts):
-            raise ConfigError(f"--parts {text}: {word.strip()!r} is no share of a new part; {wanted}")
-        parts[name] = number
-    if "train" not in parts or abs(sum(parts.values()) - 1) > 1e-6:
-        raise ConfigError(f"--parts {text}: {wanted}, with train among them")
-    return parts
-
-
-def divide_by_seed(
-    images: Sequence[Labelled],
-    together: Iterable[Sequence[int]],
-    parts: Mapping[str, float],
-    seed: int,
-) -> list[str]:
-    """The part of each image.
-
-    Where no image has a part yet, all are divided. Where some have, the others belong to train, and the parts
-    that no image has are taken out of train: without a list for validation it is a share of train.
-
-    Args:
-        together: indices that must come into one part, such as those of byte-identical files.
-        parts: the share of each part.
-
-    Raises:
-        DataError: if a part would be empty.
-    """
-    given = {image.split for image in images if image.split is not None}
-    names = ["train", *(name for name in parts if name not in given and name != "train")]
-    units = _units(len(images), together)
-    # Of a unit that a list has put into several parts, or into another than train, each stays where it is.
-    open_units = [unit for unit in units if all(images[index].split in (None, "train") for index in unit)]
-    result = [image.split or "train" for image in images]
-    generator = random.Random(f"{seed}:parts")
-    generator.shuffle(open_units)
-    # The largest first: what is left can make up for it.
-    open_units.sort(key=lambda unit: (images[unit[0]].value, -len(unit)))
-    whole = sum(parts.get(name, 0.0) for name in names)
-    lacking = dict.fromkeys(names, 0.0)
-    for unit in open_units if len(names) > 1 else ():
-        for name in names:
-            lacking[name] += len(unit) * parts.get(name, 0.0) / whole
-        # The part that lacks most; chance decides between equals.
-        most = max(names, key=lambda name: (round(lacking[name], 9), generator.random()))
-        lacking[most] -= len(unit)
-        for index in unit:
-            result[index] = most
-    for name in names:
-        if name not in result:
-            raise DataError(
-                f"none of the {len(images)} images comes into {name}: they are too few, or belong together; "
-                "give more images, larger shares by --parts, or parts of your own"
-            )
-    return result
-
-
-def _units(number: int, together: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Sets of indices, ascending, that hang together through one or several of `together`."""
-    edges = [(group[0], other) for group in together for other in group[1:]]
-    rows, columns = zip(*edges, strict=True) if edges else ((), ())
-    graph = coo_array(([True] * len(edges), (rows, columns)), shape=(number, number))
-    units: dict[int, list[int]] = {}
-    for index, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
-        units.setdefault(label, []).append(index)
-    return list(units.values())
-
+from rarl.errors import DataError
 
 PREPARATION = "preparation.json"
 
 
 @dataclass(frozen=True)
 class Identical:
-    """Byte-identical files of a source: `groups` of them with `files` altogether, of which `conflicting`
-    groups have several values; `across` counts the files of test that are in another part too."""
+    """The byte-identical files of a source: `groups` groups of `files` files in all, of which `conflicting`
+    groups have several values. `across` counts the files of test that another split has too."""
 
     groups: int
     files: int
@@ -122,7 +38,8 @@ class Identical:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A collection as it was made. `placed` counts the image files that were linked, copied and shrunk."""
+    """A collection as it was made. `placed` counts the image files that were linked, copied and made
+    smaller."""
 
     collection: Collection
     left_out: Sequence[LeftOut]
@@ -131,40 +48,40 @@ class Prepared:
     notes: Mapping[str, Any]
 
 
-def prepare(
+def prepare_collection(
     source: Source,
     out: str | os.PathLike[str],
     *,
-    parts: Mapping[str, float] = PARTS,
+    shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     copy: bool = False,
     max_pixels: int | None = None,
     drop_duplicates: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Makes the collection `out` of a source.
+    """Makes a source into the collection `out`.
 
-    Byte-identical files come into one part, unless the source says otherwise. Images are hard links to the
-    source's files, and copies where the file system can't do that.
+    Byte-identical files go to one split, unless the source says otherwise. Images are hard links to the files
+    of the source, or copies where the file system has no hard links.
 
     Args:
-        parts: the share of each part; see `divide_by_seed`.
+        shares: the share of each split; see `divide_by_seed`.
         copy: copy the files, so that the collection shares nothing with the source.
-        max_pixels: larger images are made smaller, to at most so many pixels (width times height).
-        drop_duplicates: of byte-identical files with one value keep one, of test before validation before
-            train; of those with several values none.
-        progress: called with the number of images opened and of all.
+        max_pixels: larger images are made smaller, to at most this many pixels (width times height).
+        drop_duplicates: of byte-identical files with one value keep one, that of test before validation
+            before train; of those with several values keep none.
+        progress: called with the number of images opened so far, and of all.
 
     Raises:
-        DataError: if `out` is there or can't be written, a value is outside the task's range, or there are
-            too few images. Nothing is left at `out`.
+        DataError: if `out` exists or can't be written, a value is outside the task's range, or there are too
+            few images. Nothing is left at `out` then.
     """
     if os.path.lexists(out):
         raise DataError(f"{out}: exists already; remove it or choose another folder")
     for image in source.images:
         if source.orders is None:
             source.task.check(image.value, str(image.path))
-    images, left_out, examined = _opened(source, progress)
+    images, left_out, examined = _open_images(source, progress)
     kept: dict[str, str] = {}
     if drop_duplicates:
         same = identical_bytes([examined[image.path].digest for image in images])
@@ -172,13 +89,13 @@ def prepare(
         left_out += dropped
     orders = source.orders
     if orders is not None:
-        # What an order says of a file that was dropped holds for the one that was kept.
+        # What an order says about a file that was dropped holds for the one that was kept.
         orders = [list(dict.fromkeys(kept.get(name, name) for name in order)) for order in orders]
         orders = orders_of(orders, {image.id for image in images})
         images, unordered = _only_ordered(images, orders)
         left_out += unordered
     if not images:
-        raise DataError(_nothing(left_out))
+        raise DataError(_no_images(left_out))
     same = identical_bytes([examined[image.path].digest for image in images])
     place = {image.id: index for index, image in enumerate(images)}
     ordered = [[place[name] for name in order] for order in orders or ()]
@@ -187,12 +104,12 @@ def prepare(
         task, found = source.settle([image.value for image in images])
         notes |= found
     try:
-        split_of = divide_by_seed(images, [*same, *ordered], parts, seed)
+        split_of = divide_by_seed(images, [*same, *ordered], shares, seed)
     except DataError:
         if not ordered:
             raise
-        # One image in many orders, and all hang together: the orders are cut where the parts meet.
-        split_of = divide_by_seed(images, same, parts, seed)
+        # Some image is in many orders, and they all hang together: they are cut where the splits meet.
+        split_of = divide_by_seed(images, same, shares, seed)
         notes["orders cut"] = _cut(ordered, split_of)
     columns = uniform_columns(images, split_of, task.rule)
     identical = _identical(images, split_of, same)
@@ -203,7 +120,7 @@ def prepare(
             rows = [(images[index], columns[index]) for index in there]
             write_split(root / split, rows, placing, orders)
         if any(image.split != split for image, split in zip(images, split_of, strict=True)):
-            notes |= {"seed": seed, "parts": dict(parts)}
+            notes |= {"seed": seed, "parts": dict(shares)}
         if max_pixels is not None:
             notes["max_pixels"] = max_pixels
         report = {
@@ -215,14 +132,14 @@ def prepare(
         }
         text = json.dumps(report, indent=1, ensure_ascii=True, default=str)
         (root / PREPARATION).write_text(text + "\n", encoding="utf-8")
-        load_collection(root)  # what would not load does not take the name
+        load_collection(root)  # a collection that would not load doesn't get its name
     return Prepared(load_collection(out), tuple(left_out), identical, placing.counts, notes)
 
 
-def _opened(
+def _open_images(
     source: Source, progress: Progress | None
 ) -> tuple[list[Labelled], list[LeftOut], dict[Path, Examined]]:
-    """The images that can be opened, what is left out, and what each file is."""
+    """The images that can be opened, those left out, and what each file is."""
     paths = list(dict.fromkeys(image.path for image in source.images))
     examined = dict(zip(paths, examine_all(paths, progress), strict=True))
     images, left_out = [], list(source.left_out)
@@ -238,7 +155,8 @@ def _opened(
 
 
 def _cut(orders: Sequence[Sequence[int]], split_of: Sequence[str]) -> str:
-    """How much of orders that hang together is left in parts: pairs of images that an order has in one."""
+    """How much of the orders is left after the cut: the pairs of images of one order that are in one
+    split."""
     pairs = sum(len(order) * (len(order) - 1) // 2 for order in orders)
     sizes = (Counter(split_of[index] for index in order).values() for order in orders)
     left = sum(size * (size - 1) // 2 for order in sizes for size in order)
@@ -259,7 +177,8 @@ def _only_ordered(
 def _without_duplicates(
     images: Sequence[Labelled], same: Sequence[Sequence[int]]
 ) -> tuple[list[Labelled], list[LeftOut], dict[str, str]]:
-    """What remains, what does not, and the id that was kept in place of each that was not."""
+    """The images that remain, those that don't, and for the id of each dropped image the one kept in its
+    place."""
     rank = {"test": 0, "validation": 1}
     dropped: dict[int, str] = {}
     instead: dict[str, str] = {}
@@ -277,7 +196,7 @@ def _without_duplicates(
 
 
 def _by_rule(images: Sequence[Labelled], same: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The groups of byte-identical files, but only of rows with one rule, and more than one of them."""
+    """The groups of byte-identical files, cut by rule; those of one row are left out."""
     groups = []
     for group in same:
         rules: dict[str | None, list[int]] = {}
@@ -300,7 +219,7 @@ def _identical(
     )
 
 
-def _nothing(left_out: Sequence[LeftOut]) -> str:
+def _no_images(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return "the source has no images; check its path"
     return (
@@ -313,10 +232,74 @@ def _in_order(split_of: Sequence[str]) -> list[str]:
     return sorted(set(split_of), key=lambda name: (SPLITS.index(name) if name in SPLITS else 3, name))
 
 
+# ── seeded splits ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def divide_by_seed(
+    images: Sequence[Labelled],
+    together: Iterable[Sequence[int]],
+    shares: Mapping[str, float],
+    seed: int,
+) -> list[str]:
+    """The split of each image.
+
+    If no image has a split yet, all are divided. If some have, the others belong to train, and the splits
+    that no image has are taken out of train: if no list gives validation, it is a share of train.
+
+    Args:
+        together: indices that must go to one split, such as those of byte-identical files.
+        shares: the share of each split.
+
+    Raises:
+        DataError: if a split would be empty.
+    """
+    given = {image.split for image in images if image.split is not None}
+    names = ["train", *(name for name in shares if name not in given and name != "train")]
+    units = _units(len(images), together)
+    # If lists put a unit into several splits, or into one other than train, its images stay where they are.
+    open_units = [unit for unit in units if all(images[index].split in (None, "train") for index in unit)]
+    result = [image.split or "train" for image in images]
+    generator = random.Random(f"{seed}:parts")
+    generator.shuffle(open_units)
+    # The largest first: those that follow can make up for it.
+    open_units.sort(key=lambda unit: (images[unit[0]].value, -len(unit)))
+    whole = sum(shares.get(name, 0.0) for name in names)
+    lacking = dict.fromkeys(names, 0.0)
+    for unit in open_units if len(names) > 1 else ():
+        for name in names:
+            lacking[name] += len(unit) * shares.get(name, 0.0) / whole
+        # The split that lacks most; chance breaks ties.
+        most = max(names, key=lambda name: (round(lacking[name], 9), generator.random()))
+        lacking[most] -= len(unit)
+        for index in unit:
+            result[index] = most
+    for name in names:
+        if name not in result:
+            raise DataError(
+                f"none of the {len(images)} images comes into {name}: they are too few, or belong together; "
+                "give more images, larger shares by --parts, or splits of your own"
+            )
+    return result
+
+
+def _units(number: int, together: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Sets of indices, ascending, that one or several groups of `together` connect."""
+    edges = [(group[0], other) for group in together for other in group[1:]]
+    rows, columns = zip(*edges, strict=True) if edges else ((), ())
+    graph = coo_array(([True] * len(edges), (rows, columns)), shape=(number, number))
+    units: dict[int, list[int]] = {}
+    for index, label in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        units.setdefault(label, []).append(index)
+    return list(units.values())
+
+
+# ── what is said of it ─────────────────────────────────────────────────────────────────────────────────
+
+
 def preparation_lines(prepared: Prepared, out: Path) -> list[str]:
-    """What a user should know at once; the rest is in `preparation.json`."""
+    """What the user should know at once; the rest is in `preparation.json`."""
     splits = prepared.collection.splits
-    # An image in several orders, or with several rules, is one image.
+    # An image in several orders, or with several rules, counts once.
     counts = {split: len({row.path for row in rows}) for split, rows in splits.items()}
     rows = sum(map(len, splits.values()))
     task = prepared.collection.task
@@ -326,7 +309,7 @@ def preparation_lines(prepared: Prepared, out: Path) -> list[str]:
         + (f" (images; {rows:,} rows)" if rows > sum(counts.values()) else ""),
         f"  {task.rule}: {task.value_range}, step {task.step:g}, delta {task.delta:g}, metric {task.metric}",
         *(
-            f"  {_line(key.replace('_', ' '))}: {_line(_text(value))}"
+            f"  {_printable(key.replace('_', ' '))}: {_printable(_note_text(value))}"
             for key, value in prepared.notes.items()
         ),
         f"  image files: {placed}",
@@ -335,26 +318,29 @@ def preparation_lines(prepared: Prepared, out: Path) -> list[str]:
     if same.groups:
         lines.append(
             f"  byte-identical: {same.files:,} files in {same.groups:,} groups, {same.conflicting:,} of "
-            f"them with several values; {same.across:,} of test are in another part too "
+            f"them with several values; {same.across:,} of test are in another split too "
             "(--drop-duplicates leaves them out)"
         )
     if prepared.left_out:
         lines.append(f"  left out: {len(prepared.left_out):,}")
-        lines += [f"    {_line(each.name)}: {_line(each.reason)}" for each in prepared.left_out[:SHOWN]]
+        lines += [
+            f"    {_printable(each.name)}: {_printable(each.reason)}" for each in prepared.left_out[:SHOWN]
+        ]
         if (more := len(prepared.left_out) - SHOWN) > 0:
             lines.append(f"    and {more:,} more, all of them in {out / PREPARATION}")
     return [*lines, f"look at it with: {shlex.join(['rarl', 'data', 'check', str(out)])}"]
 
 
-def _line(text: str) -> str:
-    """A stranger's text as part of a line: without what a terminal would obey or can't show."""
+def _printable(text: str) -> str:
+    """A stranger's text as part of a line: characters that a terminal would obey or can't show are
+    escaped."""
     return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
 
 
-def _text(value: object) -> str:
+def _note_text(value: object) -> str:
     if isinstance(value, list):
-        shown = ", ".join(map(_text, value[:SHOWN]))
+        shown = ", ".join(map(_note_text, value[:SHOWN]))
         return f"{shown} and {len(value) - SHOWN:,} more" if len(value) > SHOWN else shown or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_note_text(each)}" for key, each in value.items())
     return f"{value:.15g}" if isinstance(value, float) else str(value)

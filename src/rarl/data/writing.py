@@ -1,6 +1,6 @@
-"""Writing a collection that is made in memory, such as the digits or those of tests. It is made beside its
-place and moved when whole: what stands there is never half of it. Collections made of files are
-`preparing`'s."""
+"""Writing a collection: from images in memory, such as the digits, and the pieces of one that is made from
+files (`rarl.data.prepare` puts those together). A collection is written beside its place and moved there when
+it is whole, so that nobody ever finds half of one."""
 
 import json
 import math
@@ -30,22 +30,23 @@ from rarl.errors import DataError
 from rarl.files import new_folder
 from rarl.method.tasks import Task
 
-# What is written for one image: id, value, image (or the bytes of an image file) and, if any, its own rule.
-Entry = tuple[str, float, Image.Image | bytes] | tuple[str, float, Image.Image | bytes, str | None]
+ImageEntry = tuple[str, float, Image.Image | bytes] | tuple[str, float, Image.Image | bytes, str | None]
+"""One image to write: its id, its value, the image or the bytes of an image file, and its own rule if it has
+one."""
 
 
 def write_collection(
-    out: str | os.PathLike[str], task: Task, splits: Mapping[str, Iterable[Entry]]
+    out: str | os.PathLike[str], task: Task, splits: Mapping[str, Iterable[ImageEntry]]
 ) -> Collection:
-    """Writes a new collection at `out`, each image as `<id>.png` (bytes keep their format), and loads it.
+    """Writes a new collection at `out` and loads it. Each image becomes `<id>.png`; bytes keep their format.
 
     Raises:
-        DataError: if `out` exists or can't be written, or an entry is not one that loads again.
+        DataError: if `out` exists or can't be written, or an entry would not load again.
     """
     with new_collection(out, task) as root:
         ids: set[str] = set()
         for split, entries in splits.items():
-            folder = root / _name(split, "split", str(root))
+            folder = root / _file_name(split, "split", str(root))
             folder.mkdir()
             with open(folder / METADATA, "w", encoding="utf-8") as lines:
                 for entry in entries:
@@ -59,7 +60,7 @@ def write_collection(
 
 @contextmanager
 def new_collection(out: str | os.PathLike[str], task: Task) -> Iterator[Path]:
-    """A folder with the task in it, to write the splits in; it becomes `out` when the block ends.
+    """A folder that holds the task, to write the splits in. It becomes `out` when the block ends.
 
     Raises:
         DataError: if `out` exists or can't be written.
@@ -75,10 +76,10 @@ def new_collection(out: str | os.PathLike[str], task: Task) -> Iterator[Path]:
         raise DataError(f"{target}: can't be written ({error.strerror or error})") from error
 
 
-def _write_entry(folder: Path, task: Task, entry: Entry, ids: set[str]) -> dict[str, Any]:
+def _write_entry(folder: Path, task: Task, entry: ImageEntry, ids: set[str]) -> dict[str, Any]:
     row_id, value, image = entry[:3]
     where = f"split '{folder.name}', image {row_id!r}"
-    _name(row_id, "id", where)
+    _file_name(row_id, "id", where)
     if row_id in ids:
         raise DataError(f"{where}: the id is taken; give each image an id of its own")
     ids.add(row_id)
@@ -93,8 +94,8 @@ def _write_entry(folder: Path, task: Task, entry: Entry, ids: set[str]) -> dict[
     return fields
 
 
-def _name(value: object, key: str, where: str) -> str:
-    """A text that can be the name of a file or folder."""
+def _file_name(value: object, key: str, where: str) -> str:
+    """`value`, if it can be the name of a file or folder."""
     name = text_field(value, key, where)
     if name.startswith(".") or any(mark in name for mark in "/\\\0:"):
         raise DataError(
@@ -103,9 +104,12 @@ def _name(value: object, key: str, where: str) -> str:
     return name
 
 
+# ── from files ───────────────────────────────────────────────────────────────────────────────────────────
+
+
 @dataclass
 class Placing:
-    """How image files come into the collection."""
+    """How image files get into the collection, and a count of each way: linked, copied, shrunk."""
 
     copy: bool
     max_pixels: int | None
@@ -113,7 +117,7 @@ class Placing:
     counts: dict[str, int] = field(default_factory=lambda: {"linked": 0, "copied": 0, "shrunk": 0})
 
     def place(self, image: Labelled, folder: Path, taken: set[str]) -> str:
-        """Puts the file into the folder, and returns the name it has there."""
+        """Puts the file into the folder and returns the name it has there; `taken` gets that name."""
         size = self.examined[image.path].size
         shrink = self.max_pixels is not None and size is not None and size[0] * size[1] > self.max_pixels
         name = self._name(image, taken, shrink)
@@ -126,10 +130,10 @@ class Placing:
             return name
         if not self.copy:
             try:
-                # A link to a link would lead out of the collection.
+                # A hard link to a symbolic link would lead out of the collection.
                 os.link(os.path.realpath(image.path), target)
             except FileExistsError:
-                raise  # to copy there would be to write into a file of the source
+                raise  # to copy would be to write into a file of the source
             except OSError:
                 pass  # another disk, or a file system without hard links
             else:
@@ -140,7 +144,7 @@ class Placing:
         return name
 
     def _name(self, image: Labelled, taken: set[str], shrink: bool) -> str:
-        """The source's name, with what a collection or `imagefolder` can't have in it replaced."""
+        """The source's name, with the parts replaced that a collection or `imagefolder` can't have."""
         parts = [re.sub(r"[\\:\0]|^\.+|^__+", "_", part) for part in image.name.split("/")]
         name = "/".join(parts)
         stem, suffix = os.path.splitext(name)
@@ -152,25 +156,26 @@ class Placing:
         while name.casefold() in taken:  # some file systems don't tell a.jpg from A.jpg
             number, name = number + 1, f"{stem}-{number + 1}{suffix}"
         taken.add(name.casefold())
-        # A folder is a name too: no later file may be called like it.
+        # A folder takes a name too: no later file may have it.
         taken.update(str(folder).casefold() for folder in PurePosixPath(name).parents)
         return name
 
 
-RESERVED = ("file_name", "file_names", "image", "id", "value", "rule")
-_OF_IMAGES = ("_file_name", "_file_names")  # datasets 5.2 opens what stands in such a column
+ROW_KEYS = ("file_name", "file_names", "image", "id", "value", "rule")
+_OF_IMAGES = ("_file_name", "_file_names")  # datasets 5.2 opens the files that such a column names
 
 
 def uniform_columns(images: Sequence[Labelled], split_of: Sequence[str], rule: str) -> list[dict[str, Any]]:
-    """The columns of each image, with its rule where any image has one of its own, and else `rule`.
+    """The columns of each image, in types that `imagefolder` can read. If any image has a rule of its own,
+    each gets a column with its rule, which is `rule` for the others.
 
-    Whole numbers beside others become such. A column that mixes other types, or that a split has nothing of,
-    becomes texts, empty where an image has none.
+    A column of whole and other numbers becomes floats. A column that mixes other types, or of which some
+    split has no value, becomes texts, which are empty for an image without a value.
     """
     types: dict[str, dict[str, set[type]]] = {}
     for image, split in zip(images, split_of, strict=True):
         for key, value in image.columns.items():
-            if key not in RESERVED and not key.endswith(_OF_IMAGES) and _is_known(value):
+            if key not in ROW_KEYS and not key.endswith(_OF_IMAGES) and _is_known(value):
                 types.setdefault(key, {}).setdefault(split, set()).add(type(value))
     changes: dict[str, Callable[[Any], Any]] = {}
     for key, of_split in types.items():
@@ -193,7 +198,7 @@ def uniform_columns(images: Sequence[Labelled], split_of: Sequence[str], rule: s
 
 
 def orders_of(orders: Sequence[Sequence[str]], ids: Container[str]) -> list[list[str]]:
-    """What the orders say of the images `ids`."""
+    """The orders, cut down to the images `ids`; those with fewer than two of them are left out."""
     remaining = ([name for name in order if name in ids] for order in orders)
     return [order for order in remaining if len(order) > 1]
 
@@ -204,8 +209,8 @@ def write_split(
     placing: Placing,
     orders: Sequence[Sequence[str]] | None,
 ) -> None:
-    """Makes the folder of a split: its images, each with its columns, `metadata.jsonl`, and `orders.jsonl` in
-    place of values where orders are given.
+    """Makes the folder of a split: its images, its `metadata.jsonl` with the columns of each, and, if orders
+    are given, an `orders.jsonl` in place of values.
 
     Raises:
         DataError: if no order has two of the images.

@@ -316,9 +316,9 @@ class Validation(TrainerCallback):
 def score(group: Group, text: str, task: Task, weights: Weights) -> float:
     """Eq. 8 for one reply; a reward that is not defined for the group is left out, as in training."""
     columns: dict[str, Any] = {"delta": [task.delta], "range": [[task.low, task.high]]}
-    columns["values" if group.knows_values else "order"] = [group.values]
+    columns |= {name: [known] for name, known in group.truth.items()}
     parts = [
-        regression_reward([text], **columns)[0] if group.knows_values else None,
+        regression_reward([text], **columns)[0] if "values" in columns else None,
         ranking_reward([text], **columns)[0],
         format_reward([text])[0],
     ]

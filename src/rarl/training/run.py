@@ -16,7 +16,7 @@ from rich.console import Console
 from rarl.data.collection import Collection, Row, load_collection
 from rarl.data.columns import read_columns
 from rarl.data.groups import Group, draw_groups, training_groups
-from rarl.data.sources.digits import SPLITS, prepare_digits
+from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
@@ -165,9 +165,10 @@ def check(config: RunConfig, *, resume: bool) -> Collection:
         check_collection(config, collection)
     else:
         for key, settings in _held_out(config):
-            if settings.split not in SPLITS:
+            if settings.split not in DIGITS_SPLITS:
                 raise ConfigError(
-                    f"{key}.split: the digits have no split '{settings.split}', only {', '.join(SPLITS)}"
+                    f"{key}.split: the digits have no split '{settings.split}', only "
+                    f"{', '.join(DIGITS_SPLITS)}"
                 )
         collection = prepare_digits(config.output / "data")
     _check_lengths(config, collection, processor.tokenizer)

@@ -1,4 +1,4 @@
-"""data/ava.py: rows of AVA.txt as they are published, worked by hand, and rows that can't be read."""
+"""The source ava: rows of AVA.txt as they are published, worked by hand, and rows that can't be read."""
 
 import os
 import time

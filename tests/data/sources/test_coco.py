@@ -1,4 +1,4 @@
-"""data/coco_rem.py and what it reads with: how many of a category are in an image, by hand; every
+"""The source coco-rem and the stream it reads: how many of a category are in an image, by hand; every
 contradiction of the files is named; and a large file is never in memory as a whole."""
 
 import json
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from rarl.data.collection import load_collection
-from rarl.data.prepare import prepare
-from rarl.data.sources import Labelled, LeftOut, Source, json_lists
+from rarl.data.prepare import prepare_collection
+from rarl.data.sources import Labelled, LeftOut, Source, coco_annotations
 from rarl.data.sources.coco import read_coco
-from rarl.data.sources.json_lists import read_lists
+from rarl.data.sources.coco_annotations import stream_lists
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import COUNT
 
@@ -428,7 +428,7 @@ def without(fields: dict[str, Any], key: str) -> dict[str, Any]:
         (content([image(1) | {"id": 1.0}], []), "images entry 1: 'id' must be a whole number, not 1.0"),
         (content([image(1) | {"file_name": None}], []), "images entry 1: 'file_name' must be a text"),
         (content([image(1) | {"file_name": " "}], []), "images entry 1: 'file_name' must be a text"),
-        (content([image(1) | {"file_name": "\ud800.jpg"}], []), "images entry 1: 'file_name' must be a text"),
+        (content([image(1) | {"file_name": "\ud800.jpg"}], []), r"not JSON, .*ud800 is half of a character"),
         (
             content([image(1) | {"file_name": "a/" * 9999 + "b"}], []),
             "entry 1: 'file_name' must be a text, ne",
@@ -454,7 +454,7 @@ def without(fields: dict[str, Any], key: str) -> dict[str, Any]:
         (content([], [coco(1, 1) | {"iscrowd": None}]), "annotations entry 1: 'iscrowd' must be 0 or 1, not"),
         (without(content([], []), "categories"), "no 'categories'; there must be the lists images, categor"),
         (content([], []) | {"images": {}}, "'images' must be a list"),
-        ([], "not JSON, from character 0 on"),
+        ([], "not JSON, within the first 2 bytes .'{' is missing.; is the download whole"),
     ],
 )
 def test_every_mistake_is_named_with_its_entry(tmp_path: Path, train: Any, message: str) -> None:
@@ -469,14 +469,14 @@ def test_every_mistake_is_named_with_its_entry(tmp_path: Path, train: Any, messa
 
 def lists(path: Path, text: str | bytes, *names: str) -> list[Any]:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(read_lists(path, names))
+    return list(stream_lists(path, dict.fromkeys(names)))
 
 
 @pytest.mark.parametrize("piece", [1, 2, 7, 1 << 20])
 def test_a_file_is_read_the_same_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(json_lists, "PIECE", piece)
+    monkeypatch.setattr(coco_annotations, "PIECE", piece)
     text = ' {"b" : [1, [ ], {"x": "],}\\"ä☃😀"}, -12.5e+3 ,true] ,\r\n"skip": [[1], 0.5, {"a": []}],'
     text += '"n": 12, "a":[]} \n'
     rows = [("b", 1, 1), ("b", 2, []), ("b", 3, {"x": '],}"ä☃😀'}), ("b", 4, -12500.0), ("b", 5, True)]
@@ -489,22 +489,27 @@ def test_a_file_is_read_the_same_in_pieces_of_any_size(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"not JSON, from character 0 on \('{' is missing\); is the download whole"),
-        ('{"a": [1, 2', "'\\]' is missing"),
-        ('{"a": [1, {"x": 2', "not JSON, from character 10 on"),
-        ('{"a": [1, "x', "Unterminated string"),
-        ('{"a": [1,]}', "Expecting value"),
-        ('{"a": [1 2]}', "character 9 on .'\\]' is missing"),
-        ('{"a": [1]', "'}' is missing"),
-        ('{"a": [1]} {}', "there is more after the end"),
+        ("", r"not JSON, within the first 0 bytes \(parse error: premature EOF\); is the download whole"),
+        ('{"a": [1, 2', r"not JSON, in or behind a entry 2, .*premature EOF"),
+        ('{"a": [1, {"x": 2', "not JSON, in or behind a entry 2, within the first 17 bytes .*premature EOF"),
+        ('{"a": [1, "x', "a entry 1, .*premature EOF"),
+        ('{"a": [1,]}', "a entry 1, .*unallowed token"),
+        ('{"a": [1 2]}', "a entry 1, within the first .* bytes .*after array element"),
+        ('{"a": [1]', "a entry 1, .*premature EOF"),
+        ('{"a": [1]} {}', "a entry 1, .*trailing garbage"),
         ('{"a": [1], "a": [2]}', "'a' is there twice"),
         ('{"b": [1]}', "no 'a'; there must be the lists a"),
         ('{"a": 1}', "'a' must be a list"),
-        ("{1: []}", "a name in quotes is missing"),
-        ('{"a" [1]}', "':' is missing"),
-        ('{"a": [nul]}', "Expecting value"),
-        ('{"a": [' + "[" * 100_000, "recursion"),
-        ('{"b": ' + "9" * 5000 + "}", "integer string conversion|int"),
+        ('{"a": {}}', "'a' must be a list"),
+        ("{1: []}", "invalid object key .must be a string"),
+        ('{"a" [1]}', "object key and value must be separated by a colon"),
+        ('{"a": [nul]}', "in or behind 'a', .*invalid string in json text"),
+        ('{"a": [NaN]}', "in or behind 'a', .*invalid char in json text"),
+        ('{"a": [' + "[" * 100_000, "recursion|premature EOF"),
+        ('{"a": [' + "[" * 100_000 + "]" * 100_000 + "]}", "a entry 1, .*recursion"),
+        ('{"b": ' + "9" * 5000 + "}", "integer overflow"),
+        (r'{"b": "\ud83d\ude00 \\ud800", "a": ["\ud800."]}', r"not JSON, .*ud800 is half of a character"),
+        (r'{"a": ["\udc00"]}', "not JSON, "),
         (b'{"a": ["\xe4"]}', r"not UTF-8 \(invalid"),
         (b'{"a": ["\xe4', r"not UTF-8 \(unexpected end"),
         ('{"a": []}'.encode("utf-16"), "not UTF-8"),
@@ -513,28 +518,28 @@ def test_a_file_is_read_the_same_in_pieces_of_any_size(
 def test_what_is_not_json_is_named_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, text: str | bytes, message: str
 ) -> None:
-    monkeypatch.setattr(json_lists, "PIECE", piece)
+    monkeypatch.setattr(coco_annotations, "PIECE", piece)
     with pytest.raises(DataError, match=message) as caught:
         lists(tmp_path / "a.json", text, "a")
     assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: ")
 
 
 def test_an_entry_without_end_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_lists, "PIECE", 10)
-    monkeypatch.setattr(json_lists, "LONGEST", 100)
+    monkeypatch.setattr(coco_annotations, "PIECE", 10)
+    monkeypatch.setattr(coco_annotations, "LONGEST_ENTRY", 100)
     assert len(lists(tmp_path / "a.json", json.dumps({"a": ["x" * 90]}), "a")) == 1
-    with pytest.raises(DataError, match="or an entry is longer than 100 characters"):
+    with pytest.raises(DataError, match=r"in or behind 'a', .*an entry is longer than 100 bytes"):
         lists(tmp_path / "a.json", json.dumps({"a": ["x" * 500]}), "a")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json: can't be read \(No such file"):
-        list(read_lists(tmp_path / "a.json", ["a"]))
+        list(stream_lists(tmp_path / "a.json", {"a": None}))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 MB of masks; `json.load` takes five times the file."""
-    monkeypatch.setattr(json_lists, "PIECE", 1 << 14)
+    monkeypatch.setattr(coco_annotations, "PIECE", 1 << 14)
     mask = {"counts": [300] * 400, "size": [4, 6]}
     annotations = [rem(number, 1, HORSE) | {"segmentation": mask} for number in range(150)]
     text = json.dumps(content([image(1)], annotations))
@@ -563,7 +568,7 @@ def test_it_becomes_a_collection(tmp_path: Path) -> None:
     raw = make(tmp_path / "raw", content([image(number) for number in range(1, 13)], annotations), files=12)
     for number, file in enumerate(sorted(raw.glob("*2017/*.jpg"))):
         Image.new("RGB", (6, 4), (20 * number, 0, 0)).save(file)
-    prepare(read_coco(raw), tmp_path / "out")
+    prepare_collection(read_coco(raw), tmp_path / "out")
     collection = load_collection(tmp_path / "out")
     rows = {row.id.lstrip("0"): row for split in ("train", "validation") for row in collection.split(split)}
     assert {name: (row.value, row.rule) for name, row in rows.items()} == {

@@ -1,4 +1,4 @@
-"""data/digits.py: which digit is in which split, what its picture looks like; and a second call loads."""
+"""The digits: which digit is in which split, what its picture looks like; and a second call loads."""
 
 import hashlib
 from pathlib import Path

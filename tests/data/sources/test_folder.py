@@ -1,4 +1,4 @@
-"""data/folder.py: sub-folders, tables, orders and annotations as values; names stay within the folder, and
+"""The source folder: sub-folders, tables, orders and annotations as values; names stay within the folder, and
 every mistake is named with its file and row."""
 
 import json
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers import SHARED_DATA
-from rarl.data.prepare import prepare
+from rarl.data.prepare import prepare_collection
 from rarl.data.sources import Source
 from rarl.data.sources.folder import read_folder
 from rarl.data.sources.scale import Scale
@@ -316,7 +316,7 @@ def test_the_same_row_twice_is_one_and_contradictions_are_named(tmp_path: Path) 
         with pytest.raises(DataError, match=rf"line 4: a\.jpg has another value or split in {labels} line 2"):
             read_folder(raw, SIZE, labels)
     labels.write_text("file,value,split\na.jpg,3,dev set\n")
-    with pytest.raises(DataError, match="line 2: split 'dev set' is no part; it must be train, validation"):
+    with pytest.raises(DataError, match="line 2: split 'dev set' is no split; it must be train, validation"):
         read_folder(raw, SIZE, labels)
 
 
@@ -395,7 +395,7 @@ def test_annotated_objects_are_counted(tmp_path: Path) -> None:
     assert (said.name, said.rule, said.high, said.delta, said.metric) == ("blood", "cells", 20, 3, "accuracy")
     narrow = read_folder(raw, Scale("", (0, 2)), objects=["RBC"])
     with pytest.raises(DataError, match=r"a\.jpg: value 3\.0 is outside the range; count expects 0-2"):
-        prepare(narrow, tmp_path / "out")
+        prepare_collection(narrow, tmp_path / "out")
 
 
 # --- images as people have them ---
@@ -406,7 +406,7 @@ real = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no real images here"
 @real
 def test_photos_of_hands_showing_digits(tmp_path: Path) -> None:
     source = read_folder(SHARED_DATA / "sign_digits", Scale("number that the hand shows"))
-    prepared = prepare(source, tmp_path / "out", max_pixels=10_000)
+    prepared = prepare_collection(source, tmp_path / "out", max_pixels=10_000)
     rows = [row for rows in prepared.collection.splits.values() for row in rows]
     assert len(rows) == 2062
     assert sorted(Counter(row.value for row in rows)) == list(range(10))
@@ -432,7 +432,7 @@ def test_photos_of_lettuce(tmp_path: Path) -> None:
         "medium": 1,
         "high": 2,
     }
-    collection = prepare(source, tmp_path / "out").collection
+    collection = prepare_collection(source, tmp_path / "out").collection
     for rows in collection.splits.values():
         assert {row.value for row in rows} == {0, 1, 2}
 

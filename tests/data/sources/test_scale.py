@@ -1,4 +1,4 @@
-"""data/scale.py: what the values show of their scale, worked by hand, and what is refused."""
+"""The scale: what the values show of their scale, worked by hand, and what is refused."""
 
 from pathlib import Path
 

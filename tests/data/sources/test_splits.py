@@ -1,4 +1,4 @@
-"""data/split_lists.py and division.py: what `--split` takes, which image an entry means, and what becomes of
+"""Lists of splits: what `--split` takes, which image an entry means, and what becomes of
 the images and entries that have no counterpart."""
 
 import hashlib
@@ -21,7 +21,7 @@ def images(*names: str) -> list[Labelled]:
 
 
 def keys(lists: SplitLists) -> list[tuple[str, str]]:
-    return [(entry.key, entry.part) for entry in lists.entries]
+    return [(entry.key, entry.split) for entry in lists.entries]
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_a_file_names_the_part(write: Any, name: str, part: str) -> None:
 
 @pytest.mark.parametrize("name", ["list.txt", "latest.txt", "trainval.txt", "train_test.txt", "contest.csv"])
 def test_a_file_that_names_no_part_is_refused(write: Any, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"which part is it\? Write --split test="):
+    with pytest.raises(ConfigError, match=r"which split is it\? Write --split test="):
         read_split_lists([write(name, "file\na.jpg\n")])
 
 
 def test_the_folder_of_a_list_says_nothing(write: Any) -> None:
-    with pytest.raises(ConfigError, match="which part is it"):
+    with pytest.raises(ConfigError, match="which split is it"):
         read_split_lists([write("test/list.txt", "a")])
 
 
@@ -130,10 +130,14 @@ def test_half_a_surrogate_pair_is_refused(write: Any) -> None:
         ("test.csv", "", "no rows"),
         ("test.csv", "file\n", "no rows"),
         ("test.csv", "age\n3\n", "no column for the image file; it may be called file, file_name"),
-        ("test.csv", "file,split\na,test\nb,extra\n", r"line 3: 'extra' is no part; it must be train, valid"),
-        ("test.csv", "file,split\na,\n", r"line 2: '' is no part; .* write --split test="),
-        ("test.jsonl", '{"file": "a", "split": "test"}\n{"file": "b"}', r"line 2: None is no part"),
-        ("train.txt", "a", r"no entry of these lists is of the test part; add --split test=FILE"),
+        (
+            "test.csv",
+            "file,split\na,test\nb,extra\n",
+            r"line 3: 'extra' is no split; it must be train, valid",
+        ),
+        ("test.csv", "file,split\na,\n", r"line 2: '' is no split; .* write --split test="),
+        ("test.jsonl", '{"file": "a", "split": "test"}\n{"file": "b"}', r"line 2: None is no split"),
+        ("train.txt", "a", r"no entry of these lists is of the test split; add --split test=FILE"),
         ("val.txt", "a", "add --split test=FILE"),
     ],
 )
@@ -145,7 +149,7 @@ def test_malformed_lists_are_named(write: Any, name: str, content: str | bytes, 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("tset=a.txt", "there is no part 'tset'; write train=, validation= or test="),
+        ("tset=a.txt", "there is no split 'tset'; write train=, validation= or test="),
         ("test=none.txt", r"'none.txt' is no file; check the path"),
         ("none.txt", r"'none.txt' is no file"),
         ("test=", r"'' is no file"),

@@ -1,4 +1,4 @@
-"""data/tables.py: what each kind of table is read as, and what each kind of damage is called."""
+"""Tables: the rows of each kind of table, and the message for each kind of damage."""
 
 import datetime
 import math

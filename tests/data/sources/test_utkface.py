@@ -1,4 +1,4 @@
-"""data/utkface.py and listed_ages.py: ages from names as they are, malformed ones too; lists with ages of
+"""The source utkface: ages from names as they are, malformed ones too; lists with ages of
 their own. The files are empty: nothing here opens an image."""
 
 import os

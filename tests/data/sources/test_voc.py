@@ -1,4 +1,4 @@
-"""data/voc.py: objects by name, counted by hand; XML from strangers does no harm; splits as the lists say."""
+"""Pascal VOC: objects by name, counted by hand; XML from strangers does no harm; splits as the lists say."""
 
 import os
 from collections import Counter

@@ -1,5 +1,5 @@
-"""A look at a whole collection before anything is trained on it: what its values and images are like, and
-what is wrong. Nothing is changed. What a person sees of it is `check_report`'s."""
+"""A check of a whole collection before anything is trained on it: what its values and images are like, and
+what is wrong. Nothing is changed. `rarl.data.check.report` shows the result to a person."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl.data.check.duplicates import Repeated, listed, repeated, repetition_faults, repetition_notes, shown
+from rarl.data.check.duplicates import (
+    Repeated,
+    file_in_collection,
+    listed,
+    repeated,
+    repetition_faults,
+    repetition_notes,
+)
 from rarl.data.check.statistics import (
     Baseline,
     Bins,
@@ -35,11 +42,12 @@ class SplitCheck:
     """One split.
 
     Attributes:
-        rows: lines with a value, or places in orders.
-        images: different files.
-        rules: the number of rows of each rule, where rows have rules of their own.
-        values, ties: None and empty where only orders are known; ties by the number of images in a list.
-        orders: the number of orders; None where values are known.
+        rows: the number of lines with a value, or of places in orders.
+        images: the number of different files.
+        rules: the number of rows of each rule, if rows have rules of their own.
+        values: None if only orders are known.
+        ties: by the number of images in a list; empty if only orders are known.
+        orders: the number of orders; None if values are known.
     """
 
     rows: int
@@ -52,9 +60,14 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """A collection as it was found. `faults` has a line for each kind of mistake, and `notes` for what is
-    worth knowing and no mistake; `problems` is as given, and `broken` says for each file why it can't be
-    opened."""
+    """A collection as it was found.
+
+    Attributes:
+        problems: what is wrong with lines that can't be read, as given to `check_collection`.
+        broken: for each file that can't be opened, why.
+        faults: a line for each kind of mistake.
+        notes: a line for each thing that is worth knowing, but no mistake.
+    """
 
     root: str
     task: dict[str, Any]
@@ -71,7 +84,7 @@ class Check:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain lists, numbers and texts, as JSON has them."""
+        """Everything as the lists, numbers and texts that JSON has."""
         return asdict(self)
 
 
@@ -83,15 +96,20 @@ def check_collection(
     counts: Sequence[int] = (2, 4, 8),
     progress: Progress | None = None,
 ) -> Check:
-    """Opens every image once and looks at every row. Never raises for what is wrong with the collection.
+    """Opens every image once and looks at every row. Nothing that is wrong with the collection raises an
+    error.
 
     Args:
-        problems: what was wrong with rows that could not be read, as `inspect_collection` gives it.
-        image_tokens, prompt_tokens: of a model, to say what images and prompts cost it.
+        problems: what is wrong with rows that can't be read, as from `inspect_collection`.
+        image_tokens, prompt_tokens: those of a model, to say what images and prompts cost it.
         counts: numbers of images in a list.
         progress: called after each file.
     """
-    named = {str(row.path): shown(collection, row) for rows in collection.splits.values() for row in rows}
+    named = {
+        str(row.path): file_in_collection(collection, row)
+        for rows in collection.splits.values()
+        for row in rows
+    }
     examined = dict(zip(named, examine_all([Path(path) for path in named], progress), strict=True))
     broken = {named[path]: file.problem for path, file in examined.items() if file.problem is not None}
     same, alike = repeated(collection, examined)
@@ -101,8 +119,8 @@ def check_collection(
     costs, refused = ([], []) if image_tokens is None else costs_of(sizes, image_tokens)
     rules = {row.rule or collection.task.rule for rows in collection.splits.values() for row in rows}
     faults = [
-        *_first(problems, "lines of manifests are wrong"),
-        *_first(broken.values(), "images can't be opened"),
+        *_first_faults(problems, "lines of manifests are wrong"),
+        *_first_faults(broken.values(), "images can't be opened"),
         *refused,
         *repetition_faults(same, alike),
     ]
@@ -131,12 +149,12 @@ def _split(rows: Sequence[Row], bins: Bins, counts: Sequence[int], knows_values:
         dict(rules.most_common()),
         values_of(rows, bins) if knows_values else None,
         {count: ties_of(rows, count) for count in counts if count > 1} if knows_values else {},
-        None if knows_values else len({row.order for row in rows}),
+        None if knows_values else len({row.pool.order for row in rows}),
     )
 
 
-def _first(lines: Iterable[str], what: str) -> list[str]:
-    """The first few of many faults, and how many there are."""
+def _first_faults(lines: Iterable[str], what: str) -> list[str]:
+    """The first few of many faults, and their number."""
     every = list(lines)
     return every[:SHOWN] + ([f"... {len(every)} {what} in all"] if len(every) > SHOWN else [])
 

@@ -1,5 +1,5 @@
-"""The same image more than once: files with the same bytes, and files that show the same although their bytes
-differ, for they were encoded anew or resized. Every pair is compared, in effect: the search leaves out only
+"""The same image more than once: files with the same bytes, and files that look the same although their bytes
+differ, because they were encoded anew or resized. In effect every pair is compared: the search skips only
 pairs that can't be the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +12,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from rarl.data.collection import Collection, Row
+from rarl.data.collection import Collection, OrderedRow, Row
 from rarl.data.images import THUMBNAIL, Examined
 from rarl.data.sources import SHOWN
 
-# Two images are the same if their thumbnails differ by little on average and nowhere by much. Measured on
+# Two images are the same if their thumbnails differ little on average and nowhere by much. Measured on
 # photos (2,062 of hands, 100 x 100; 364 of blood, 640 x 480; 120 of lettuce, 256 x 256, in bursts) and on
 # 1,797 digits of 28 x 28; in grey levels of 255, and the mean also over the thumbnail's standard deviation:
 #
@@ -33,27 +33,28 @@ from rarl.data.sources import SHOWN
 #     one scene, the microscope refocused  2.16              10                0.11
 #     a tenth of each side covered         0.20     1.0      19       159      (medians)
 #
-# So the mean alone would call two photos of one crowd or one dish the same: a counted object is small. Of the
-# copies all are found but those of the last row and digits of half their size; of other images no pair is.
+# The mean alone would take two photos of one crowd or one dish for the same, since a counted object is small.
+# All copies are found but those of the last row and digits of half their size, and no pair of other images
+# is.
 MEAN = 2.0
-LARGEST = 10
-# A share of the thumbnail's standard deviation: pages and skies are all alike on average.
+LARGEST_DIFFERENCE = 10
+# A share of the thumbnail's standard deviation, since pages and skies are all alike on average.
 RELATIVE = 0.05
-# Below this standard deviation a thumbnail says nothing of its image.
+# Below this standard deviation, a thumbnail says nothing about its image.
 BLAND = 1.0
 
 _BLOCKS = 4  # a side of the thumbnail, for the search
-_PIECE = 4096  # images asked for at once; bounds the candidates in memory
+_PIECE = 4096  # images searched for at once, which bounds the candidates in memory
 
 
 def identical_views(thumbnails: Sequence[bytes | None]) -> list[list[int]]:
-    """Groups of two or more indices whose images show the same, ascending, in the order of their first.
+    """Groups of two or more indices whose images look the same, ascending, in the order of their first.
 
-    If the first is the same as the second and that as the third, they are one group. 250,000 thumbnails take
-    well under a minute.
+    If one image is the same as a second, and that as a third, the three are one group. 250,000 thumbnails
+    take well under a minute.
 
     Args:
-        thumbnails: `Examined.thumbnail` of each image; None is equal to none, and neither is a bland one.
+        thumbnails: `Examined.thumbnail` of each image. None equals no other, and neither does a bland one.
     """
     there = np.array([index for index, small in enumerate(thumbnails) if small is not None], dtype=np.int64)
     if len(there) < 2:
@@ -65,17 +66,17 @@ def identical_views(thumbnails: Sequence[bytes | None]) -> list[list[int]]:
     )
     seen = contrast >= BLAND
     there, pixels, contrast = there[seen], pixels[seen], contrast[seen]
-    # Equal thumbnails stand for one: a thousand copies would be half a million pairs.
+    # Equal thumbnails are searched for once: a thousand copies would be half a million pairs.
     rows = np.ascontiguousarray(pixels).view(np.dtype((np.void, THUMBNAIL**2))).ravel()
     _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    pairs = _pairs(pixels[first], contrast[first])
+    pairs = _same_pairs(pixels[first], contrast[first])
     graph = coo_array((np.ones(len(pairs), dtype=bool), pairs.T), shape=(len(first), len(first)))
     labels = connected_components(graph, directed=False)[1][inverse]
-    return _groups(there, labels)
+    return _labelled_groups(there, labels)
 
 
-def _pairs(pixels: NDArray[np.uint8], contrast: NDArray[np.float32]) -> NDArray[np.int64]:
-    """All pairs of rows that are the same, as an array (pairs, 2)."""
+def _same_pairs(pixels: NDArray[np.uint8], contrast: NDArray[np.float32]) -> NDArray[np.int64]:
+    """All pairs of thumbnails that are the same, as an array of indices (pairs, 2)."""
     found = [np.empty((0, 2), dtype=np.int64)]
     if len(pixels) == 0:
         return found[0]
@@ -84,7 +85,7 @@ def _pairs(pixels: NDArray[np.uint8], contrast: NDArray[np.float32]) -> NDArray[
     limit = np.minimum(MEAN, RELATIVE * contrast)
     for start in range(0, len(pixels), _PIECE):
         stop = min(start + _PIECE, len(pixels))
-        radius = limit[start:stop] + 1e-3  # for what rounding does to the traits
+        radius = limit[start:stop] + 1e-3  # room for rounding in the traits
         near = tree.query_ball_point(traits[start:stop], radius, p=np.inf, workers=-1, return_sorted=False)
         left = np.repeat(np.arange(start, stop), [len(indices) for indices in near])
         right = np.concatenate([np.asarray(indices, dtype=np.int64) for indices in near])
@@ -101,27 +102,29 @@ def _verified(
         one, other = left[start : start + _PIECE * 16], right[start : start + _PIECE * 16]
         apart = np.maximum(pixels[one], pixels[other]) - np.minimum(pixels[one], pixels[other])
         same = apart.mean(axis=1, dtype=np.float32) <= np.minimum(limit[one], limit[other])
-        same &= apart.max(axis=1) <= LARGEST
+        same &= apart.max(axis=1) <= LARGEST_DIFFERENCE
         found.append(np.column_stack([one[same], other[same]]))
     return found
 
 
 def _traits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Each thumbnail as 16 means of its pixels with signs: all plus, left against right, and so on (Walsh
-    functions). None differs by more between two thumbnails than their pixels do on average. Some vary much
-    among images, and a tree that cuts along those finds neighbours fast."""
+    functions). Between two thumbnails, no trait differs by more than their pixels do on average. Some traits
+    vary much among images, and a tree that cuts along those finds neighbours fast."""
     side = THUMBNAIL // _BLOCKS
     blocks = pixels.reshape(len(pixels), _BLOCKS, side, _BLOCKS, side).mean(axis=(2, 4), dtype=np.float32)
     signs = hadamard(_BLOCKS**2).astype(np.float32) / _BLOCKS**2
     return blocks.reshape(len(pixels), _BLOCKS**2) @ signs
 
 
-def _groups(indices: NDArray[np.int64], labels: NDArray[np.int32]) -> list[list[int]]:
+def _labelled_groups(indices: NDArray[np.int64], labels: NDArray[np.int32]) -> list[list[int]]:
     order = np.argsort(labels, kind="stable")
     cuts = np.flatnonzero(np.diff(labels[order])) + 1
     groups = [group.tolist() for group in np.split(indices[order], cuts) if len(group) > 1]
     return sorted(groups)
 
+
+# ── in a collection ──────────────────────────────────────────────────────────────────────────────────────
 
 Place = tuple[str, Row]
 """A row with the name of its split."""
@@ -129,11 +132,11 @@ Place = tuple[str, Row]
 
 @dataclass(frozen=True)
 class Repeated:
-    """Groups of files that show one image, each file as "split/file_name".
+    """Groups of files that show one image. Each file is given as "split/file_name".
 
     Attributes:
-        leaks: groups in more than one split.
-        conflicts: groups with different values for one rule, as "split/file_name (value)".
+        leaks: groups that are in more than one split.
+        conflicts: groups with different values for one rule, given as "split/file_name (value)".
         harmless: groups within one split and with one value.
     """
 
@@ -143,7 +146,7 @@ class Repeated:
 
 
 def repeated(collection: Collection, examined: Mapping[str, Examined]) -> tuple[Repeated, Repeated]:
-    """The byte-identical images, and those that only look the same.
+    """The byte-identical images, and those that look the same.
 
     Args:
         examined: what each file is, by its path.
@@ -165,7 +168,7 @@ def repeated(collection: Collection, examined: Mapping[str, Examined]) -> tuple[
 
 
 def repetition_faults(same: Repeated, alike: Repeated) -> list[str]:
-    """A line for each kind of fault; none for what is harmless."""
+    """A line for each kind of fault."""
     drop = "rarl data prepare ... --drop-duplicates makes the collection without them"
     look = "look at them, and remove the lines of all but one from metadata.jsonl"
     kinds = [
@@ -188,14 +191,14 @@ def repetition_notes(same: Repeated, alike: Repeated) -> list[str]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few of many texts, and how many there are."""
+    """The first few of many texts, and their number."""
     every = list(names)
     more = f", ... ({len(every)} in all)" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]) + more
 
 
-def shown(collection: Collection, row: Row) -> str:
-    """The file as the collection has it, such as "test/a.png"."""
+def file_in_collection(collection: Collection, row: Row) -> str:
+    """The file of a row, as its place in the collection: "test/a.png"."""
     root = collection.root
     return row.path.relative_to(root).as_posix() if row.path.is_relative_to(root) else str(row.path)
 
@@ -206,16 +209,20 @@ def _sorted_out(collection: Collection, groups: Iterable[Sequence[Place]]) -> Re
         names: dict[str | None, set[str]] = {}
         values: dict[str | None, set[float]] = {}
         for _, row in group:
-            names.setdefault(row.rule, set()).add(shown(collection, row))
-            if row.order is None:
+            names.setdefault(row.rule, set()).add(file_in_collection(collection, row))
+            if not isinstance(row, OrderedRow):
                 values.setdefault(row.rule, set()).add(row.value)
         apart = [rule for rule, several in values.items() if len(several) > 1]
-        files = list(dict.fromkeys(shown(collection, row) for _, row in group))
+        files = list(dict.fromkeys(file_in_collection(collection, row) for _, row in group))
         is_leak = len({split for split, _ in group}) > 1
         if is_leak:
             found.leaks.append(files)
         if apart:
-            told = [f"{shown(collection, row)} ({row.value:g})" for _, row in group if row.rule in apart]
+            told = [
+                f"{file_in_collection(collection, row)} ({row.value:g})"
+                for _, row in group
+                if row.rule in apart
+            ]
             found.conflicts.append(list(dict.fromkeys(told)))
         # One file may stand in several rows, with different rules or in different orders.
         if not is_leak and not apart and any(len(several) > 1 for several in names.values()):

@@ -1,5 +1,5 @@
-"""What `check_collection` found, for a terminal of 80 columns and as a picture of the values. It shows what
-was counted, and judges nothing."""
+"""The result of `check_collection`, for a terminal of 80 columns and as a picture of the values. It shows
+what was counted, and judges nothing."""
 
 import os
 import warnings
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 BAR = 12  # characters of the longest bar
-SIDE_BY_SIDE = 3  # splits that fit beside each other
-RULES, TICKS = 10, 12  # so many are named at most
+SIDE_BY_SIDE = 3  # splits that fit next to each other
+RULES, TICKS = 10, 12  # at most so many are named
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def print_check(check: Check, console: Console) -> None:
-    """Prints everything, the faults last and each on a line of its own, however long."""
+    """Prints everything. The faults come last, each on a line of its own, however long."""
     task = Task.from_dict(check.task, check.root)
     title = f"{task.name}: {task.rule}, {task.value_range} in steps of {task.step:g}"
     console.print(Text(title, style="bold"), Text(check.root), sep="\n", soft_wrap=True)
     _heading(console, "Splits")
     console.print(_splits_table(check))
-    _lines(console, _rules(check))
+    _print_lines(console, _rules(check))
     if check.bins:
         _heading(console, "Values, and how many rows have them")
         valued = _valued(check)
@@ -49,22 +49,22 @@ def print_check(check: Check, console: Console) -> None:
         _heading(console, "The median of train, as the answer for every image")
         console.print(_baselines_table(check))
     _heading(console, "Images")
-    _lines(console, _images(check))
+    _print_lines(console, _images(check))
     if check.notes:
         _heading(console, "Notes")
-        _lines(console, check.notes)
+        _print_lines(console, check.notes)
     _heading(console, f"Faults: {len(check.faults)}" if check.faults else "No faults")
-    _lines(console, check.faults, style="red")
+    _print_lines(console, check.faults, style="red")
 
 
 def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
     """Writes a PNG with a histogram of the values for each split.
 
     Raises:
-        DataError: if no split has values, but orders.
+        DataError: if no split has values, because only orders are known.
         OSError: if the file can't be written.
     """
-    # Without pyplot no window system is touched, and a user's own choice of one stays.
+    # Without pyplot no window system is touched, and the user's choice of one stays.
     from matplotlib.figure import Figure
 
     splits = _valued(check)
@@ -74,7 +74,7 @@ def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
     axes = figure.subplots(len(splits), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, split) in zip(axes, splits, strict=True):
         _plot(axis, check, name, split)
-    # A rule is a user's own words: no formulas, and no warnings of letters that the font doesn't have.
+    # A rule is in the user's own words: no formulas, and no warnings about letters that the font lacks.
     axes[-1].set_xlabel(check.task["rule"], parse_math=False)
     rows = sum(split.rows for _, split in splits)
     figure.suptitle(f"{check.task['name']}: values of {rows:,} rows", parse_math=False)
@@ -82,7 +82,7 @@ def save_histograms(check: Check, path: str | os.PathLike[str]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(picture, format="png", dpi=150)
-    # Beside its place and then renamed: in a stranger's collection a link may stand there.
+    # Written beside its place and renamed, since in a stranger's collection its name may be a link.
     write_bytes(Path(path), picture.getvalue())
 
 
@@ -112,8 +112,8 @@ def _plot(axis: "Axes", check: Check, name: str, split: SplitCheck) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _table(*names: str) -> Table:
-    """A table without a frame, whose first column has names and the others numbers."""
+def _plain_table(*names: str) -> Table:
+    """A table without a frame, with names in the first column and numbers in the others."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(names):
         table.add_column(name, justify="left" if place == 0 else "right")
@@ -124,14 +124,14 @@ def _heading(console: Console, words: str) -> None:
     console.print(Text(f"\n{words}", style="bold"))
 
 
-def _lines(console: Console, lines: Iterable[str], style: str = "") -> None:
+def _print_lines(console: Console, lines: Iterable[str], style: str = "") -> None:
     for line in lines:
         # Text, because rich would take [...] for markup; soft, because a path is copied whole or not at all.
         console.print(Text(line, style=style), soft_wrap=True)
 
 
 def _splits_table(check: Check) -> Table:
-    table = _table("", "rows", "images", "min", "median", "max", "distinct")
+    table = _plain_table("", "rows", "images", "min", "median", "max", "distinct")
     for name, split in check.splits.items():
         if split.values is None:
             about = [f"{split.orders:,} orders", "", "", ""]
@@ -144,7 +144,7 @@ def _splits_table(check: Check) -> Table:
 
 
 def _rules(check: Check) -> list[str]:
-    """The rules of the rows, the most frequent first, on a line; none where no row has its own."""
+    """One line with the rules of rows, the most frequent first; none if no row has a rule of its own."""
     counts: Counter[str] = Counter()
     for split in check.splits.values():
         counts.update(split.rules)
@@ -172,14 +172,14 @@ def _histograms(check: Check, splits: Sequence[tuple[str, SplitCheck]]) -> Table
 
 
 def _bar(number: int, longest: int) -> str:
-    """A bar of at most `BAR` characters; whatever is more than nothing can be seen."""
+    """A bar of at most `BAR` characters. Any number above 0 is visible."""
     eighths = max(round(8 * BAR * number / longest), 1 if number else 0)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def _ties_table(check: Check) -> Table:
     counts = sorted({count for split in check.splits.values() for count in split.ties})
-    table = _table("", *(f"{count} images" for count in counts))
+    table = _plain_table("", *(f"{count} images" for count in counts))
     for name, split in _valued(check):
         ties = [split.ties[count] for count in counts]
         table.add_row(Text(name), *(f"{_share(tie.drawn)} / {_share(tie.random)}" for tie in ties))
@@ -191,7 +191,7 @@ def _share(share: float | None) -> str:
 
 
 def _baselines_table(check: Check) -> Table:
-    table = _table("", "rows", "median", "MAE")
+    table = _plain_table("", "rows", "median", "MAE")
     for name, found in check.baselines.items():
         middle = "each rule's" if found.median is None else f"{found.median:.6g}"
         table.add_row(Text(name), f"{found.images:,}", middle, f"{found.mae:.3g}")

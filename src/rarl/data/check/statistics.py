@@ -1,5 +1,6 @@
-"""What the values of a collection are like: their spread, how often a list has equal ones, and how well the
-median does that knows nothing of any image. Splits of which only orders are known have no values."""
+"""Statistics of a collection: the spread of its values, how often a list has equal ones, how well the median
+does that looks at no image, and what its images and prompts cost a model. Splits of which only orders are
+known have no values."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +17,16 @@ from rarl.errors import DataError
 
 LEVELS = 24  # with more distinct values than this, a bar of the histogram is an interval
 INTERVALS = 20
-LISTS = 200  # as many as evaluation draws
+DRAWN_LISTS = 200  # as many as evaluation draws
 
 Bins = list[tuple[float, float]]
-"""The lower and the upper end of each bar; equal where a bar is one value. An upper end belongs to the next
-bar, but for the last."""
+"""The lower and the upper end of each bar, which are equal if the bar is one value. An upper end belongs to
+the next bar, except the last."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a split, in units of the task; `histogram` counts them in the collection's bins."""
+    """The values of a split, in units of the task. `histogram` counts them in the bins of the collection."""
 
     low: float
     high: float
@@ -36,8 +37,8 @@ class Values:
 
 @dataclass(frozen=True)
 class Ties:
-    """The share of lists in which two images have one value: of lists drawn as evaluation draws them, which
-    avoids it, and of lists drawn plainly at random (exact). None where no such list can be drawn."""
+    """The share of lists in which two images have the same value: of lists drawn as evaluation draws them,
+    which avoids ties, and of lists drawn plainly at random (exact). None if no such list can be drawn."""
 
     drawn: float | None
     random: float | None
@@ -45,13 +46,12 @@ class Ties:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the median of the train part is worth on a split.
+    """How well the median of train does on another split.
 
     Attributes:
         mae: its mean absolute error, in units of the value.
-        median: of the train part; where rows have rules of their own, each has its own median, and this is
-            None.
-        images: the number of rows; those of rules without a value in train are left out.
+        median: of train; None if rows have rules of their own, since each rule has a median of its own.
+        images: the number of rows, without those of rules that have no value in train.
     """
 
     mae: float
@@ -64,7 +64,7 @@ def bins_of(rows: Sequence[Row]) -> Bins:
     levels = sorted({row.value for row in rows})
     if len(levels) <= LEVELS:
         return [(level, level) for level in levels]
-    # Widened to the width of a round number, so that whole numbers fall into bars evenly.
+    # The width is raised to a round number, so that whole numbers fall into bars evenly.
     width = _round_width((levels[-1] - levels[0]) / INTERVALS)
     first = int(np.floor(levels[0] / width))
     last = int(np.floor(levels[-1] / width)) + 1
@@ -73,10 +73,10 @@ def bins_of(rows: Sequence[Row]) -> Bins:
 
 
 def values_of(rows: Sequence[Row], bins: Bins) -> Values:
-    """The spread of the rows' values; at least one row."""
+    """The spread of the values of the rows; at least one row."""
     values = np.array([row.value for row in rows])
     starts = np.array([low for low, _ in bins])
-    # A value that rounding puts just under the first bar belongs there.
+    # A value that rounding puts just below the first bar belongs to it.
     places = np.maximum(np.searchsorted(starts, values, side="right") - 1, 0)
     return Values(
         float(values.min()),
@@ -88,9 +88,9 @@ def values_of(rows: Sequence[Row], bins: Bins) -> Values:
 
 
 def ties_of(rows: Sequence[Row], count: int) -> Ties:
-    """How often a list of `count` images has two of one value."""
+    """How often a list of `count` images has two with the same value."""
     try:
-        drawn: float | None = tie_rate(draw_groups(rows, count, LISTS, seed=0))
+        drawn: float | None = tie_rate(draw_groups(rows, count, DRAWN_LISTS, seed=0))
     except DataError:
         drawn = None
     sizes: dict[str | None, Counter[float]] = {}
@@ -103,7 +103,7 @@ def ties_of(rows: Sequence[Row], count: int) -> Ties:
 
 
 def random_tie_rate(sizes: Sequence[int], count: int) -> float:
-    """The probability that `count` images drawn without replacement are not all of different values.
+    """The probability that `count` images, drawn without replacement, have two with the same value.
 
     Args:
         sizes: the number of images of each value.
@@ -111,7 +111,7 @@ def random_tie_rate(sizes: Sequence[int], count: int) -> float:
     """
     if max(sizes) == 1:
         return 0.0  # the sum below is off by rounding
-    # ways[k]: in how many orders k images of different values can be drawn, over those of any k images.
+    # ways[k]: the number of ordered draws of k images with different values, over that of any k images.
     total = sum(sizes)
     ways = np.zeros(count + 1)
     ways[0] = 1.0
@@ -122,7 +122,7 @@ def random_tie_rate(sizes: Sequence[int], count: int) -> float:
 
 
 def baselines(splits: Mapping[str, Sequence[Row]]) -> dict[str, Baseline]:
-    """What the median of "train" is worth on every other split; empty where there is no such part."""
+    """How well the median of train does on every other split; empty if there is no train."""
     by_rule: dict[str | None, list[float]] = {}
     for row in splits.get("train", ()):
         by_rule.setdefault(row.rule, []).append(row.value)
@@ -142,17 +142,20 @@ def _round_width(width: float) -> float:
     return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * (1 - 1e-9)))
 
 
+# ── sizes and tokens ─────────────────────────────────────────────────────────────────────────────────────
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 ImageTokens = Callable[[int, int], int]
-"""Width and height in pixels to the number of tokens; a `DataError` for a shape that the model can't read."""
+"""From width and height in pixels to a number of tokens; a `DataError` if the model can't read such a
+shape."""
 PromptTokens = Callable[[str, str, int], int]
-"""Rule, value range and number of images to the number of tokens of the prompt's text."""
+"""From rule, value range and number of images to the number of tokens of the prompt's text."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of the image with the fewest pixels, of the middle one and of that with the most."""
+    """The sizes of the image with the fewest pixels, of the middle one, and of the one with the most."""
 
     smallest: Size
     median: Size
@@ -161,7 +164,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class PromptCost:
-    """The tokens of a prompt, text and images: of images of the median cost, and of the costliest images with
+    """The tokens of a prompt, text and images: with images of median cost, and with the costliest images and
     the longest rule."""
 
     median: int
@@ -170,8 +173,7 @@ class PromptCost:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a model is given for an image, from the least to the most, and for a prompt by its number of
-    images."""
+    """The tokens of an image, from the fewest to the most, and those of a prompt by its number of images."""
 
     smallest: int
     median: int
@@ -186,7 +188,7 @@ def sizes_of(sizes: Sequence[Size]) -> Sizes | None:
 
 
 def costs_of(sizes: Mapping[str, Size], image_tokens: ImageTokens) -> tuple[list[int], list[str]]:
-    """The tokens of each image, ascending, and a fault for the files that the model can't read, if any."""
+    """The tokens of each image, ascending, and a fault if there are files that the model can't read."""
     costs: dict[Size, int] = {}
     refused: dict[Size, str] = {}
     for size in sorted(set(sizes.values())):
@@ -210,12 +212,12 @@ def tokens_of(
     value_range: str,
     counts: Sequence[int],
 ) -> Tokens | None:
-    """What images and prompts cost; None for no images.
+    """What images and prompts cost a model; None if there are no images.
 
     Args:
         costs: the tokens of each image, ascending.
         rules: every rule of the collection; at least one.
-        counts: numbers of images in a prompt; one that is more than there are images is left out.
+        counts: numbers of images in a prompt; those above the number of images are left out.
     """
     if not costs:
         return None

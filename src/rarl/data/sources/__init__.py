@@ -1,6 +1,6 @@
-"""What a source of images is read as, before it becomes a collection: images with values, and what was left
-out with the reason. One file per source reads its folders (utkface, coco_rem, ava, folder); none of them
-opens an image or writes anything."""
+"""What every source of images is read as before it becomes a collection: images with values, and what was
+left out, with the reason. One module reads each source (utkface, coco, ava, folder). None of them opens an
+image or writes anything."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ class Labelled:
         path: the image file, as the source has it.
         name: its name in the collection's split folder, with "/" between folders.
         value: in units of the task.
-        id: unlike `name`, different for every row; the same image has several where it has several rules.
+        id: different for every row, unlike `name`: an image with several rules has several rows.
         rule: of this row, in place of the task's.
-        split: the part it belongs to, where the source or a list says so.
+        split: the split it belongs to, if the source or a list says so.
         columns: what else goes into its line of `metadata.jsonl`, such as {"gender": 1}.
     """
 
@@ -50,10 +50,10 @@ class Source:
     """A source as read.
 
     Attributes:
-        orders: ids in ascending order, list after list, where these are all that is known; the images' values
-            mean nothing then.
-        notes: how it was read, in a few words for each key: which list, which offset.
-        settle: where the task is taken from the values: that of those which are not left out, with notes.
+        orders: lists of ids, each ascending, if these are all that is known; the values of the images mean
+            nothing then.
+        notes: how it was read, a few words for each key: which list, which offset.
+        settle: if the task follows from the values: makes it from those that were not left out, with notes.
     """
 
     task: Task

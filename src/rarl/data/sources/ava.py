@@ -1,5 +1,5 @@
-"""AVA: photos with the votes of many people for each score from 1 to 10. The value is the mean score. What is
-read is `AVA.txt`, and which files the folder `images` has; no image is opened here."""
+"""AVA: photos with the votes of many people for each score from 1 to 10. The value is the mean score. Only
+`AVA.txt` and the names of the files in the folder `images` are read; no image is opened here."""
 
 import operator
 import os
@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.splits import divide, read_split_lists
 from rarl.errors import DataError
 from rarl.method.tasks import AESTHETICS
 
 TABLE = "AVA.txt"
-COLUMNS = 15  # index, image id, votes for 1..10, two tags, challenge
+TABLE_COLUMNS = 15  # index, image id, votes for 1..10, two tags, challenge
 SCORES = range(1, 11)
 NEEDED = 12  # with all ten counts of votes
-DIGITS = 4  # of the mean; the task's step is 0.01
-LONGEST = 15  # digits of a number
+MEAN_DIGITS = 4  # of the mean; the task's step is 0.01
+LONGEST_NUMBER = 15  # digits of a number
 
 
 def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
     """The photos of `raw/AVA.txt` that are in `raw/images`, in the order of the table.
 
     The mean of the votes is rounded to 4 digits. A row that can't be read, has no votes or has no image is
-    left out. A row that is there twice counts once.
+    left out. A row that occurs twice counts once.
 
     Args:
         splits: lists as in `read_split_lists`.
@@ -36,12 +36,12 @@ def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
     """
     existing_folder(raw, f"it must have {TABLE} and a folder images in it")
     lists = read_split_lists(splits)
-    folder = Folder(_image_folder(raw))
+    folder = ListedFolder(_image_folder(raw))
     photos: list[Labelled] = []
     left_out: list[LeftOut] = []
     first: dict[int, tuple[int, tuple[int, ...]]] = {}
     table = raw / TABLE
-    for line, fields in _lines(table):
+    for line, fields in _table_lines(table):
         where, place = f"{table} line {line}", f"{TABLE} line {line}"
         try:
             numbers = _numbers(fields)
@@ -65,7 +65,7 @@ def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
         reason = f"{left_out[0].name}: {left_out[0].reason}" if left_out else "it has no rows"
         raise DataError(f"{table}: no row has votes and an image in {folder.path}; {reason}")
     division = divide(photos, lists, left_out)
-    notes: dict[str, Any] = {"value": f"mean of the votes for 1 to 10, {DIGITS} digits"}
+    notes: dict[str, Any] = {"value": f"mean of the votes for 1 to 10, {MEAN_DIGITS} digits"}
     notes |= {"split_lists": list(lists.notes)} if lists.notes else {}
     return Source(AESTHETICS, division.images, [*left_out, *division.left_out], notes)
 
@@ -74,17 +74,21 @@ def _photo(path: Path, numbers: Sequence[int]) -> Labelled:
     votes = numbers[2:NEEDED]
     mean = sum(map(operator.mul, SCORES, votes)) / sum(votes)
     columns: dict[str, Any] = {"votes": sum(votes), "tags": tuple(filter(None, numbers[12:14]))}
-    if len(numbers) == COLUMNS:
+    if len(numbers) == TABLE_COLUMNS:
         columns["challenge"] = numbers[14]
-    return Labelled(path, path.name, round(mean, DIGITS), str(numbers[1]), columns=columns)
+    return Labelled(path, path.name, round(mean, MEAN_DIGITS), str(numbers[1]), columns=columns)
 
 
 def _numbers(fields: Sequence[str]) -> list[int]:
-    """The columns of a row; a `ValueError` says why they can't be read."""
-    if not NEEDED <= len(fields) <= COLUMNS:
-        raise ValueError(f"{len(fields)} columns; there must be {COLUMNS}")
+    """The columns of a row.
+
+    Raises:
+        ValueError: if they can't be read; it says why.
+    """
+    if not NEEDED <= len(fields) <= TABLE_COLUMNS:
+        raise ValueError(f"{len(fields)} columns; there must be {TABLE_COLUMNS}")
     together = "".join(fields)
-    if not (together.isascii() and together.isdigit() and len(max(fields, key=len)) <= LONGEST):
+    if not (together.isascii() and together.isdigit() and len(max(fields, key=len)) <= LONGEST_NUMBER):
         raise ValueError("a column is not a whole number from 0 on")
     numbers = [int(text) for text in fields]
     if not any(numbers[2:NEEDED]):
@@ -93,13 +97,13 @@ def _numbers(fields: Sequence[str]) -> list[int]:
 
 
 def _named(fields: Sequence[str]) -> str | None:
-    """The image that a row which can't be read is of."""
+    """The image of a row that can't be read, as far as it names one."""
     named = len(fields) > 1 and fields[1].isascii() and fields[1].isdigit()
     return f"{fields[1]}.jpg" if named else None
 
 
-def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line that has any, with the line's number."""
+def _table_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number and the fields of each line that has any."""
     if not file.is_file():
         raise DataError(f"{file}: no such file; AVA's table of votes goes there")
     try:
@@ -114,7 +118,7 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _image_folder(raw: Path) -> Path:
-    """`raw/images` or `raw/image`, or the only folder in it where the images are in that one."""
+    """`raw/images` or `raw/image`, or the only folder inside it that has the images."""
     for name in ("images", "image"):
         folder = raw / name
         if folder.is_dir():

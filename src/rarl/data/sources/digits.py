@@ -1,5 +1,5 @@
-"""The digits that ship inside scikit-learn: 1,797 handwritten digits, each a value from 0 to 9. With them
-the demo and the tests run without a download; the paper does not use them."""
+"""The digits that ship inside scikit-learn: 1,797 handwritten digits, each with a value from 0 to 9. They let
+the demo and the tests run without a download. The paper does not use them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image
 
 from rarl.data.collection import Collection, load_collection
-from rarl.data.writing import Entry, write_collection
+from rarl.data.writing import ImageEntry, write_collection
 from rarl.errors import DataError
 from rarl.method.tasks import DIGITS
 
-# Indices in the data set's own order. Neighbours there tend to be by one hand, so the test part is apart
-# from the rest, and the validation part is not. The embedded base model has seen `pretrain`; no run trains
-# on it again.
+# Indices in the data set's own order, in which neighbours tend to be by one hand. So the test split is a
+# stretch of its own, while validation is scattered among train. The embedded base model has seen `pretrain`;
+# no run trains on it again.
 _VALIDATION = range(300, 1397, 6)
-SPLITS: dict[str, Sequence[int]] = {
+DIGITS_SPLITS: dict[str, Sequence[int]] = {
     "train": [index for index in range(300, 1397) if index not in _VALIDATION],
     "validation": _VALIDATION,
     "test": range(1397, 1797),
@@ -26,9 +26,10 @@ SIZE = 28
 
 
 def prepare_digits(out: str | os.PathLike[str]) -> Collection:
-    """Writes the digits at `out` as 28 x 28 RGB PNG files, light ink on dark as they come, named by index.
+    """Writes the digits at `out`, as RGB PNG files of 28 x 28 pixels, light on dark as they come, named by
+    index.
 
-    A folder that holds this collection already is loaded as it is.
+    If the folder holds this collection already, it is loaded as it is.
 
     Raises:
         DataError: if something else stands at `out`, or it can't be written.
@@ -37,19 +38,19 @@ def prepare_digits(out: str | os.PathLike[str]) -> Collection:
 
     images, values = load_digits(return_X_y=True)
     if not os.path.lexists(out):
-        splits = {name: _entries(images, values, indices) for name, indices in SPLITS.items()}
+        splits = {name: _digit_entries(images, values, indices) for name, indices in DIGITS_SPLITS.items()}
         return write_collection(out, DIGITS, splits)
     collection = load_collection(out)
-    expected = {name: [(f"{i:04d}", values[i]) for i in indices] for name, indices in SPLITS.items()}
+    expected = {name: [(f"{i:04d}", values[i]) for i in indices] for name, indices in DIGITS_SPLITS.items()}
     found = {name: [(row.id, row.value) for row in rows] for name, rows in collection.splits.items()}
     if collection.task != DIGITS or found != expected:
         raise DataError(f"{out}: holds something other than the digits; remove it or choose another folder")
     return collection
 
 
-def _entries(images: np.ndarray, values: np.ndarray, indices: Sequence[int]) -> Iterator[Entry]:
+def _digit_entries(images: np.ndarray, values: np.ndarray, indices: Sequence[int]) -> Iterator[ImageEntry]:
     for index in indices:
-        # 64 numbers of 0-16 to 8 x 8 pixels of 0-255.
+        # From 64 numbers of 0-16 to 8 x 8 pixels of 0-255.
         grey = np.rint(images[index].reshape(8, 8) * (255 / 16)).astype(np.uint8)
         image = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")
         yield f"{index:04d}", float(values[index]), image

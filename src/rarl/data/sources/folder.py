@@ -1,5 +1,6 @@
-"""Anyone's folder of images: values from a table, from the names of sub-folders, from annotations in Pascal
-VOC, or orders alone. What the scale is may be said, and is otherwise taken from the values."""
+"""Anyone's folder of images. The values come from a table, from the names of sub-folders or from annotations
+in the format of Pascal VOC, or only orders are known. The scale is as the user says, and otherwise follows
+from the values."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.images import FILE_SUFFIXES
+from rarl.data.shares import SPLIT_NAMES
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.scale import Scale
-from rarl.data.sources.splits import FILE_COLUMNS, PART_COLUMNS, PARTS, divide, read_split_lists
-from rarl.data.sources.tables import Row, column, read_table
+from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
+from rarl.data.sources.tables import TableRow, column, read_table
 from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
@@ -31,20 +33,20 @@ def read_folder(
 ) -> Source:
     """The images of a folder with their values.
 
-    With `labels` they are the rows of a table, which may also have the columns `split` and `rule`. With
-    `orders` only orders are known: lines `{"ids": [... file names, ascending ...]}`. With `objects` the value
-    is their number in annotations of Pascal VOC. With none of these the folder has a sub-folder for each
-    value, `3/IMG_1.jpg`, at once or within train, validation and test.
+    With `labels`, the images are the rows of a table, which may also have the columns `split` and `rule`.
+    With `orders`, only orders are known: lines `{"ids": [... file names, ascending ...]}`. With `objects`,
+    the value is the number of these in annotations of Pascal VOC. With none of the three, the folder has a
+    sub-folder for each value, such as `3/IMG_1.jpg`, directly or within train, validation and test.
 
     Args:
-        raw: the folder; every name of a table or an order is that of a file in it.
-        scale: what is said of the task.
-        columns: the names of the table's columns for file and value, where they are not usual ones.
+        raw: the folder; every name in a table or an order is that of a file in it.
+        scale: what the user says about the task.
+        columns: the names of the table's columns for file and value, if they are not the usual ones.
         splits: lists as in `read_split_lists`.
 
     Raises:
-        DataError: if a file is missing or malformed, a name leads out of the folder, or a value is none or
-            outside the range; it names the file and the row. Images that are missing are left out.
+        DataError: if a file is missing or malformed, a name leads out of the folder, or a value is no value
+            or out of range; it names the file and the row. Images that are missing are left out.
         ConfigError: if the scale does not fit the values.
     """
     existing_folder(raw, "the folder of the images is needed")
@@ -74,7 +76,7 @@ def read_folder(
 def _of_values(
     raw: Path, images: list[Labelled], left_out: list[LeftOut], notes: dict[str, Any], scale: Scale
 ) -> Source:
-    """The source of images with values, whose task is settled by those that can be opened."""
+    """The source of images with values. Its task follows from the values of those that can be opened."""
     if not images and left_out:
         raise DataError(
             f"{raw}: no image is left; {len(left_out)} are left out, the first being {left_out[0].name!r}: "
@@ -98,9 +100,9 @@ def _from_table(
     if columns[1] is None and len(there) > 1:
         raise ConfigError(f"{labels}: which column is the value, {' or '.join(there)}? Say --value-column")
     keys = {str(name).strip().lower(): name for name in rows[0][1]}
-    part_key = next((keys[name] for name in PART_COLUMNS if name in keys), None)
+    split_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     images: dict[str, tuple[Labelled, str]] = {}
     left_out: list[LeftOut] = []
     for where, row in rows:
@@ -114,9 +116,9 @@ def _from_table(
             continue
         rule = str(row[rule_key]).strip() or None if rule_key and row.get(rule_key) is not None else None
         row_id = name if rule is None else f"{name}#{rule}"
-        known = {file_key, value_key, part_key, rule_key}
+        known = {file_key, value_key, split_key, rule_key}
         rest = {str(key): given for key, given in row.items() if key not in known and _is_plain(key, given)}
-        image = Labelled(path, name, value, row_id, rule, _part(row, part_key, where), rest)
+        image = Labelled(path, name, value, row_id, rule, _table_split(row, split_key, where), rest)
         other, place = images.setdefault(row_id, (image, where))
         if (other.value, other.split) != (image.value, image.split):
             raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
@@ -129,17 +131,18 @@ def _from_table(
     return [image for image, _ in images.values()], left_out, notes
 
 
-def _part(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
+def _table_split(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
     if key is None or row.get(key) in (None, ""):
         return None
-    part = PARTS.get(str(row[key]).strip().lower())
-    if part is None:
-        raise DataError(f"{where}: {key} {row[key]!r} is no part; it must be train, validation or test")
-    return part
+    split = SPLIT_NAMES.get(str(row[key]).strip().lower())
+    if split is None:
+        raise DataError(f"{where}: {key} {row[key]!r} is no split; it must be train, validation or test")
+    return split
 
 
 def _is_plain(key: object, value: object) -> bool:
-    """Whether a column may go into `metadata.jsonl`: not one with a meaning there, and of what JSON holds."""
+    """Whether a column may go into `metadata.jsonl`: its name has no meaning there, and JSON can hold the
+    value."""
     return key not in ("id", "file_name", "value", "") and isinstance(value, str | int | float | bool | None)
 
 
@@ -151,20 +154,20 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
             f"{raw}: no sub-folders; either each value has one, such as {raw / '3' / 'a.jpg'}, or a table "
             "says the values, as --labels FILE"
         )
-    marked = all(name.lower() in PARTS for name in top)
+    marked = all(name.lower() in SPLIT_NAMES for name in top)
     images: list[Labelled] = []
     for first in top:
         if not marked:
             images += _of_value(raw, first, first, scale, None, left_out)
             continue
         for second in _sub_folders(raw / first, left_out, f"{first}/"):
-            split = PARTS[first.lower()]
+            split = SPLIT_NAMES[first.lower()]
             images += _of_value(raw, f"{first}/{second}", second, scale, split, left_out)
     return images, left_out
 
 
 def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str) -> list[str]:
-    """The names of the sub-folders; files that stand beside them are left out."""
+    """The names of the sub-folders. Files beside them are left out."""
     names = []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -183,9 +186,9 @@ def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str) -> list[str
 def _of_value(
     raw: Path, sub: str, name: str, scale: Scale, split: str | None, left_out: list[LeftOut]
 ) -> list[Labelled]:
-    """The images of one value's folder, and of the folders in it."""
+    """The images in the folder of one value, and in the folders inside it."""
     value = scale.value(name, f"{raw / sub}")
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     images = []
 
     def refuse(error: OSError) -> None:
@@ -222,7 +225,7 @@ def _unreadable(error: OSError) -> DataError:
 
 def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:
     task, notes = scale.ordered(raw)
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     images: dict[str, Labelled] = {}
     missing: dict[str, LeftOut] = {}
     orders: list[list[str]] = []
@@ -240,7 +243,7 @@ def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:
 
 
 def _orders(file: Path) -> list[tuple[str, list[str]]]:
-    rows: list[Row] = read_table(file)
+    rows: list[TableRow] = read_table(file)
     orders = []
     for where, row in rows:
         names = row.get("ids")

@@ -1,5 +1,5 @@
-"""The scale of anyone's images: what is said of it on the command line, and for the rest what the values
-themselves show. Every choice made here is noted, so that it can be told."""
+"""The scale of anyone's images: what the command line says about it, and for the rest what the values show.
+Every choice made here is noted, so that the user can be told."""
 
 import math
 import re
@@ -17,12 +17,13 @@ FINEST = 4  # decimals of a step that is taken from the values
 
 @dataclass(frozen=True)
 class Scale:
-    """What is said of the task; None where the values are to show it.
+    """What the user says about the task. None stands for what the values are to show.
 
     Attributes:
         rule: what is measured, such as "ripeness of the fruit".
         ends: the least and the greatest value.
-        names: of the values, ascending, where they are no numbers: ("low", "medium", "high") are 0, 1, 2.
+        names: the names of the values, ascending, if they are no numbers: ("low", "medium", "high") are 0, 1,
+            2.
     """
 
     rule: str
@@ -35,7 +36,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         """Raises:
-        ConfigError: if what is said can be no scale, or says it twice.
+        ConfigError: if this can be no scale, or two options say the same thing.
         """
         if self.ends is not None and not self.ends[0] < self.ends[1]:
             low, high = self.ends
@@ -55,7 +56,7 @@ class Scale:
         """A value as a number within the range.
 
         Raises:
-            DataError: if it is none; the message begins with `where`.
+            DataError: if it is no number or out of range; the message begins with `where`.
         """
         if self.names:
             place = {name.lower(): index for index, name in enumerate(self.names)}.get(
@@ -75,11 +76,12 @@ class Scale:
     def task(self, values: Sequence[float], raw: Path) -> tuple[Task, dict[str, Any]]:
         """The task of these values, and notes of what was taken from them.
 
-        The step is the coarsest of 1, 0.1, 0.01 and so on that all values lie on; delta is a fifth of the
-        range, on the grid of the step.
+        The step is the coarsest of 1, 0.1, 0.01 and so on that all values lie on. Delta is a fifth of the
+        range, rounded to the grid of the step.
 
         Raises:
-            ConfigError: if the values are all the same and no range is said.
+            DataError: if there are no values.
+            ConfigError: if all values are the same and no range is given.
         """
         if not values:
             raise DataError(f"{raw}: no images with values; are the names those of files in this folder?")
@@ -91,7 +93,7 @@ class Scale:
             notes["order"] = list(self.names)
         else:
             step = self.step or _step(values)
-            ends = self.ends or _ends(values, step)
+            ends = self.ends or _grid_range(values, step)
             if self.ends is None:
                 notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
             if self.step is None:
@@ -104,7 +106,7 @@ class Scale:
         return self._task(raw, rule, ends, step, delta), notes
 
     def ordered(self, raw: Path) -> tuple[Task, dict[str, Any]]:
-        """The task where only orders are known; its range is for the model's own values.
+        """The task if only orders are known. Its range is for the model's own values.
 
         Raises:
             ConfigError: if names of values are given.
@@ -118,7 +120,7 @@ class Scale:
         return self._task(raw, self.rule, ends, step, delta), notes
 
     def said_of(self, task: Task) -> Task:
-        """`task`, whose values are counts, with what is said of it in place of its own.
+        """`task`, whose values are counts, changed as the user says.
 
         Raises:
             ConfigError: if names of values are given.
@@ -137,7 +139,7 @@ class Scale:
         )
 
     def _task(self, raw: Path, rule: str, ends: tuple[float, float], step: float, delta: float) -> Task:
-        low, high, step, delta = map(_plain, (*ends, round(step, 9), round(delta, 9)))
+        low, high, step, delta = map(_whole_as_int, (*ends, round(step, 9), round(delta, 9)))
         name = self.name or re.sub(r"[^\w .-]", "_", raw.resolve().name)
         return Task(name, rule, low=low, high=high, step=step, delta=delta, metric=self.metric or "mae")
 
@@ -153,14 +155,15 @@ def _mend(given: Any) -> str:
 
 def _step(values: Sequence[float]) -> float:
     for decimals in range(FINEST):
-        # What decimals lose in binary, and no more: of seconds since 1970 tenths count too.
+        # The tolerance is what decimals lose in binary, and no more: even of seconds since 1970, tenths
+        # count.
         if all(abs(value - round(value, decimals)) <= max(1e-9, 2 * math.ulp(value)) for value in values):
             return 10.0**-decimals
     return 10.0**-FINEST
 
 
-def _ends(values: Sequence[float], step: float) -> tuple[float, float]:
-    """The least and the greatest value, moved outwards to the grid."""
+def _grid_range(values: Sequence[float], step: float) -> tuple[float, float]:
+    """The least and the greatest value, each moved outwards to the grid."""
     low, high = min(values), max(values)
     below, above = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
     return min(low, round(below, 9)), max(high, round(above, 9))
@@ -170,6 +173,6 @@ def _rounded(value: float, step: float) -> float:
     return max(step, math.floor(value / step + 0.5) * step)
 
 
-def _plain(value: float) -> float:
-    """A whole number as an int, as it is written by hand in a task.yaml."""
+def _whole_as_int(value: float) -> float:
+    """A whole number as an int, as one would write it in a task.yaml."""
     return int(value) if float(value).is_integer() else value

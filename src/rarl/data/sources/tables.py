@@ -1,5 +1,5 @@
-"""Tables that say something of files: CSV, TSV, JSONL, JSON and Parquet as rows of named columns, each with
-the place to name in an error. What the columns mean is for the sources."""
+"""Tables about files: CSV, TSV, JSONL, JSON and Parquet, read as rows of named columns, each with the place
+to name in an error. What the columns mean is left to the sources."""
 
 import csv
 import json
@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from rarl.errors import DataError
+from rarl.files import read_jsonl
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
-Row = tuple[str, dict[str, Any]]
-"""Where a row stands, such as "labels.csv line 3", and its columns."""
+TableRow = tuple[str, dict[str, Any]]
+"""The place of a row, such as "labels.csv line 3", and its columns."""
 
 
-def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a table with a header, in order. All of a CSV's values are texts.
+def read_table(path: str | os.PathLike[str]) -> list[TableRow]:
+    """The rows of a table with a header, in order. The values of a CSV are all texts.
 
     Raises:
         DataError: if the file is missing, has another suffix, is malformed or has no rows.
     """
     file = Path(path)
     readers = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
-    if file.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{file}: a table is one of {', '.join(SUFFIXES)}")
+    if file.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(f"{file}: a table is one of {', '.join(TABLE_SUFFIXES)}")
     if not file.is_file():
         raise DataError(f"{file}: no such file; check the path")
     try:
@@ -41,11 +42,11 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
-def column(rows: Sequence[Row], names: Sequence[str], what: str, file: str | os.PathLike[str]) -> str:
-    """The first of `names` that is a column, written just so, or else in upper or lower case.
+def column(rows: Sequence[TableRow], names: Sequence[str], what: str, file: str | os.PathLike[str]) -> str:
+    """The first of `names` that is a column: written exactly so, or else in another case.
 
     Raises:
-        DataError: if none is, or two differ in case alone; it names the columns that are there.
+        DataError: if none is, or two columns differ only in case; it names the columns there are.
     """
     columns = list(rows[0][1])
     for name in names:
@@ -63,7 +64,7 @@ def column(rows: Sequence[Row], names: Sequence[str], what: str, file: str | os.
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also one that is written as text; None for anything else."""
+    """A finite number, also if it is written as a text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     if isinstance(value, str) and "_" in value:  # 26_0 is a piece of a name, to Python it is 260
@@ -75,12 +76,15 @@ def number(value: Any) -> float | None:
     return parsed if math.isfinite(parsed) else None
 
 
-def _csv(file: Path) -> Iterator[Row]:
+_ENTRY = 'an object such as {"file": ..., "value": ...}'
+
+
+def _csv(file: Path) -> Iterator[TableRow]:
     with open(file, encoding="utf-8-sig", newline="") as lines:
         header = lines.readline()
         lines.seek(0)
         delimiter = max(",;\t", key=header.count)
-        # Strict, because a quote that is never closed would take in all lines behind it.
+        # Strict, because a quote that is never closed would swallow all the lines after it.
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
             names = list(reader.fieldnames or ())
@@ -95,19 +99,12 @@ def _csv(file: Path) -> Iterator[Row]:
             raise DataError(f"{file} line {reader.reader.line_num}: {error}") from error
 
 
-def _jsonl(file: Path) -> Iterator[Row]:
-    with open(file, encoding="utf-8-sig") as lines:
-        for line_number, line in enumerate(lines, 1):
-            if line.strip():
-                where = f"{file} line {line_number}"
-                try:
-                    fields = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{where}: not JSON ({error})") from error
-                yield where, _mapping(fields, where)
+def _jsonl(file: Path) -> Iterator[TableRow]:
+    file.read_text(encoding="utf-8")  # as with the other formats, the whole file is UTF-8 or refused
+    yield from read_jsonl(file, like=_ENTRY)
 
 
-def _json(file: Path) -> Iterator[Row]:
+def _json(file: Path) -> Iterator[TableRow]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
@@ -118,22 +115,18 @@ def _json(file: Path) -> Iterator[Row]:
         raise DataError(f"{file}: must be a list of objects, one for each image")
     for entry_number, entry in enumerate(entries, 1):
         where = f"{file} entry {entry_number}"
-        yield where, _mapping(entry, where)
+        if not isinstance(entry, dict):
+            raise DataError(f"{where}: must be {_ENTRY}")
+        yield where, entry
 
 
-def _mapping(fields: Any, where: str) -> dict[str, Any]:
-    if not isinstance(fields, dict):
-        raise DataError(f'{where}: must be an object such as {{"file": ..., "value": ...}}')
-    return fields
-
-
-def _parquet(file: Path) -> Iterator[Row]:
+def _parquet(file: Path) -> Iterator[TableRow]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         rows = parquet.read_table(file).to_pylist()
-    # The others are dates and texts of a damaged file.
+    # The other two come from dates and texts of a damaged file.
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
     for row_number, row in enumerate(rows, 1):

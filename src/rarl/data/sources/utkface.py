@@ -1,6 +1,7 @@
-"""UTKFace: faces of ages 0 to 116, each age in the file's name, `[age]_[gender]_[race]_[date and time].jpg`,
-with `.chip.jpg` behind where the face is cut out and aligned. Some names are malformed, and only the age is
-needed. No image is opened here. The faces are for non-commercial research."""
+"""UTKFace: faces of ages 0 to 116. The age is in the name of the file, `[age]_[gender]_[race]_[date and
+time].jpg`, which ends in `.chip.jpg` if the face is cut out and aligned. Some names are malformed, but only
+the age is needed. Lists of a split may have ages of their own. No image is opened here. The faces are for
+non-commercial research."""
 
 import os
 import re
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.splits import Listed, divide, read_split_lists, without_suffixes
 from rarl.data.sources.tables import number
@@ -29,20 +30,21 @@ def read_utkface(
     ages: tuple[float, float] | None = None,
     age_offset: int | None = None,
 ) -> Source:
-    """The faces in the folder `raw` and the folders in it, in the order of their names, with ages in years.
+    """The faces in the folder `raw` and the folders inside it, in the order of their names, with ages in
+    years.
 
-    A face that is in several folders under one file name counts once.
+    A face that several folders have under the same file name counts once.
 
     Args:
-        splits: lists as in `read_split_lists`. An age in a list stands in place of that in the name.
+        splits: lists as in `read_split_lists`. An age in a list replaces the one in the name.
         ages: the least and the greatest age; other faces are left out.
-        age_offset: years to be added to the ages of lists; without it, the number that makes them the ages
-            of the names (the common lists of ages 21-60 store the age minus 21).
+        age_offset: years to add to the ages in lists. By default the number that makes them the ages in the
+            names (the common lists of ages 21-60 store the age minus 21).
 
     Raises:
-        DataError: if there are no faces, both versions of a face, a link that leads out of `raw`, or lists
-            that don't fit.
-        ConfigError: if `ages` is not a range, or `age_offset` has nothing to be added to.
+        DataError: if there are no faces, a face is there in both versions, a link leads out of `raw`, or the
+            lists don't fit.
+        ConfigError: if `ages` is not a range, or there are no ages to add `age_offset` to.
     """
     if ages is not None and not ages[0] <= ages[1]:
         raise ConfigError(f"ages {ages[0]:g}-{ages[1]:g}: must be the least and the greatest age, as 21-60")
@@ -64,17 +66,19 @@ def read_utkface(
         notes["ages"] = list(ages)
         faces = within
     if not faces:
-        raise DataError(f"{raw}: no face is left; the first that is left out: {_first(left_out)}")
+        raise DataError(
+            f"{raw}: no face is left; the first that is left out: {_first_face_left_out(left_out)}"
+        )
     return Source(AGE, faces, left_out, notes)
 
 
 def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut]]:
-    folder = Folder(raw)
+    folder = ListedFolder(raw)
     faces: dict[str, Labelled] = {}
     left_out = []
-    # Files nearer to `raw` first: where a face is there twice, the copy deeper down is left out.
+    # Files nearer to `raw` first: if a face is there twice, the copy deeper down is left out.
     for name, is_folder in sorted(_files(raw), key=lambda file: (file[0].count("/"), file)):
-        face = LeftOut(_readable(name), _LINK) if is_folder else _face(folder, name)
+        face = LeftOut(_printable_name(name), _LINK) if is_folder else _face(folder, name)
         if isinstance(face, LeftOut):
             left_out.append(face)
         elif (same := faces.setdefault(_base(name), face)) is not face:
@@ -82,14 +86,14 @@ def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut]]:
     if not faces:
         raise DataError(
             f"{raw}: no file is named as in UTKFace, [age]_[gender]_[race]_[date].jpg; the first other file: "
-            f"{_first(left_out)}"
+            f"{_first_face_left_out(left_out)}"
         )
     return sorted(faces.values(), key=lambda face: face.name), left_out
 
 
 def _files(raw: Path) -> Iterator[tuple[str, bool]]:
-    """The names of all files, with "/" between folders, and of all links to folders, each with whether it is
-    one. Hidden ones are ignored."""
+    """The names of all files and of all links to folders, with "/" between folders, and for each whether it
+    is such a link. Hidden ones are ignored."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: can't be read ({error.strerror or error})") from error
@@ -103,9 +107,9 @@ def _files(raw: Path) -> Iterator[tuple[str, bool]]:
                 yield (name if inside == "." else f"{inside}/{name}"), name in links
 
 
-def _face(folder: Folder, name: str) -> Labelled | LeftOut:
-    if _readable(name) != name or "\\" in name:
-        return LeftOut(_readable(name), "the name has a backslash or is not UTF-8; rename it")
+def _face(folder: ListedFolder, name: str) -> Labelled | LeftOut:
+    if _printable_name(name) != name or "\\" in name:
+        return LeftOut(_printable_name(name), "the name has a backslash or is not UTF-8; rename it")
     base = _base(name)
     age = _AGE.match(base)
     if age is None:
@@ -119,8 +123,8 @@ def _face(folder: Folder, name: str) -> Labelled | LeftOut:
 
 
 def _columns(base: str) -> dict[str, Any]:
-    """Gender (0-1), race (0-4) and date, as far as they can be read; with a field missing, nobody knows which
-    one."""
+    """Gender (0-1), race (0-4) and date, as far as they can be read. If a field is missing, none of them can:
+    nobody knows which one it is."""
     fields = [field.strip() for field in base.partition(".")[0].split("_")]
     if len(fields) != 4:
         return {}
@@ -134,10 +138,10 @@ def _columns(base: str) -> dict[str, Any]:
 
 
 def _layout(faces: Sequence[Labelled], raw: Path) -> str:
-    """Aligned faces, or photos in the wild.
+    """Whether the faces are aligned or in the wild.
 
     Raises:
-        DataError: if a face is there both ways: it would stand in two places of a split.
+        DataError: if a face is there both ways, since it would occur twice.
     """
     aligned = {without_suffixes(_base(f.name)): f.name for f in faces if _is_aligned(f.name)}
     wild = [face.name for face in faces if not _is_aligned(face.name)]
@@ -156,7 +160,7 @@ def _is_aligned(name: str) -> bool:
     return name.lower().endswith(".chip.jpg")
 
 
-def _readable(name: str) -> str:
+def _printable_name(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -164,28 +168,30 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _first(left_out: Sequence[LeftOut]) -> str:
+def _first_face_left_out(left_out: Sequence[LeftOut]) -> str:
     return f"{left_out[0].name!r}: {left_out[0].reason}" if left_out else "there are none"
 
 
+# ── ages in lists ────────────────────────────────────────────────────────────────────────────────────────
+
 AGREEING = 0.99
-"""The share of a list's ages that must be apart from those of the names by one offset, to detect it."""
+"""To detect an offset, this share of a list's ages must differ by it from the ages in the names."""
 
 
 def with_listed_ages(
     images: Sequence[Labelled], entries: Mapping[str, Sequence[Listed]], offset: int | None
 ) -> tuple[list[Labelled], dict[str, Any]]:
-    """The images with the ages of their lists' entries, and notes: the offset, whether it was detected, and
-    how many ages are not those of the names.
+    """The images with the ages that lists give them, and notes: the offset, whether it was detected, and how
+    many ages differ from those in the names.
 
     Args:
-        entries: for each image, by its name; an age is that of a column `age`.
-        offset: years to add to a list's age; None to detect them.
+        entries: the entries for each image, by its name; the age is in the column `age`.
+        offset: years to add to an age in a list; None to detect them.
 
     Raises:
-        DataError: if an age is no number, or out of range with the offset, or an image has two, or no offset
-            makes them those of the names.
-        ConfigError: if there is an offset and no age.
+        DataError: if an age is no number or, with the offset, out of range, an image has two ages, or no
+            offset makes them the ages in the names.
+        ConfigError: if there is an offset but no age.
     """
     found = {name: listed for name, each in entries.items() if (listed := _listed_age(each)) is not None}
     if not found:
@@ -208,7 +214,7 @@ def with_listed_ages(
 
 
 def _listed_age(entries: Sequence[Listed]) -> tuple[float, str] | None:
-    """The age in an image's entries, and where it stands."""
+    """The age in the entries for an image, and its place; None if there is none."""
     ages: dict[float, str] = {}
     for entry in entries:
         for key, text in entry.columns.items():

@@ -1,5 +1,5 @@
-"""Folders in the format of Pascal VOC, with an XML file for each image: the value is how many objects of some
-kinds are annotated. Boxes are not looked at, and objects marked difficult or truncated count like others."""
+"""Folders in the format of Pascal VOC, with an XML file for each image. The value is the number of annotated
+objects of some kinds. Boxes are not read, and objects marked difficult or truncated count like the others."""
 
 import os
 from collections import Counter, defaultdict
@@ -9,19 +9,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rarl.data.collection import Folder
+from rarl.data.collection import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
 
 LARGEST_FILE = 4_000_000  # bytes of XML: 10,000 objects and more
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".JPG", ".JPEG", ".PNG")
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
+VOC_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".JPG", ".JPEG", ".PNG")
+VOC_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Annotated:
-    """An XML file as read: its name without suffix, its image, and how many objects of each name it has."""
+    """One XML file: its name without suffix, its image, and the number of its objects of each name."""
 
     stem: str
     image: str
@@ -34,24 +34,24 @@ class _UnfitError(Exception):
 
 
 def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Source:
-    """A row for each annotated image, with the number of its objects of the kinds `objects`, also of 0.
+    """A row for each annotated image, with the number of its objects of the kinds `objects`, which may be 0.
 
-    The image of an XML file is the one of the same name, or else the one that it names itself. The splits are
-    those of `ImageSets/Main` or `ImageSets`, where there are any; images that are in none of the lists are
-    left out then. `trainval` stands in for `train` or `val` if one of them is not there.
+    The image of an XML file is the one with the same name, or else the one that the file names. If
+    `ImageSets/Main` or `ImageSets` has lists, they give the splits, and images in none of them are left out.
+    `trainval` stands in for `train` or `val` if one of these is missing.
 
     Args:
-        raw: the folder with `Annotations` and `JPEGImages` in it.
+        raw: the folder that holds `Annotations` and `JPEGImages`.
         objects: the names to count, such as ["RBC"]; the numbers of several are added up.
-        task: whose rule and range hold; else "number of RBC" from 0 to the largest number, at least 10.
+        task: the rule and the range; by default "number of RBC", from 0 to the largest number or at least 10.
 
     Raises:
-        DataError: if a folder is missing, an image's link leads out of it, an image is in two splits, or a
-            number is outside the range of `task`. An XML file that is malformed is left out, with the reason.
-        ConfigError: if no object has one of the names; it says which names there are, and how many of each.
+        DataError: if a folder is missing, an image is a link that leads out of it or is in two splits, or a
+            number is outside the range of `task`. A malformed XML file is left out, with the reason.
+        ConfigError: if no object has one of the names; it says which names there are, and how often.
     """
     try:
-        images = Folder(existing_folder(raw / "JPEGImages", "the images go there, as in Pascal VOC"))
+        images = ListedFolder(existing_folder(raw / "JPEGImages", "the images go there, as in Pascal VOC"))
         annotations = existing_folder(raw / "Annotations", "the XML files go there, as in Pascal VOC")
         annotated, left_out = _read_folder(annotations, images)
         place, splits = _splits(raw / "ImageSets")
@@ -67,7 +67,7 @@ def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Sou
         left_out += [LeftOut(name, f"in a list of {place}, and not in Annotations") for name in unknown]
         annotated = [each for each in annotated if each.stem in splits]
     if not annotated:
-        raise DataError(f"{annotations}: no image to count in; {_first(left_out)}")
+        raise DataError(f"{annotations}: no image to count in; {_first_annotation_left_out(left_out)}")
     counts = [sum(each.objects[name] for name in wanted) for each in annotated]
     if task is None:
         rule = "number of " + " and ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
@@ -79,7 +79,7 @@ def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Sou
     return Source(task, rows, left_out, {"objects": wanted, "splits": place})
 
 
-def _first(left_out: Sequence[LeftOut]) -> str:
+def _first_annotation_left_out(left_out: Sequence[LeftOut]) -> str:
     return f"left out: {left_out[0].name}, {left_out[0].reason}" if left_out else "no file ends with .xml"
 
 
@@ -95,11 +95,11 @@ def _check_objects(wanted: Sequence[str], annotated: Sequence[_Annotated]) -> No
             raise ConfigError(f"objects {name!r}: name one or more that are annotated; there are {there}")
 
 
-def _read_folder(folder: Path, images: Folder) -> tuple[list[_Annotated], list[LeftOut]]:
-    """The XML files in the order of their names, and those left out. No image has two of them."""
+def _read_folder(folder: Path, images: ListedFolder) -> tuple[list[_Annotated], list[LeftOut]]:
+    """The XML files in the order of their names, and those left out. Each image has at most one."""
     claims: dict[str, list[_Annotated]] = defaultdict(list)
     left_out: list[LeftOut] = []
-    files = Folder(folder)
+    files = ListedFolder(folder)
     for name in sorted(name for name in os.listdir(folder) if name.lower().endswith(".xml")):
         try:
             if not name.isprintable():  # also the bytes of a name that is not UTF-8
@@ -119,8 +119,8 @@ def _read_folder(folder: Path, images: Folder) -> tuple[list[_Annotated], list[L
     return kept, left_out
 
 
-def _read_file(file: Path | None, images: Folder) -> _Annotated:
-    if file is None or not file.is_file():  # to read a pipe would be to wait
+def _read_file(file: Path | None, images: ListedFolder) -> _Annotated:
+    if file is None or not file.is_file():  # reading a pipe could go on forever
         raise _UnfitError("no file")
     with open(file, "rb") as stream:
         root = _parse(stream.read(LARGEST_FILE + 1))
@@ -135,7 +135,7 @@ def _read_file(file: Path | None, images: Folder) -> _Annotated:
         try:
             path = images.find(image, str(file))
         except DataError:
-            if image in (file.stem + suffix for suffix in SUFFIXES):
+            if image in (file.stem + suffix for suffix in VOC_SUFFIXES):
                 raise
             continue  # such as "C:\\photos\\1.jpg": the name of a file elsewhere
         if path is not None:
@@ -144,18 +144,19 @@ def _read_file(file: Path | None, images: Folder) -> _Annotated:
 
 
 def _candidates(stem: str, named: str) -> Iterator[str]:
-    """Names that the image may have, the likeliest first: what an XML file says is often out of date."""
+    """The names that the image may have, the likeliest first. The one in the XML file is often out of
+    date."""
     if Path(named).stem == stem:
         yield named
-    yield from (stem + suffix for suffix in SUFFIXES)
+    yield from (stem + suffix for suffix in VOC_SUFFIXES)
     yield named
 
 
 def _parse(data: bytes) -> ElementTree.Element:
-    """The root of an XML text, which may have no document type: entities in one can grow without end."""
+    """The root of an XML text. A document type is refused, since entities in it can grow without end."""
     if len(data) > LARGEST_FILE:
         raise _UnfitError(f"more than {LARGEST_FILE:,} bytes")
-    # In UTF-16 each of these characters has a zero beside it. XML allows no other encoding that hides them.
+    # In UTF-16, each of these characters has a zero beside it. XML allows no other encoding that hides them.
     if b"<!DOCTYPE" in data.replace(b"\0", b""):
         raise _UnfitError("has a <!DOCTYPE>, which is refused; remove it")
     try:
@@ -168,9 +169,9 @@ def _parse(data: bytes) -> ElementTree.Element:
 
 
 def _splits(folder: Path) -> tuple[str | None, dict[str, str]]:
-    """Where the lists are, and the split of each name in them; None if there are none."""
+    """The folder of the lists, or None if there are none, and the split of each name in them."""
     for place in (folder / "Main", folder):
-        files = {name: place / f"{name}.txt" for name in (*SPLITS, "trainval")}
+        files = {name: place / f"{name}.txt" for name in (*VOC_SPLITS, "trainval")}
         lists = {name: _names(file) for name, file in files.items() if file.is_file()}
         if lists:
             break
@@ -183,8 +184,8 @@ def _splits(folder: Path) -> tuple[str | None, dict[str, str]]:
         if name == "trainval" and both:
             continue
         for each in lists[name]:
-            split = splits.setdefault(each, SPLITS.get(name, rest))
-            if split != SPLITS.get(name, split) or (name == "trainval" and split == "test"):
+            split = splits.setdefault(each, VOC_SPLITS.get(name, rest))
+            if split != VOC_SPLITS.get(name, split) or (name == "trainval" and split == "test"):
                 raise DataError(f"{files[name]}: {each!r} is in the list of {split} too; remove one of them")
     return place.relative_to(folder.parent).as_posix(), splits
 

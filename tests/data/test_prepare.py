@@ -1,5 +1,5 @@
-"""data/preparing.py and data/metadata.py: what is broken is left out, what is the same is known, files are
-never altered, and a collection is whole or not there."""
+"""Preparing a collection: broken images are left out, identical ones are known, files are never altered, and
+a collection is whole or not there."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from rarl.data.collection import load_collection
-from rarl.data.prepare import PREPARATION, Identical, prepare
+from rarl.data.prepare import PREPARATION, Identical, prepare_collection
 from rarl.data.sources import Labelled, LeftOut, Source
 from rarl.errors import DataError
 from rarl.method.tasks import Task
@@ -54,7 +54,7 @@ def lines(root: Path, split: str) -> list[dict[str, Any]]:
 
 def test_a_collection_of_links(tmp_path: Path) -> None:
     images = many(tmp_path, columns={"camera": "x"})
-    prepared = prepare(Source(TASK, images, notes={"list": "mine"}), tmp_path / "out", seed=3)
+    prepared = prepare_collection(Source(TASK, images, notes={"list": "mine"}), tmp_path / "out", seed=3)
     assert left(tmp_path) == ["out"]
     assert prepared.collection == load_collection(tmp_path / "out")
     assert prepared.collection.task == TASK
@@ -80,7 +80,7 @@ def test_a_collection_of_links(tmp_path: Path) -> None:
 
 def test_copies_share_nothing_with_the_source(tmp_path: Path) -> None:
     images = many(tmp_path)
-    prepared = prepare(Source(TASK, images), tmp_path / "out", copy=True)
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out", copy=True)
     assert prepared.placed == {"linked": 0, "copied": 20, "shrunk": 0}
     by_id = {image.id: image for image in images}
     for row in prepared.collection.split("train"):
@@ -92,7 +92,7 @@ def test_larger_images_are_made_smaller_on_request_and_it_is_said(tmp_path: Path
     images = many(tmp_path)
     picture(images[4].path, 4, (40, 10))
     before = images[4].path.read_bytes()
-    prepared = prepare(Source(TASK, images), tmp_path / "out", max_pixels=100)
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out", max_pixels=100)
     assert prepared.placed == {"linked": 19, "copied": 0, "shrunk": 1}
     assert report(tmp_path)["notes"]["max_pixels"] == 100
     row = next(r for rows in prepared.collection.splits.values() for r in rows if r.id == "4.png")
@@ -108,7 +108,7 @@ def test_broken_images_are_left_out_with_the_reason(tmp_path: Path) -> None:
     images[7].path.unlink()
     images.append(Labelled(images[3].path, images[3].name, 1, "again", rule="another"))
     gone = LeftOut("x.png", "no such file (labels.csv line 3)")
-    prepared = prepare(Source(TASK, images, [gone]), tmp_path / "out")
+    prepared = prepare_collection(Source(TASK, images, [gone]), tmp_path / "out")
     assert prepared.left_out[0] == gone
     reasons = {each.name: each.reason for each in prepared.left_out[1:]}
     assert len(prepared.left_out) == 4  # an image of two rows is told once
@@ -122,22 +122,22 @@ def test_broken_images_are_left_out_with_the_reason(tmp_path: Path) -> None:
 
 def test_nothing_to_make_a_collection_of(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the source has no images"):
-        prepare(Source(TASK, []), tmp_path / "out")
+        prepare_collection(Source(TASK, []), tmp_path / "out")
     image = labelled(tmp_path, "a.png", 0)
     image.path.write_bytes(b"")
     with pytest.raises(
         DataError, match=r"none of .* 1 were left out, the first being a\.png: not a readable"
     ):
-        prepare(Source(TASK, [image]), tmp_path / "out")
+        prepare_collection(Source(TASK, [image]), tmp_path / "out")
     with pytest.raises(DataError, match="comes into validation"):
-        prepare(Source(TASK, many(tmp_path, 3)), tmp_path / "out")
+        prepare_collection(Source(TASK, many(tmp_path, 3)), tmp_path / "out")
     assert left(tmp_path) == []
 
 
 def test_a_truth_outside_the_range_is_refused_before_an_image_is_opened(tmp_path: Path) -> None:
     image = Labelled(tmp_path / "none.png", "none.png", 10.5, "a")
     with pytest.raises(DataError, match=r"none\.png: value 10\.5 is outside the range; size expects 0-10"):
-        prepare(Source(TASK, [image]), tmp_path / "out")
+        prepare_collection(Source(TASK, [image]), tmp_path / "out")
 
 
 def test_what_is_there_is_refused_at_once(tmp_path: Path) -> None:
@@ -145,16 +145,18 @@ def test_what_is_there_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("link", "folder"):
         with pytest.raises(DataError, match=f"{name}: exists already"):
-            prepare(Source(TASK, many(tmp_path)), tmp_path / name, progress=lambda *_: pytest.fail("late"))
+            prepare_collection(
+                Source(TASK, many(tmp_path)), tmp_path / name, progress=lambda *_: pytest.fail("late")
+            )
     assert left(tmp_path) == ["folder", "link"]
     with pytest.raises(DataError, match="can't be written"):
-        prepare(Source(TASK, many(tmp_path)), tmp_path / "raw/0.png/out")
+        prepare_collection(Source(TASK, many(tmp_path)), tmp_path / "raw/0.png/out")
 
 
 def test_progress_counts_files_and_not_rows(tmp_path: Path) -> None:
     images = [*many(tmp_path), *(labelled(tmp_path, "0.png", 0, rule="r", id=f"again {i}") for i in range(3))]
     told: list[tuple[int, int]] = []
-    prepare(Source(TASK, images), tmp_path / "out", progress=lambda *numbers: told.append(numbers))
+    prepare_collection(Source(TASK, images), tmp_path / "out", progress=lambda *numbers: told.append(numbers))
     assert told == [(i, 20) for i in range(1, 21)]
 
 
@@ -164,7 +166,7 @@ def test_progress_counts_files_and_not_rows(tmp_path: Path) -> None:
 def test_byte_identical_files_come_into_one_part(tmp_path: Path) -> None:
     images = [labelled(tmp_path, f"{i}.png", i // 2, i % 5) for i in range(60)]
     for seed in range(3):
-        prepared = prepare(Source(TASK, images), tmp_path / f"out{seed}", seed=seed)
+        prepared = prepare_collection(Source(TASK, images), tmp_path / f"out{seed}", seed=seed)
         part = {row.id: name for name, rows in prepared.collection.splits.items() for row in rows}
         assert all(part[f"{i}.png"] == part[f"{i + 1}.png"] for i in range(0, 60, 2))
         assert prepared.identical == Identical(groups=30, files=60, conflicting=30, across=0)
@@ -180,7 +182,7 @@ def test_byte_identical_files_are_counted(tmp_path: Path) -> None:
         *(image("f.png", 3, 1, "test"), image("g.png", 3, 9, "test", "another rule")),
         image("h.png", 4, 1, "train"),
     ]
-    prepared = prepare(Source(TASK, images), tmp_path / "out", parts=HALVES)
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out", shares=HALVES)
     # a b c and d e; two of test are in train too; d and e have two values; f and g say different things.
     assert prepared.identical == Identical(groups=2, files=5, conflicting=1, across=2)
     assert report(tmp_path)["identical"] == {"groups": 2, "files": 5, "conflicting": 1, "across": 2}
@@ -198,7 +200,7 @@ def test_dropping_duplicates_keeps_one_of_test_before_validation_before_train(tm
         *(image("e1.png", 5, 3, "train"), image("e2.png", 5, 5, "train", "another rule")),
         image("f.png", 6, 0, "validation"),
     ]
-    prepared = prepare(Source(TASK, images), tmp_path / "out", drop_duplicates=True)
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out", drop_duplicates=True)
     kept = {row.id: name for name, rows in prepared.collection.splits.items() for row in rows}
     assert kept == {
         "a3.png": "test",
@@ -220,7 +222,7 @@ def test_dropping_duplicates_keeps_one_of_test_before_validation_before_train(tm
 
 def test_without_asking_nothing_is_dropped(tmp_path: Path) -> None:
     images = [labelled(tmp_path, f"{i}.png", 0, i % 2, split=("train", "test")[i % 2]) for i in range(6)]
-    prepared = prepare(Source(TASK, images), tmp_path / "out", parts=HALVES)
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out", shares=HALVES)
     assert {name: len(rows) for name, rows in prepared.collection.splits.items()} == {"train": 3, "test": 3}
 
 
@@ -232,10 +234,10 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(Source(TASK, many(tmp_path)), tmp_path / "out", progress=interrupt)
+        prepare_collection(Source(TASK, many(tmp_path)), tmp_path / "out", progress=interrupt)
     monkeypatch.setattr("rarl.data.writing.Placing.place", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        prepare(Source(TASK, many(tmp_path)), tmp_path / "out")
+        prepare_collection(Source(TASK, many(tmp_path)), tmp_path / "out")
     assert left(tmp_path) == []
 
 
@@ -243,10 +245,10 @@ def test_what_would_not_load_again_leaves_nothing(tmp_path: Path) -> None:
     images = many(tmp_path)
     images[2] = labelled(tmp_path, "x.png", 99, id="half of a pair: \ud800")
     with pytest.raises(DataError, match="id must be a text"):
-        prepare(Source(TASK, images), tmp_path / "out")
+        prepare_collection(Source(TASK, images), tmp_path / "out")
     images[2] = labelled(tmp_path, "x.png", 99, id="0.png")
     with pytest.raises(DataError, match=r"id '0\.png' is that of"):
-        prepare(Source(TASK, images), tmp_path / "out")
+        prepare_collection(Source(TASK, images), tmp_path / "out")
     assert left(tmp_path) == []
 
 
@@ -254,7 +256,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from rarl.data import writing as placing
-from rarl.data.prepare import prepare
+from rarl.data.prepare import prepare_collection
 from rarl.data.sources import Labelled, Source
 from rarl.method.tasks import Task
 
@@ -274,7 +276,7 @@ if when == "placing":
     placing.Placing.place = slow
 images = [Labelled(root / f"raw/{i}.png", f"{i}.png", i % 5, f"{i}.png") for i in range(20)]
 task = Task("size", "size of the fruit", low=0, high=10, step=1, delta=1)
-prepare(Source(task, images), root / "out", progress=stop if when == "opening" else None)
+prepare_collection(Source(task, images), root / "out", progress=stop if when == "opening" else None)
 """
 
 
@@ -293,7 +295,7 @@ def test_a_run_that_is_killed_leaves_no_collection_and_the_next_one_makes_it(
         process.wait(timeout=60)
     assert not (tmp_path / "out").exists()
     assert len(left(tmp_path)) == (1 if when == "placing" else 0)
-    prepared = prepare(Source(TASK, images), tmp_path / "out")
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out")
     assert left(tmp_path) == ["out"]
     assert sum(map(len, prepared.collection.splits.values())) == 20
 
@@ -316,7 +318,7 @@ def orders_of(root: Path, split: str) -> list[str]:
 def test_orders_that_hang_together_come_into_one_part(tmp_path: Path) -> None:
     orders = [f"{a}{b}{c}" for a, b, c in zip("abcdefghij", "klmnopqrst", "ABCDEFGHIJ", strict=True)]
     orders += ["zb", "xz", "yx"]  # through images that no order has together with b
-    prepared = prepare(ordered(tmp_path, orders), tmp_path / "out", parts=HALVES)
+    prepared = prepare_collection(ordered(tmp_path, orders), tmp_path / "out", shares=HALVES)
     within = {name: orders_of(tmp_path, name) for name in ("train", "test")}
     assert sorted(within["train"] + within["test"]) == sorted(orders)
     assert next(name for name in within if "zb" in within[name]) == next(
@@ -329,7 +331,9 @@ def test_orders_that_hang_together_come_into_one_part(tmp_path: Path) -> None:
 
 def test_orders_are_cut_down_to_the_images_of_their_part(tmp_path: Path) -> None:
     splits = dict.fromkeys("ace", "train") | dict.fromkeys("bdf", "test")
-    prepare(ordered(tmp_path, ["abcdef", "ea", "ab", "fdb"], splits), tmp_path / "out", parts=HALVES)
+    prepare_collection(
+        ordered(tmp_path, ["abcdef", "ea", "ab", "fdb"], splits), tmp_path / "out", shares=HALVES
+    )
     assert orders_of(tmp_path, "train") == ["ace", "ea"]
     assert orders_of(tmp_path, "test") == ["bdf", "fdb"]
 
@@ -337,7 +341,7 @@ def test_orders_are_cut_down_to_the_images_of_their_part(tmp_path: Path) -> None
 def test_images_that_no_order_has_beside_another_are_left_out(tmp_path: Path) -> None:
     source = ordered(tmp_path, ["ab", "cd", "ef", "gh", "xy"])
     next(image for image in source.images if image.id == "y").path.write_bytes(b"broken")
-    prepared = prepare(source, tmp_path / "out", parts=HALVES)
+    prepared = prepare_collection(source, tmp_path / "out", shares=HALVES)
     assert [(each.name, each.reason[:11]) for each in prepared.left_out] == [
         ("y", "not a reada"),
         ("x", "in no order"),
@@ -347,7 +351,7 @@ def test_images_that_no_order_has_beside_another_are_left_out(tmp_path: Path) ->
 
 def test_orders_that_all_hang_together_are_cut_where_parts_meet(tmp_path: Path) -> None:
     orders = ["aefghijk", "alm", "anopqrst"]  # all through a
-    prepared = prepare(ordered(tmp_path, orders), tmp_path / "out", parts=HALVES)
+    prepared = prepare_collection(ordered(tmp_path, orders), tmp_path / "out", shares=HALVES)
     rows = {name: {row.id for row in prepared.collection.split(name)} for name in ("train", "test")}
     pairs = 0
     for name, ids in rows.items():
@@ -365,7 +369,7 @@ def test_what_is_said_of_a_dropped_file_holds_for_the_one_that_is_kept(tmp_path:
     source = ordered(tmp_path, ["ab", "cd", "ef", "gab"])
     picture(tmp_path / "raw/g", ord("b"))  # g is b
     picture(tmp_path / "raw/e", ord("c"))  # e is c
-    prepared = prepare(source, tmp_path / "out", parts=HALVES, drop_duplicates=True)
+    prepared = prepare_collection(source, tmp_path / "out", shares=HALVES, drop_duplicates=True)
     assert {each.name: each.reason for each in prepared.left_out} == {
         "g": "byte-identical to b",
         "e": "byte-identical to c",
@@ -384,7 +388,7 @@ def test_the_task_is_settled_by_what_is_not_left_out(tmp_path: Path) -> None:
         asked.append(values)
         return Task("own", "own rule", 0, max(values), 1, 1), {"taken from": len(values)}
 
-    prepared = prepare(Source(TASK, images, notes={"a": 1}, settle=settle), tmp_path / "out")
+    prepared = prepare_collection(Source(TASK, images, notes={"a": 1}, settle=settle), tmp_path / "out")
     assert [sorted(values) for values in asked] == [sorted(image.value for image in images[:-1])]
     assert prepared.collection.task == Task("own", "own rule", 0, 4, 1, 1)
     assert (prepared.notes["a"], prepared.notes["taken from"]) == (1, 20)
@@ -392,14 +396,14 @@ def test_the_task_is_settled_by_what_is_not_left_out(tmp_path: Path) -> None:
 
 def test_where_all_parts_are_given_no_seed_is_told(tmp_path: Path) -> None:
     images = [labelled(tmp_path, f"{i}.png", i, i, split=("train", "test")[i % 2]) for i in range(8)]
-    prepare(Source(TASK, images), tmp_path / "out", parts=HALVES)
+    prepare_collection(Source(TASK, images), tmp_path / "out", shares=HALVES)
     assert report(tmp_path)["notes"] == {}
 
 
 def test_a_part_without_orders_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     splits = dict.fromkeys("abc", "train") | dict.fromkeys("de", "test")
     with pytest.raises(DataError, match="no order has two images of test"):
-        prepare(ordered(tmp_path, ["abd", "bce"], splits), tmp_path / "out", parts=HALVES)
+        prepare_collection(ordered(tmp_path, ["abd", "bce"], splits), tmp_path / "out", shares=HALVES)
     assert left(tmp_path) == []
 
 
@@ -429,7 +433,7 @@ def test_imagefolder_reads_the_same_rows(tmp_path: Path) -> None:
         Labelled(image.path, image.name, 3, f"{image.id}#weight", "weight", columns={"n": 0})
         for image in images[10:20]
     ]
-    collection = prepare(Source(TASK, images), tmp_path / "out").collection
+    collection = prepare_collection(Source(TASK, images), tmp_path / "out").collection
     loaded = imagefolder(tmp_path)
     assert list(loaded) == ["train", "validation", "test"]
     for name, rows in collection.splits.items():
@@ -460,7 +464,7 @@ COLUMNS: list[tuple[Any, list[Any]]] = [
 @pytest.mark.parametrize(("columns", "values"), COLUMNS, ids=range(len(COLUMNS)))
 def test_imagefolder_reads_other_columns(tmp_path: Path, columns: Any, values: list[Any]) -> None:
     images = [labelled(tmp_path, f"{i}.png", i, i % 5, columns=columns(i)) for i in range(30)]
-    collection = prepare(Source(TASK, images), tmp_path / "out").collection
+    collection = prepare_collection(Source(TASK, images), tmp_path / "out").collection
     loaded = imagefolder(tmp_path)
     assert sorted(loaded["train"].column_names) == ["c", "id", "image", "value"]
     assert sorted({value for split in loaded.values() for value in split["c"]}) == values
@@ -472,7 +476,7 @@ def test_a_column_that_some_images_have_nothing_of_keeps_its_type(tmp_path: Path
         return {"n": (None, float("nan"), number, number)[number % 4]}
 
     images = [labelled(tmp_path, f"{i}.png", i, i % 5, columns=camera(i)) for i in range(80)]
-    prepare(Source(TASK, images), tmp_path / "out", parts=HALVES)
+    prepare_collection(Source(TASK, images), tmp_path / "out", shares=HALVES)
     rows = {row["id"]: row for split in HALVES for row in lines(tmp_path, split)}
     assert [rows[f"{i}.png"].get("n", "none") for i in range(8)] == [
         "none",
@@ -488,7 +492,7 @@ def test_a_column_that_some_images_have_nothing_of_keeps_its_type(tmp_path: Path
 
 
 def test_imagefolder_reads_a_collection_of_orders(tmp_path: Path) -> None:
-    prepare(ordered(tmp_path, ["abc", "def", "ghi", "jkl"]), tmp_path / "out", parts=HALVES)
+    prepare_collection(ordered(tmp_path, ["abc", "def", "ghi", "jkl"]), tmp_path / "out", shares=HALVES)
     loaded = imagefolder(tmp_path)
     assert sorted([*loaded["train"]["id"], *loaded["test"]["id"]]) == list("abcdefghijkl")
     assert sorted(loaded["train"].column_names) == ["id", "image"]

@@ -1,5 +1,5 @@
-"""data/placing.py: the same file by a link, the same bytes by a copy, made smaller only on request; and names
-that a collection can have."""
+"""Placing image files: the same file by a link, the same bytes by a copy, made smaller only on request; and
+names that a collection can have."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""check_report.py: what was found is in the terminal's 80 columns and in the picture, the faults last."""
+"""The report of a check: what was found fits the 80 columns of a terminal, with the faults last, and the
+picture."""
 
 import io
 import subprocess
