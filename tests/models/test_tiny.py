@@ -18,7 +18,7 @@ from rarl.method.prompts import messages
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.models.generation import greedy_replies
-from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.loading import check_model, load_model, load_processor, use_one_thread_for
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
 
 TOKENIZER = load_processor("tiny").tokenizer
@@ -334,19 +334,17 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
 @pytest.mark.parametrize(("size", "threads"), [(2**20, 1), (2**23, 2)])
 def test_commands_use_one_thread_for_a_model_so_small(tiny, tmp_path, size, threads):
     """Sums of floats would depend on the number of cores; a larger model has all of them."""
-    import rarl.models.pretraining as embedded
-
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(bytes(size))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        embedded.settle_for(tmp_path)
+        use_one_thread_for(tmp_path)
         assert torch.get_num_threads() == threads
-        embedded.settle_for("tiny")
+        use_one_thread_for("tiny")
         assert torch.get_num_threads() == 1
         torch.set_num_threads(2)
-        embedded.settle_for("Qwen/Qwen2.5-VL-3B-Instruct")
+        use_one_thread_for("Qwen/Qwen2.5-VL-3B-Instruct")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

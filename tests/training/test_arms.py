@@ -97,7 +97,7 @@ def seen(monkeypatch):
 
 def trained(config, digits, console):
     config.output.mkdir(parents=True, exist_ok=True)
-    stages.train(config, digits, console)
+    stages.train_arms(config, digits, console)
 
 
 def test_adapters_of_two_stages_stand_on_each_other(config_of, digits, quiet, seen):

@@ -13,7 +13,7 @@ from rarl.data.collection import load_collection
 from rarl.data.writing import write_collection
 from rarl.method.tasks import DIGITS
 from rarl.training import arms
-from rarl.training.callbacks import GROUPS, GroupLog, ProgressLines
+from rarl.training.callbacks import GROUPS_FILE, GroupLog, ProgressLines
 from rarl.training.config import config_from
 from rarl.training.run import stage_groups
 
@@ -122,7 +122,7 @@ def train(config):
 
 
 def lines_of(folder):
-    return [json.loads(line) for line in (folder / GROUPS).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / GROUPS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def assert_as_computed(line, known, weights):
@@ -229,10 +229,10 @@ def test_a_run_that_goes_on_has_every_line_once(config_of, monkeypatch):
     checkpoints = config.output / "checkpoints/rarl"
     assert [line["step"] for line in lines_of(checkpoints)] == list(range(1, step + 1))
     # As if it had been killed later on: lines of steps that no checkpoint knows, and half of another.
-    with open(checkpoints / GROUPS, "a", encoding="utf-8") as file:
+    with open(checkpoints / GROUPS_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step + 1, "ids": ["of a step that is gone"], "responses": []}) + "\n")
         file.write(f'{{"step": {step + 2}, "ids": ["00')
-    assert (train(config) / GROUPS).read_text() == (whole / GROUPS).read_text()
+    assert (train(config) / GROUPS_FILE).read_text() == (whole / GROUPS_FILE).read_text()
 
 
 def test_a_run_interrupted_before_its_first_checkpoint_begins_the_file_again(config_of, monkeypatch):
@@ -247,7 +247,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_begins_the_file_again(con
         patch.setattr(ProgressLines, "on_log", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    assert (train(config) / GROUPS).read_text() == (whole / GROUPS).read_text()
+    assert (train(config) / GROUPS_FILE).read_text() == (whole / GROUPS_FILE).read_text()
 
 
 LINE = '{"step": %d, "ids": ["a"], "responses": [{"text": "]}", "mutated": false}]}'
@@ -265,7 +265,7 @@ LINE = '{"step": %d, "ids": ["a"], "responses": [{"text": "]}", "mutated": false
     ],
 )
 def test_what_is_kept_of_the_file(tmp_path, text, step, kept):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     path.write_text(text, encoding="utf-8")
     GroupLog(None, path).on_train_begin(
         None, SimpleNamespace(is_world_process_zero=True, global_step=step), None
@@ -276,7 +276,7 @@ def test_what_is_kept_of_the_file(tmp_path, text, step, kept):
 
 def test_a_line_cut_off_anywhere_is_left_out(tmp_path):
     """A reply may hold what looks like the end of a line."""
-    path, line = tmp_path / GROUPS, LINE % 2
+    path, line = tmp_path / GROUPS_FILE, LINE % 2
     state = SimpleNamespace(is_world_process_zero=True, global_step=9)
     for cut in range(len(line)):
         path.write_text(f"{LINE % 1}\n{line[:cut]}", encoding="utf-8")
@@ -285,7 +285,7 @@ def test_a_line_cut_off_anywhere_is_left_out(tmp_path):
 
 
 def test_marks_that_end_lines_elsewhere_do_not_end_one_here(tmp_path):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     line = json.dumps(
         {"step": 1, "responses": [{"text": "a\u2028b\x85c\nd", "mutated": False}]}, ensure_ascii=False
     )
@@ -297,7 +297,7 @@ def test_marks_that_end_lines_elsewhere_do_not_end_one_here(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     log, state = GroupLog(None, path), SimpleNamespace(is_world_process_zero=False, global_step=0)
     log.on_train_begin(None, state, None)
     log.on_log(None, state, None, logs={"reward": 1.0})
@@ -306,7 +306,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 @pytest.mark.parametrize("logs", [{"validation/score": 1.0}, {"train_runtime": 2.0}, {"loss": 1.0}])
 def test_lines_that_are_of_no_group_write_nothing(tmp_path, logs):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     state = SimpleNamespace(is_world_process_zero=True, global_step=1)
     GroupLog(None, path).on_log(None, state, None, logs=logs)
     assert not path.exists()

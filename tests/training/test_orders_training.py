@@ -357,7 +357,7 @@ def configuration(collection, output, **changes):
 
 
 def run(config):
-    return stages.run(config, resume=False, console=Console(file=io.StringIO()))
+    return stages.train_and_evaluate(config, resume=False, console=Console(file=io.StringIO()))
 
 
 def test_a_run_from_orders_to_its_numbers(collection_of, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rarl.training.callbacks import ProgressLines, line, validation_line
+from rarl.training.callbacks import ProgressLines, progress_line, validation_line
 
 GRPO = {
     "loss": 0.0123,
@@ -30,7 +30,7 @@ GRPO = {
 
 
 def test_the_line_of_a_mutated_run_shows_the_policys_own_rewards():
-    assert line(GRPO) == (
+    assert progress_line(GRPO) == (
         "reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  "
         "KL 0.0121  entropy 0.342"
     )
@@ -39,23 +39,27 @@ def test_the_line_of_a_mutated_run_shows_the_policys_own_rewards():
 def test_the_line_of_the_stock_trainer():
     log = {key: value for key, value in GRPO.items() if not key.startswith(("policy/", "mutation/"))}
     assert (
-        line(log) == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0121  entropy 0.342"
+        progress_line(log)
+        == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0121  entropy 0.342"
     )
 
 
 def test_the_line_of_sft():
-    assert line({"loss": 1.5, "entropy": 0.25, "mean_token_accuracy": 0.9}) == "loss 1.500  entropy 0.250"
+    assert (
+        progress_line({"loss": 1.5, "entropy": 0.25, "mean_token_accuracy": 0.9})
+        == "loss 1.500  entropy 0.250"
+    )
 
 
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_a_reward_that_no_response_has_is_a_dash(value):
     """One-image prompts have no ranking reward."""
-    assert " rank -  " in line(GRPO | {"policy/rewards/ranking_reward": value})
+    assert " rank -  " in progress_line(GRPO | {"policy/rewards/ranking_reward": value})
 
 
 def test_what_was_not_logged_is_left_out():
-    assert line({}) == ""
-    assert "KL" not in line({key: value for key, value in GRPO.items() if key != "kl"})
+    assert progress_line({}) == ""
+    assert "KL" not in progress_line({key: value for key, value in GRPO.items() if key != "kl"})
 
 
 VALIDATION = {

@@ -129,7 +129,7 @@ def whole(config_of, tmp_path_factory):
     watched, text = Watched(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "_fit", watched.fit)
-        metrics = stages.run(config, resume=False, console=Console(file=text, width=200))
+        metrics = stages.train_and_evaluate(config, resume=False, console=Console(file=text, width=200))
     return config, metrics, watched, text.getvalue()
 
 
@@ -165,7 +165,7 @@ def same(one, other):
 
 
 def continued(config):
-    return stages.run(config, resume=True, console=Console(file=io.StringIO()))
+    return stages.train_and_evaluate(config, resume=True, console=Console(file=io.StringIO()))
 
 
 def logs(folder):
@@ -336,13 +336,13 @@ def test_the_models_of_an_arm_are_gone_when_the_next_begins(whole):
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, config_of, tmp_path):
     first = whole[0].output
     again = config_of(tmp_path / "again")
-    stages.run(again, resume=False, console=Console(file=io.StringIO()))
+    stages.train_and_evaluate(again, resume=False, console=Console(file=io.StringIO()))
     assert_same_run(again.output, first)
     assert (again.output / "metrics.json").read_text() == (first / "metrics.json").read_text()
 
     only = {"stages": again.to_dict()["stages"][:1], "sft": None, "evaluation": {"images": [2], "lists": 5}}
     other = config_of(tmp_path / "other", seed=1, **only)
-    metrics = stages.run(other, resume=False, console=Console(file=io.StringIO()))
+    metrics = stages.train_and_evaluate(other, resume=False, console=Console(file=io.StringIO()))
     assert metrics["seed"] == 1
     trained = [weights(load_model(output / "regression")) for output in (first, other.output)]
     assert not same(*trained)
@@ -415,7 +415,7 @@ def test_an_interrupted_bar_leaves_the_terminal_as_it_was(copy_of, interrupt_at)
     interrupt_at("rarl", 1)
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.raises(KeyboardInterrupt):
-        stages.run(config, resume=True, console=console)
+        stages.train_and_evaluate(config, resume=True, console=console)
     text = console.file.getvalue()
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0  # the cursor is hidden, and shown again
 
@@ -530,7 +530,7 @@ def test_a_finished_run_trains_and_evaluates_nothing_again(whole, copy_of, no_tr
 
 def test_a_finished_run_is_not_begun_again(copy_of, no_training):
     with pytest.raises(ConfigError, match="continue it with --resume"):
-        stages.run(copy_of(), resume=False, console=Console(file=io.StringIO()))
+        stages.train_and_evaluate(copy_of(), resume=False, console=Console(file=io.StringIO()))
 
 
 def test_what_another_command_trains_is_left_to_it(copy_of, no_training, other_command):

@@ -19,9 +19,16 @@ from rarl.models.loading import load_model
 from rarl.training import arms
 from rarl.training import callbacks as validation
 from rarl.training import run as stages
-from rarl.training.callbacks import SCORE, ProgressLines, Validation, kept_step, score, validation_groups
+from rarl.training.callbacks import (
+    SCORE_KEY,
+    ProgressLines,
+    ValidationCallback,
+    kept_step,
+    reply_score,
+    validation_groups,
+)
 from rarl.training.config import config_from
-from rarl.training.run import prepare
+from rarl.training.run import check_and_begin
 from rarl.training.sections import Weights
 from rarl.training.trainer_fields import check_trainer_fields
 
@@ -98,7 +105,7 @@ def log(folder):
 
 
 def validated(folder):
-    return [line for line in log(folder) if SCORE in line]
+    return [line for line in log(folder) if SCORE_KEY in line]
 
 
 def constant(lines):
@@ -122,7 +129,7 @@ class Scores:
         self.weights[trainer.state.global_step] = {
             name: tensor.detach().clone() for name, tensor in model.state_dict().items()
         }
-        return {SCORE: self.by_step[trainer.state.global_step], "validation/mae": 1.0}
+        return {SCORE_KEY: self.by_step[trainer.state.global_step], "validation/mae": 1.0}
 
 
 @pytest.fixture
@@ -131,7 +138,7 @@ def scores(monkeypatch):
 
     def given(by_step):
         known = Scores(by_step)
-        monkeypatch.setattr(Validation, "_measured", lambda asked: known(asked))
+        monkeypatch.setattr(ValidationCallback, "_measured", lambda asked: known(asked))
         return known
 
     return given
@@ -189,7 +196,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("group", "text", "weights", "wanted"), TABLE)
 def test_the_score_of_one_reply(group, text, weights, wanted):
-    assert score(group, text, DIGITS, weights) == pytest.approx(wanted, abs=1e-6)
+    assert reply_score(group, text, DIGITS, weights) == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +204,14 @@ def test_the_score_of_one_reply(group, text, weights, wanted):
     [
         ([], "last", 0),
         ([], "best", 0),
-        ([{SCORE: 1.0, "step": 0}, {"loss": 0, "step": 3}], "last", 3),
-        ([{SCORE: 1.0, "step": 0}, {SCORE: 0.5, "step": 2}, {"train_runtime": 1, "step": 2}], "best", 0),
-        ([{SCORE: 1.0, "step": 0}, {SCORE: 2.0, "step": 2}, {SCORE: 2.0, "step": 4}], "best", 2),
-        ([{SCORE: -1.0, "step": 0}, {SCORE: -0.5, "step": 2}], "best", 2),
+        ([{SCORE_KEY: 1.0, "step": 0}, {"loss": 0, "step": 3}], "last", 3),
+        (
+            [{SCORE_KEY: 1.0, "step": 0}, {SCORE_KEY: 0.5, "step": 2}, {"train_runtime": 1, "step": 2}],
+            "best",
+            0,
+        ),
+        ([{SCORE_KEY: 1.0, "step": 0}, {SCORE_KEY: 2.0, "step": 2}, {SCORE_KEY: 2.0, "step": 4}], "best", 2),
+        ([{SCORE_KEY: -1.0, "step": 0}, {SCORE_KEY: -0.5, "step": 2}], "best", 2),
         ([{"loss": 0, "step": 3}], "best", 3),
     ],
 )
@@ -299,7 +310,9 @@ def test_a_line_is_what_the_replies_are_worth(config_of, small, monkeypatch):
 
 def test_sft_is_scored_with_all_weights_1(config_of, monkeypatch):
     seen = []
-    monkeypatch.setattr(validation, "score", lambda group, text, task, weights: seen.append(weights) or 1.0)
+    monkeypatch.setattr(
+        validation, "reply_score", lambda group, text, task, weights: seen.append(weights) or 1.0
+    )
     train(config_of(**{**SFT_ALONE, "sft": {"max_steps": 1}}), "sft")
     assert {tuple(weights.in_order) for weights in seen} == {(1, 1, 1)}
 
@@ -366,7 +379,7 @@ def test_the_best_of_sft_is_kept(config_of, scores):
 def test_the_best_of_adapters_is_kept_merged(config_of, scores, by_step, step, monkeypatch):
     known = scores(by_step)
     merged = {}
-    measured = Validation._measured
+    measured = ValidationCallback._measured
 
     def watched(asked):
         found = measured(asked)
@@ -380,7 +393,7 @@ def test_the_best_of_adapters_is_kept_merged(config_of, scores, by_step, step, m
         model.unmerge_adapter()
         return found
 
-    monkeypatch.setattr(Validation, "_measured", watched)
+    monkeypatch.setattr(ValidationCallback, "_measured", watched)
     folder = train(config_of(lora={"r": 4, "alpha": 8}, validation={**ASKED, "keep": "best"}))
     known.weights = merged
     assert not same(merged[0], merged[2], atol=1e-4)
@@ -415,7 +428,7 @@ def whole(config_in, tmp_path_factory):
         root = tmp_path_factory.mktemp("whole")
         with pytest.MonkeyPatch.context() as patch:
             known = Scores(by_step)
-            patch.setattr(Validation, "_measured", lambda asked, known=known: known(asked))
+            patch.setattr(ValidationCallback, "_measured", lambda asked, known=known: known(asked))
             folders[keep, by_step[4]] = train(config_in(root, validation={**ASKED, "keep": keep}))
     return lambda keep, by_step: folders[keep, by_step[4]]
 
@@ -450,7 +463,7 @@ def test_killed_between_the_validation_and_the_checkpoint(config_of, scores, mon
     """The step is not in a checkpoint, and its best model is put aside already."""
     scores(RISING)
     config = config_of(validation={**ASKED, "keep": "best"})
-    validate = Validation._validate
+    validate = ValidationCallback._validate
 
     def stop(asked, state, control):
         validate(asked, state, control)
@@ -458,7 +471,7 @@ def test_killed_between_the_validation_and_the_checkpoint(config_of, scores, mon
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Validation, "_validate", stop)
+        patch.setattr(ValidationCallback, "_validate", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     assert not (config.output / f"checkpoints/rarl/checkpoint-{step}").exists()
@@ -523,7 +536,7 @@ def refused(config):
     """The message; the run's folder must not have been begun."""
     check_trainer_fields(config)
     with pytest.raises(RarlError) as caught:
-        prepare(config, resume=False)
+        check_and_begin(config, resume=False)
     assert not (config.output / "config.yaml").exists()
     return str(caught.value)
 
@@ -575,7 +588,7 @@ def test_two_processes_ask_once_and_keep_the_best(config_of, tmp_path, in_two_pr
     assert validated(folder)[0] == validated(alone)[0]  # of the same model, by one process
     assert [line["step"] for line in log(folder) if "loss" in line] == [1, 2]
     kept = json.loads((folder / "training.json").read_text())["step"]
-    found = [line[SCORE] for line in validated(folder)]
+    found = [line[SCORE_KEY] for line in validated(folder)]
     assert kept == found.index(max(found))
     assert model_bytes(folder)
     assert [path.name for path in pair.output.iterdir()] == ["rarl"]

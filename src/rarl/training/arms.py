@@ -24,12 +24,12 @@ from rarl.files import finish, unfinished
 from rarl.method.replies import reference_reply
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.callbacks import (
-    BEST,
-    GROUPS,
-    TRAINING,
+    BEST_FOLDER,
+    GROUPS_FILE,
+    TRAINING_FILE,
     GroupLog,
     ProgressLines,
-    Validation,
+    ValidationCallback,
     kept_step,
     training_record,
 )
@@ -126,7 +126,7 @@ def train_stage(
         callbacks=[lines],
         peft_config=_lora(config),
     )
-    trainer.add_callback(GroupLog(trainer, checkpoints / GROUPS))
+    trainer.add_callback(GroupLog(trainer, checkpoints / GROUPS_FILE))
     _add_validation(trainer, config, stage.weights, held_out, reply_length(config))
     _fit(trainer, lines, start, folder, config)
 
@@ -156,7 +156,9 @@ def _add_validation(
 ) -> None:
     if config.validation is not None:
         checkpoints = Path(trainer.args.output_dir)
-        trainer.add_callback(Validation(trainer, config, weights, held_out, max_new_tokens, checkpoints))
+        trainer.add_callback(
+            ValidationCallback(trainer, config, weights, held_out, max_new_tokens, checkpoints)
+        )
 
 
 def _common(config: RunConfig, arm: str) -> dict[str, Any]:
@@ -184,7 +186,9 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
     main = trainer.is_world_process_zero()
     temporary = unfinished(folder) if main else folder  # the others write nothing
     keep = "last" if config.validation is None else config.validation.keep
-    weights = checkpoints / BEST if keep == "best" else checkpoints / "adapter" if config.lora else temporary
+    weights = (
+        checkpoints / BEST_FOLDER if keep == "best" else checkpoints / "adapter" if config.lora else temporary
+    )
     if keep == "last":
         trainer.save_model(str(weights))  # all take part: weights may be spread over them
     if main:
@@ -196,10 +200,10 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
         history = trainer.state.log_history
         logs = [json.dumps(log) for log in history]
         (temporary / "log.jsonl").write_text("\n".join(logs) + "\n", encoding="utf-8")
-        if (checkpoints / GROUPS).is_file():
-            shutil.copy(checkpoints / GROUPS, temporary / GROUPS)
+        if (checkpoints / GROUPS_FILE).is_file():
+            shutil.copy(checkpoints / GROUPS_FILE, temporary / GROUPS_FILE)
         made = training_record(kept_step(history, keep), trainer.args.device.type, seconds)
-        (temporary / TRAINING).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        (temporary / TRAINING_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
         finish(temporary, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)

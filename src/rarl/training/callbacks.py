@@ -31,7 +31,7 @@ from rarl.training.sections import Weights
 
 # What a line shows: its label, and the first of these metrics that the log has. A trainer with mutation logs
 # the policy's own responses apart from the injected ones; the line shows the former.
-COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+PROGRESS_COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("loss", ("loss",), ".3f"),
     ("reward", ("policy/reward", "reward"), ".3f"),
     ("reg", ("policy/rewards/regression_reward", "rewards/regression_reward/mean"), ".3f"),
@@ -43,14 +43,14 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 
-def line(log: dict[str, Any]) -> str:
+def progress_line(log: dict[str, Any]) -> str:
     """One log of TRL as one line; what was not logged is left out, and an undefined reward is a dash.
 
     Examples:
         `reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  KL 0.0121`
     """
     parts = []
-    for label, names, form in COLUMNS:
+    for label, names, form in PROGRESS_COLUMNS:
         name = next((name for name in names if name in log), None)
         if name is None or (label == "loss" and "policy/reward" in log):
             continue
@@ -117,7 +117,7 @@ class ProgressLines(TrainerCallback):
         steps = max(state.global_step - self._logged, 1)
         seconds = (time.monotonic() - self._since) / steps
         self._since, self._logged = time.monotonic(), state.global_step
-        self._print(state, f"{line(logs)}  {seconds:.2f} s/step")
+        self._print(state, f"{progress_line(logs)}  {seconds:.2f} s/step")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop()
@@ -139,8 +139,8 @@ class ProgressLines(TrainerCallback):
             self._progress = None
 
 
-TRAINING = "training.json"
-GROUPS = "groups.jsonl"  # of a model folder, too; `group_log` writes it
+TRAINING_FILE = "training.json"
+GROUPS_FILE = "groups.jsonl"  # of a model folder, too; `group_log` writes it
 
 
 def training_record(step: int, device: str, seconds: float | None) -> dict[str, Any]:
@@ -225,8 +225,8 @@ class GroupLog(TrainerCallback):
         }
 
 
-SCORE = "validation/score"
-BEST = "best"  # the folder of the best model so far, beside the checkpoints
+SCORE_KEY = "validation/score"
+BEST_FOLDER = "best"  # the folder of the best model so far, beside the checkpoints
 
 
 def validation_groups(config: RunConfig, collection: Collection) -> list[Group]:
@@ -243,7 +243,7 @@ def validation_groups(config: RunConfig, collection: Collection) -> list[Group]:
     return [group for groups in drawn for group in groups]
 
 
-class Validation(TrainerCallback):
+class ValidationCallback(TrainerCallback):
     """Asks the model at the first step, every `validation.every` steps, and at the last.
 
     A line of the log has `validation/METRIC` for the metrics of `rarl.evaluation.summary`, without their
@@ -270,7 +270,7 @@ class Validation(TrainerCallback):
         self._weights = weights
         self._groups = groups
         self._max_new_tokens = max_new_tokens
-        self._best = checkpoints / BEST
+        self._best = checkpoints / BEST_FOLDER
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled:
@@ -287,14 +287,14 @@ class Validation(TrainerCallback):
             self._validate(state, control)
 
     def _validate(self, state: Any, control: Any) -> None:
-        before = [log[SCORE] for log in state.log_history if SCORE in log]
+        before = [log[SCORE_KEY] for log in state.log_history if SCORE_KEY in log]
         found: list[Any] = [self._measured() if state.is_world_process_zero else None]
         broadcast_object_list(found)
         should_log = control.should_log
         # The trainer's own `log` would empty TRL's metrics, which are of the steps since the last line.
         Trainer.log(self._trainer, dict(found[0]))
         control.should_log = should_log  # transformers 5.23 takes a line for that of the step
-        if self._settings.keep == "best" and all(found[0][SCORE] > score for score in before):
+        if self._settings.keep == "best" and all(found[0][SCORE_KEY] > score for score in before):
             temporary = unfinished(self._best) if state.is_world_process_zero else self._best
             self._trainer.save_model(str(temporary))
             if state.is_world_process_zero:
@@ -308,12 +308,12 @@ class Validation(TrainerCallback):
         )
         predictions = [predict(group, text) for group, text in answered]
         metrics = summarize(predictions, self._task, 0)
-        scores = [score(group, text, self._task, self._weights) for group, text in answered]
+        scores = [reply_score(group, text, self._task, self._weights) for group, text in answered]
         named = {f"validation/{name}": entry["value"] for name, entry in metrics.items()}
-        return {**named, SCORE: sum(scores) / len(scores)}
+        return {**named, SCORE_KEY: sum(scores) / len(scores)}
 
 
-def score(group: Group, text: str, task: Task, weights: Weights) -> float:
+def reply_score(group: Group, text: str, task: Task, weights: Weights) -> float:
     """Eq. 8 for one reply; a reward that is not defined for the group is left out, as in training."""
     columns: dict[str, Any] = {"delta": [task.delta], "range": [[task.low, task.high]]}
     columns["values" if group.knows_values else "order"] = [group.values]
@@ -329,7 +329,7 @@ def score(group: Group, text: str, task: Task, weights: Weights) -> float:
 
 def kept_step(history: Sequence[dict[str, Any]], keep: str) -> int:
     """The step whose weights are kept: the first with the highest score, or the last."""
-    validated = [log for log in history if SCORE in log]
+    validated = [log for log in history if SCORE_KEY in log]
     if keep == "best" and validated:
-        return int(max(validated, key=lambda log: (log[SCORE], -log["step"]))["step"])
+        return int(max(validated, key=lambda log: (log[SCORE_KEY], -log["step"]))["step"])
     return max((int(log["step"]) for log in history), default=0)

@@ -27,12 +27,12 @@ from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import check_output, is_finished
-from rarl.training.config import RunConfig, arms, completion_length, reply_length
+from rarl.training.config import RunConfig, arm_names, completion_length, reply_length
 from rarl.training.sections import Evaluation, Stage, Validation
 from rarl.training.trainer_fields import check_trainer_fields
 
 
-def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
+def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
     """Trains and evaluates what is not yet.
 
     Under torchrun or `accelerate launch` all processes train; the first alone evaluates and writes on the
@@ -59,22 +59,22 @@ def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
     console.quiet = console.quiet or not first
     with ExitStack() as work:
         with state.main_process_first():  # the others find the run that the first has begun
-            collection = prepare(config, resume=resume or not first)
+            collection = check_and_begin(config, resume=resume or not first)
             if first:
                 work.enter_context(locked(config.output, "training"))
         if first:
             _forget_untrained(config)
-        train(config, collection, console)
+        train_arms(config, collection, console)
         if first:
             # An arm's are gone already, unless the run was killed just when it had finished the arm.
             shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
             evaluate_arm(config, collection, "base", config.model, console)
-            for arm in arms(config):
+            for arm in arm_names(config):
                 evaluate_arm(config, collection, arm, config.output / arm, console)
     return _open_metrics(config)
 
 
-def train(config: RunConfig, collection: Collection, console: Console) -> None:
+def train_arms(config: RunConfig, collection: Collection, console: Console) -> None:
     """Trains the arms that are not finished. SFT sees the groups of all stages, in order and once each."""
     rows = collection.split("train")
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
@@ -128,12 +128,12 @@ def _open_metrics(config: RunConfig) -> dict[str, Any]:
 
 def _forget_untrained(config: RunConfig) -> None:
     """Drops the results of arms that are about to be trained (again): they are of models that are gone."""
-    for arm in arms(config):
+    for arm in arm_names(config):
         if not is_finished(config.output / arm):
-            forget(config, arm)
+            forget_results(config, arm)
 
 
-def forget(config: RunConfig, arm: str) -> None:
+def forget_results(config: RunConfig, arm: str) -> None:
     """Drops the results of an arm, if there are any."""
     metrics = _open_metrics(config)
     if arm in metrics["arms"]:
@@ -142,14 +142,14 @@ def forget(config: RunConfig, arm: str) -> None:
         write_metrics(config.output, metrics)
 
 
-def prepare(config: RunConfig, *, resume: bool) -> Collection:
-    """Checks a run, as `check` does, and begins it."""
-    collection = check(config, resume=resume)
-    begin(config, resume=resume)
+def check_and_begin(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks a run, as `check_run` does, and begins it."""
+    collection = check_run(config, resume=resume)
+    begin_run(config, resume=resume)
     return collection
 
 
-def check(config: RunConfig, *, resume: bool) -> Collection:
+def check_run(config: RunConfig, *, resume: bool) -> Collection:
     """Checks what can be checked before anything runs, but for the trainers' keys.
 
     Returns:
@@ -163,7 +163,7 @@ def check(config: RunConfig, *, resume: bool) -> Collection:
     _check_folder(config, resume=resume)
     if config.data is not None:
         collection = load_collection(config.data)
-        check_collection(config, collection)
+        check_collection_fits(config, collection)
     else:
         for key, settings in _held_out(config):
             if settings.split not in SPLITS:
@@ -177,7 +177,7 @@ def check(config: RunConfig, *, resume: bool) -> Collection:
     return collection
 
 
-def begin(config: RunConfig, *, resume: bool) -> None:
+def begin_run(config: RunConfig, *, resume: bool) -> None:
     """Writes the run's `config.yaml`, with which the folder is the run's.
 
     Raises:
@@ -197,7 +197,7 @@ def _check_folder(config: RunConfig, *, resume: bool) -> None:
     check_output(config.output, config.to_dict(), resume=resume)
     if not (config.output / "config.yaml").is_file():
         # Taken for the run's own, they would stand in its table without having been trained by it.
-        parts = [*arms(config), "checkpoints", "metrics.json", "predictions.jsonl"]
+        parts = [*arm_names(config), "checkpoints", "metrics.json", "predictions.jsonl"]
         if strays := [part for part in parts if (config.output / part).exists()]:
             raise ConfigError(
                 f"output: {config.output} holds {', '.join(strays)}, but no config.yaml that says of which "
@@ -221,7 +221,7 @@ def _held_out(config: RunConfig) -> list[tuple[str, Evaluation | Validation]]:
     ]
 
 
-def check_collection(config: RunConfig, collection: Collection) -> None:
+def check_collection_fits(config: RunConfig, collection: Collection) -> None:
     """Refuses a collection of another task, and one that has too few images for the run's groups."""
     for key, settings in _held_out(config):
         if settings.split not in collection.splits:
