@@ -123,7 +123,7 @@ def test_another_seed_builds_its_own_base(tmp_path, monkeypatch):
 def test_the_demo_is_the_method_as_it_is_described():
     """The baseline, stage 1 with regression alone, stage 2 with everything and mutation."""
     config = config_from(read_yaml_mapping(CONFIG), "demo.yaml")
-    assert stages.arm_names(config) == ARMS
+    assert stages.trained_arms(config) == ARMS
     first, second = config.stages
     assert (first.images, first.weights.in_order, first.mutation) == ([1], [1, 0, 1], None)
     assert (set(second.images), second.weights.in_order) == ({1, 2, 4, 8}, [1, 1, 1])

@@ -170,7 +170,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config_from(mapping, str(path))
 
 
-def arm_names(config: RunConfig) -> list[str]:
+def trained_arms(config: RunConfig) -> list[str]:
     """The names of the arms that are trained, which are their folders: SFT, then the stages."""
     baseline = [] if config.sft is None else [config.sft.name]
     return baseline + [stage.name for stage in config.stages]
