@@ -1,4 +1,4 @@
-"""The line that a person sees, for logs as TRL makes them, and the bar's callback over a run."""
+"""The line that a person sees for TRL's logs, and the progress bar's callback over a run."""
 
 import io
 import math
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from helpers.training import cpu_arguments
 from rarl.training.callbacks import ProgressLines, progress_line, validation_line
 
 GRPO = {
@@ -148,25 +149,13 @@ def test_only_the_first_process_writes(shown):
 
 
 def test_every_label_is_a_metric_that_the_trainer_logs(prompts_of, tmp_path):
-    """The names in COLUMNS are RARLTrainer's and TRL's own."""
+    """The names in PROGRESS_COLUMNS are RARLTrainer's and TRL's own."""
     from rarl.models.loading import load_model, load_processor
     from rarl.training.trainer import RARLConfig, RARLTrainer
 
     shown = io.StringIO()
-    args = RARLConfig(
-        str(tmp_path),
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=8,
-        max_steps=1,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        bf16=False,
-        activation_checkpointing=False,
-        use_cpu=True,
-    )
+    batch = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
+    args = RARLConfig(**cpu_arguments(tmp_path, max_steps=1, **batch))
     RARLTrainer(
         load_model("tiny", training=True),
         args=args,
