@@ -1,9 +1,10 @@
-"""What a GRPO step costs when the responses to a prompt share one prompt pass, as RARLTrainer makes them with
-`shared_prefix="on"`, against the stock `trl.GRPOTrainer`: time, peak memory, and how far log-probs differ.
+"""Measures what a GRPO step costs if the responses to a prompt share one prompt pass (RARLTrainer with
+`shared_prefix="on"`), against the stock `trl.GRPOTrainer`: time, peak memory, and the difference in
+log-probs.
 
     python benchmarks/step_cost.py --images 8 --generations 8 --tokens 64 --new-tokens 96 --out step_cost.json
 
-How it is measured stands in the README beside it. What is learned is not looked at."""
+README.md in this folder says how it is measured. What the models learn is not looked at."""
 
 import argparse
 import json
@@ -34,7 +35,7 @@ SETTINGS = ("size", "device", "threads", "prompts", "micro_batch", "repeats", "w
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, checked; argparse says what is wrong with them and ends."""
+    """Parses and checks the options. If one is wrong, argparse says so and ends the program."""
     parser = argparse.ArgumentParser(
         prog="step_cost.py",
         description="A GRPO step with one prompt pass for a group, against trl's own.",
@@ -88,7 +89,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """The folder, or the nearest one above it that exists."""
     return folder if folder.exists() else _existing(folder.parent)
 
 
@@ -99,7 +100,7 @@ def _cores() -> int:
 
 
 def points(options: argparse.Namespace) -> list[dict[str, int]]:
-    """The point of the options, and in a sweep those that differ from it in one number."""
+    """The point that the options name, and in a sweep those that differ from it in one number."""
     base = {name: getattr(options, name) for name in POINT}
     found = [base]
     if options.sweep:
@@ -108,16 +109,16 @@ def points(options: argparse.Namespace) -> list[dict[str, int]]:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What all rows of a file have in common, as far as it is known before a model is loaded."""
+    """The settings that all rows of a file share, as far as they are known before a model is loaded."""
     packages = {name: version(name) for name in ("torch", "trl", "transformers", "rarl")}
     return {name: getattr(options, name) for name in SETTINGS} | packages
 
 
 def open_results(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The file of a sweep, to go on with; empty where there is none.
+    """Opens the file of a sweep to go on with it; without a file the results are empty.
 
     Raises:
-        SystemExit: if what is there is no such file, or is of other settings.
+        SystemExit: if the file is not one of this benchmark, or was measured with other settings.
     """
     if not path.exists():
         return {"settings": dict(wanted), "rows": []}
@@ -138,7 +139,7 @@ def open_results(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def model_of(size: str, device: str) -> Iterator[str]:
-    """What `load_model` is to be given: the embedded model, or a folder that is there for the while."""
+    """Yields what `load_model` is given: the name of the embedded model, or a temporary folder."""
     if size == "tiny":
         yield "tiny"
         return
@@ -152,19 +153,19 @@ def model_of(size: str, device: str) -> Iterator[str]:
 
 
 def _build_3b(folder: Path, device: str) -> None:
-    from step_cost_trainer import build_3b  # torch is loaded in no process but those of trainers
+    from step_cost_trainer import build_3b  # only the trainers' processes load torch
 
     build_3b(folder, device)
 
 
 def find_row(rows: list[dict[str, Any]], point: dict[str, int]) -> dict[str, Any] | None:
-    """The row of a point, if it is there."""
+    """The row of a point, or None."""
     return next((row for row in rows if all(row[name] == point[name] for name in POINT)), None)
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    # Before the first process of a trainer starts, and so before anything reads them.
+    # Set before the first trainer's process starts, so before anything reads them.
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,5 +1,6 @@
-"""The two trainers of `step_cost.py` side by side: each in a process of its own, so that its peak memory is
-its own, and never both at work. The process above them loads no torch; it makes the prompts for both."""
+"""Runs the two trainers of `step_cost.py` side by side. Each has a process to itself, so its peak memory is
+its own, and the two never work at the same time. Their parent process makes the prompts for both, and loads
+no torch."""
 
 import dataclasses
 import os
@@ -20,18 +21,18 @@ from rarl.data.groups import Group, draw_groups
 from rarl.data.sources.digits import prepare_digits
 
 KINDS = ("stock", "ours")
-PATCH = 28  # pixels; the side of an image that is one token
-IMAGES = 100  # files that groups are drawn from
+PATCH = 28  # pixels, the side of an image that becomes one token
+IMAGES = 100  # image files that groups are drawn from
 
 
 def measure(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One row, and what the trainers found out about device and model.
+    """Measures one row. Returns it with the facts that the trainers report about device and model.
 
-    The two take their steps in turn, and one waits while the other is at work. With `apart` the second starts
-    when the first is through.
+    The two trainers take their steps in turn, and each waits while the other works. With `apart` the second
+    starts after the first has ended.
 
     Args:
-        job: a point, the settings, and `model`, what `load_model` is to be given.
+        job: a point, the settings, and `model`, the name or folder for `load_model`.
 
     Raises:
         SystemExit: if a trainer fails.
@@ -40,7 +41,8 @@ def measure(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     steps: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        # One step more than is taken: before the last one a loader would have nothing to read.
+        # Prompts for one step more than is taken, so that the loader has a batch to read ahead in the last
+        # step.
         count = job["prompts"] * (job["warmup"] + job["repeats"] + 1)
         rows = write_images(folder / "images", PATCH * round(job["tokens"] ** 0.5))
         groups = draw_groups(rows, job["images"], count, job["seed"])
@@ -61,7 +63,7 @@ def measure(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def write_images(folder: Path, side: int) -> list[Row]:
-    """Rows of digits whose files, in `folder`, are `side` pixels wide and high."""
+    """Writes digits of `side` x `side` pixels into `folder`, and returns their rows."""
     rows = []
     for row in prepare_digits(folder / "digits").split("train")[:IMAGES]:
         path = folder / f"{row.id}.png"
@@ -72,9 +74,9 @@ def write_images(folder: Path, side: int) -> list[Row]:
 
 
 class Worker:
-    """A trainer in its own process, which does nothing but what it is asked for.
+    """A trainer in a process of its own, which does only what it is asked to do.
 
-    Linux lets a new process begin with the peak memory of the one that starts it: this one must stay small.
+    On Linux a new process starts with the peak memory of its parent, so the parent must stay small.
     """
 
     def __init__(self, kind: str, job: dict[str, Any], groups: list[Group], folder: Path) -> None:
@@ -97,13 +99,13 @@ class Worker:
         self._process.join()
 
     def ask(self, word: str, given: Any = None) -> Any:
-        """Says "score" or "step", and waits until it is done."""
-        with suppress(BrokenPipeError):  # it has ended, and the answer says how
+        """Asks for "score" or "step", and waits for the answer."""
+        with suppress(BrokenPipeError):  # the process has ended; `answer` says how
             self._connection.send((word, given))
         return self.answer()
 
     def answer(self) -> Any:
-        """The next answer; the first comes unasked, when the trainer is ready."""
+        """Returns the next answer. The first one comes unasked, when the trainer is ready."""
         try:
             word, answer = self._connection.recv()
         except (EOFError, ConnectionResetError):
@@ -115,7 +117,7 @@ class Worker:
 
 
 def _work(*arguments: Any) -> None:
-    from step_cost_turns import work  # torch is loaded in this process, and not in its parent
+    from step_cost_turns import work  # this process loads torch, and its parent does not
 
     work(*arguments)
 
@@ -139,7 +141,7 @@ def _row(
             for part in ("generation", "reference", "update", "step")
         },
         "memory_ratio": round(ours["memory_mib"] / stock["memory_mib"], 4),
-        # In one pass over a prompt's responses: tokens through the language model, stock over ours, and how
+        # In one pass over a prompt's responses: tokens through the language model, stock over ours; and how
         # often each image goes through the vision tower.
         "token_bound": round(count * (prompt + new) / (prompt - 1 + count * new), 3),
         "image_passes": {"stock": count, "ours": 1},
@@ -150,7 +152,7 @@ def _row(
 
 
 def _side(steps: list[dict[str, Any]], warmup: int) -> dict[str, Any]:
-    """Seconds of each part, and the peak of memory over all steps."""
+    """Seconds of each part of a step, and the peak memory over all steps."""
     measured = [step["seconds"] for step in steps[warmup:]]
     spreads = {}
     for part in measured[0]:
@@ -161,7 +163,7 @@ def _side(steps: list[dict[str, Any]], warmup: int) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The name of the processor, as far as the system says it."""
+    """The processor's name, as far as the system tells it."""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:

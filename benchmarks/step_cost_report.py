@@ -1,4 +1,5 @@
-"""The rows of `step_cost.py` for readers: tables in Markdown, and a plot of a sweep."""
+"""Shows the rows of `step_cost.py` to readers: tables in Markdown, and a plot of a sweep. It measures
+nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ AXES = {
 
 
 def report(results: dict[str, Any]) -> str:
-    """Settings and two tables, stock over ours and seconds; ends with a newline."""
+    """Writes the settings and two tables, one of ratios (stock over ours) and one of seconds."""
     rows = results["rows"]
     ratios = [
         [
@@ -62,7 +63,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], base: dict[str, int], path: Path) -> None:
-    """A panel for each number that was varied from the base point, the others being as there."""
+    """Draws one column of panels for each number. In it that number varies, and the others are the base
+    point's."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(

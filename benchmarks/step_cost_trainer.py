@@ -1,5 +1,5 @@
-"""The two trainers that `step_cost.py` compares, with the same model, prompts and settings; and a model of
-the shape of Qwen2.5-VL-3B, with random weights."""
+"""Builds the two trainers that `step_cost.py` compares, with the same model, prompts and settings; and a
+model with the shape of Qwen2.5-VL-3B and random weights."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from rarl.models.tiny import IMAGE_SIDE
 from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer
 
 NO_GPU = "--device cuda: torch sees no GPU"
-# Qwen2.5-VL-3B-Instruct, but for its special tokens.
+# The shape of Qwen2.5-VL-3B-Instruct, except its special tokens.
 TEXT_3B = {
     "vocab_size": 151936,
     "hidden_size": 2048,
@@ -45,7 +45,7 @@ VISION_3B = {
 
 
 def build_3b(folder: Path, device: str) -> None:
-    """Saves a model of the 3B's shape at `folder`, in bfloat16, with the embedded one's special tokens."""
+    """Saves a model of the 3B's shape in `folder`, in bfloat16, with the embedded model's special tokens."""
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit(NO_GPU)
     token = load_processor("tiny").tokenizer.convert_tokens_to_ids  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def build_3b(folder: Path, device: str) -> None:
 
 
 def build_trainer(kind: str, job: dict[str, Any], groups: list[Group], folder: Path) -> GRPOTrainer:
-    """The trainer of this kind, `stock` or `ours`, which trains on `prompts` of the groups a step."""
+    """Builds the trainer `stock` or `ours`, which trains on `job["prompts"]` of the groups per step."""
     cuda, large = job["device"] == "cuda", job["size"] == "3b"
     count, micro = job["generations"], job["micro_batch"]
     pixels = IMAGE_SIDE**2 * job["tokens"]

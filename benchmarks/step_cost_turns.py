@@ -1,6 +1,6 @@
-"""One trainer of `step_cost.py` in a process of its own, which takes an optimizer step when it is told to and
-says what each part of it took. The methods that are wrapped for this are private to trl 1.16. Importing this
-file loads all that either trainer needs: what the process holds right after that is the same for both."""
+"""Runs one trainer of `step_cost.py` in its own process: it takes an optimizer step when it is told to, and
+reports how long each part of the step took. It wraps methods that are private to trl 1.16. Importing this
+file loads all that either trainer needs, so both processes hold the same memory right after the import."""
 
 import resource
 import sys
@@ -26,9 +26,10 @@ FIELDS = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
 
 
 def work(kind: str, job: dict[str, Any], groups: list[Group], folder: Path, connection: Connection) -> None:
-    """Trains as the parent says through `connection`, until it says stop; an exception is sent to it."""
+    """Trains as the parent asks through `connection`, until it says stop. An exception is sent to the
+    parent."""
     before = psutil.Process().memory_info().rss
-    sys.stdout = sys.stderr  # the parent's is read by machines
+    sys.stdout = sys.stderr  # programs read the parent's stdout
     warnings.simplefilter("ignore")
     disable_progress_bar()
     if job["device"] == "cuda" and not torch.cuda.is_available():
@@ -46,14 +47,18 @@ def work(kind: str, job: dict[str, Any], groups: list[Group], folder: Path, conn
 
 
 class Turns(TrainerCallback):
-    """Holds a trainer between its optimizer steps until the parent asks for one, and times what is asked for.
+    """Holds a trainer between its optimizer steps until the parent asks for the next, and times that step.
 
-    A step is measured from the parent's word to the trainer's `on_step_end`: reading the rows, generation,
-    rewards, the reference pass, forward, backward, optimizer. accelerate's loader is one batch ahead, so
-    the rows read are those of the next step; as many, but for the first step, which reads a batch more
-    (hence a warm-up), and the last, which reads one less (hence one more step than is ever taken).
+    A step lasts from the parent's word to the trainer's `on_step_end`: reading the rows, generation, rewards,
+    the reference pass, forward, backward, optimizer. accelerate's loader is one batch ahead, so a step reads
+    the rows of the next one. That is the same number of rows, except in the first step, which reads one batch
+    more (hence the warm-up), and in the last, which reads one less (hence prompts for one step more than is
+    ever taken).
 
     Args:
+        trainer: the trainer to hold and time.
+        job: a point and the settings, as in `measure`.
+        connection: to the parent.
         before: bytes that the process held after its imports.
     """
 
@@ -78,7 +83,8 @@ class Turns(TrainerCallback):
         trainer.data_collator = counted
 
     def _time(self, method: str, part: str, only_for: Any = None) -> None:
-        """Adds what a method of the trainer takes to a part; `only_for`: where this is its first argument."""
+        """Adds the seconds of one of the trainer's methods to a part; with `only_for`, only of calls whose
+        first argument is that."""
         original: Callable[..., Any] = getattr(self.trainer, method)
 
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -114,7 +120,7 @@ class Turns(TrainerCallback):
                 f"({args.gradient_accumulation_steps}); the loader reads ahead in another way"
             )
         generation, reference = self.seconds["generation"], self.seconds["reference"]
-        # After the last backward pass come clipping, the optimizer's step and the removal of the gradients.
+        # After the last backward pass come clipping, the optimizer's step and the clearing of the gradients.
         update = self.seconds["training"] - self.seconds["preparation"] + ended - self.trained
         step = ended - self.started
         seconds = {
@@ -143,15 +149,16 @@ class Turns(TrainerCallback):
         return time.perf_counter()
 
     def _memory(self) -> float:
-        """The peak so far in MiB: on a GPU of tensors, else of what the process took beyond its imports."""
+        """Peak memory so far in MiB: on a GPU that of tensors, otherwise that of the process beyond its
+        imports."""
         if self.job["device"] == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
         unit = 1 if sys.platform == "darwin" else 1024
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self.before) / 2**20
 
     def _score(self, responses: list[list[int]] | None) -> dict[str, Any]:
-        """The policy's log-probs of these responses to the first prompts, or of its own where none are given:
-        from rows to log-probs by the trainer's own way."""
+        """The policy's log-probs of these responses to the first prompts; None means its own responses. The
+        trainer's own methods lead from rows to log-probs."""
         trainer = self.trainer
         rows = [row for at in range(self.job["prompts"]) for row in self._group(at)]
         generate = trainer._generate_single_turn

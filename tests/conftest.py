@@ -1,6 +1,8 @@
-"""What several test files share: the digits collection, the embedded model, and prompts made of them. Nothing
-here imports torch until a test needs it."""
+"""What test files of several folders share: the digits, the embedded model, prompts made of them, and
+processes beside the test's own. Nothing here imports torch until a test needs it."""
 
+import functools
+import gc
 import os
 import socket
 import subprocess
@@ -26,6 +28,33 @@ def digits(tmp_path_factory):
     from rarl.data.sources.digits import prepare_digits
 
     return prepare_digits(tmp_path_factory.mktemp("collections") / "digits")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits, tmp_path_factory):
+    """`few_digits(train=24, test=4)`: a collection of the first so many digits of each of these splits.
+    Several tests share it, so none may change it."""
+    from rarl.data.writing import write_collection
+
+    @functools.cache
+    def make(**sizes):
+        splits = {
+            split: [(row.id, row.value, row.path.read_bytes()) for row in digits.split(split)[:size]]
+            for split, size in sizes.items()
+        }
+        return write_collection(tmp_path_factory.mktemp("collections") / "few", digits.task, splits)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def imported_is_no_garbage():
+    """For modules that train often: accelerate 1.15 collects garbage in every training, which takes longer
+    than a training of a few steps if it must look at all that was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""`rarl demo` with a few steps in place of its hundreds: it leaves the run's folder, continues what was
-interrupted, and prints its table again without training."""
+"""`rarl demo` with a few steps instead of hundreds: it leaves the run's folder, continues an interrupted
+demo, and prints the table of a finished one again without training."""
 
 import io
 import json
@@ -21,7 +21,7 @@ ARMS = ["sft", "regression", "rarl"]
 
 @pytest.fixture(autouse=True)
 def _short(tmp_path, monkeypatch):
-    """The demo's own configuration, but for the numbers of steps, prompts, responses and lists."""
+    """The demo's own configuration, with fewer steps, prompts, responses and lists."""
     mapping = read_yaml_mapping(CONFIG)
     for stage in mapping["stages"]:
         stage["max_steps"] = 2
@@ -33,7 +33,7 @@ def _short(tmp_path, monkeypatch):
 
 
 def demo(out, seed=0):
-    """What it returns, and what it prints."""
+    """Runs the demo; returns its return value and what it printed."""
     text = io.StringIO()
     return run_demo(out, seed, Console(file=text, width=160)), text.getvalue()
 
@@ -91,7 +91,7 @@ def test_an_interrupted_demo_continues(tmp_path, monkeypatch):
 
 
 def test_a_base_is_not_taken_for_that_of_another_seed(tmp_path, monkeypatch):
-    """Interrupted when it had its base, before anything else."""
+    """It was interrupted when it had its base and nothing else."""
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def test_a_base_is_not_taken_for_that_of_another_seed(tmp_path, monkeypatch):
 
 
 def test_another_seed_builds_its_own_base(tmp_path, monkeypatch):
-    """The building itself is `pretraining`'s; here the seed that it is asked for, and where it goes."""
+    """Building is tested with `pretraining`; here only its seed and its folder are."""
     asked = []
 
     def build(out, seed, console):
@@ -121,9 +121,9 @@ def test_another_seed_builds_its_own_base(tmp_path, monkeypatch):
 
 
 def test_the_demo_is_the_method_as_it_is_described():
-    """The baseline, stage 1 with regression alone, stage 2 with everything and mutation."""
+    """It has the baseline, stage 1 with regression alone, and stage 2 with all rewards and mutation."""
     config = config_from(read_yaml_mapping(CONFIG), "demo.yaml")
-    assert stages.arms(config) == ARMS
+    assert stages.trained_arms(config) == ARMS
     first, second = config.stages
     assert (first.images, first.weights.in_order, first.mutation) == ([1], [1, 0, 1], None)
     assert (set(second.images), second.weights.in_order) == ({1, 2, 4, 8}, [1, 1, 1])

@@ -118,6 +118,17 @@ def test_the_roof_imports_heavy_modules_only_inside_commands(path):
         assert light if root == "rarl" else root not in HEAVY
 
 
+def test_only_the_trainer_imports_the_shared_prefix():
+    """So that the folder can be left out, see `rarl.training.trainer`."""
+    users = {name_of(p) for p in FILES if any(m.startswith("rarl.shared_prefix") for m in imports(parsed(p)))}
+    assert {name for name in users if not name.startswith("rarl.shared_prefix")} == {"rarl.training.trainer"}
+
+
+def test_the_shared_prefix_imports_nothing_of_training():
+    for path in (SOURCE / "rarl/shared_prefix").glob("*.py"):
+        assert not [m for m in imports(parsed(path)) if m.startswith("rarl.training")], path
+
+
 def test_only_one_module_opens_images():
     for path in FILES:
         if name_of(path) != "rarl.data.images":

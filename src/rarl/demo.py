@@ -1,6 +1,6 @@
-"""The whole method on handwritten digits, on a laptop CPU, with one command: `rarl demo`. It builds the
-collection, takes the embedded base, and hands the configuration in `demo.yaml` to the same stages that
-`rarl train` runs."""
+"""`rarl demo`: the whole method on handwritten digits, on a laptop CPU, with one command. It prepares the
+collection and the embedded base, and passes the configuration in `demo.yaml` to the code behind `rarl train`.
+It trains nothing in a way of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -9,38 +9,39 @@ from rich.console import Console
 
 from rarl.data.sources.digits import prepare_digits
 from rarl.files import locked, read_yaml_mapping
-from rarl.models.pretraining import copy_base, make_base, settle
+from rarl.models.loading import use_one_thread
+from rarl.models.pretraining import copy_base, make_base
 from rarl.report.page import write_report
 from rarl.report.tables import results_table
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
-from rarl.training.run import begin, run
+from rarl.training.run import begin_run, train_and_evaluate
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 
 
 def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, Any]:
-    """Trains SFT, stage 1 and stage 2 with mutation, evaluates each beside the base, prints the table.
+    """Trains SFT, stage 1, and stage 2 with mutation, evaluates them and the base, and prints the table.
 
-    A demo that was interrupted goes on where it stopped; one that is complete prints its table again.
+    An interrupted demo goes on where it stopped. A complete one prints its table again.
 
     Args:
         out: the run's folder.
-        seed: of the base (0 is shipped, another is built first), the groups and the training.
-        console: where the progress and the table go.
+        seed: decides the base (0 is shipped, any other is built first), the groups and the training.
+        console: where progress and table go.
 
     Returns:
-        What `metrics.json` holds.
+        The contents of `metrics.json`.
 
     Raises:
-        ConfigError: if `out` holds a run with another configuration, or another demo is at work in it.
+        ConfigError: if `out` holds a run with another configuration, or another demo is working in it.
     """
-    settle()
+    use_one_thread()
     console = console or Console()
     base = out / "base"
     given = {"model": str(base), "data": str(out / "data"), "output": str(out), "seed": seed}
     config = config_from(read_yaml_mapping(CONFIG) | given, CONFIG.name)
-    begin(config, resume=True)  # first of all: a base must not be taken for that of another seed
+    begin_run(config, resume=True)  # first, so that a base is never taken for that of another seed
     with locked(out, "preparing"):
         if not is_finished(base):
             if seed == 0:
@@ -50,7 +51,7 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
                 console.print(f"building the embedded base of seed {seed}")
                 make_base(base, seed, console)
         prepare_digits(out / "data")
-    metrics = run(config, resume=True, console=console)
+    metrics = train_and_evaluate(config, resume=True, console=console)
     console.print(results_table(metrics, config.task, model_name="embedded base"))
     write_report(out)
     console.print(

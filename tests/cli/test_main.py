@@ -396,7 +396,7 @@ def test_train_hands_over_the_configuration(capsys, monkeypatch, config):
         seen.update(run=run, resume=resume)
         return {"task": "digits", "split": "test", "seed": 3, "arms": {}}
 
-    stand_in(monkeypatch, "rarl.training.run", run=run_stages)
+    stand_in(monkeypatch, "rarl.training.run", train_and_evaluate=run_stages)
     assert rarl("train", config, "--set", "seed=3", "--set", "stages[0].max_steps=7", "--resume") == 0
     assert (seen["run"].seed, seen["run"].stages[0].max_steps, seen["resume"]) == (3, 7, True)
     assert "holds no run to continue: a new one begins" in capsys.readouterr().err
@@ -413,7 +413,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch, config):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    stand_in(monkeypatch, "rarl.training.run", run=interrupted)
+    stand_in(monkeypatch, "rarl.training.run", train_and_evaluate=interrupted)
     assert rarl("train", config, "--set", "stages.0.images=[2, 4]") == 130
     assert (
         f"continue with: rarl train {config} --set 'stages.0.images=[2, 4]' --resume"

@@ -1,5 +1,5 @@
-"""Greedy replies: independent of how prompts are batched and of the model's own generation config, never an
-image placeholder, and no trace left on the model. A real, untrained tiny model throughout."""
+"""Greedy replies don't depend on how prompts are batched or on the model's own generation config, never
+contain an image placeholder, and leave no trace on the model. All tests use a real, untrained tiny model."""
 
 import random
 
@@ -36,7 +36,7 @@ def noise(seed, width=28, height=28):
 
 
 def pictures(counts=COUNTS):
-    """Images of two sizes, 1 and 4 tokens, so that prompts of one image count differ in length."""
+    """Images of two sizes, 1 and 4 tokens, so that prompts with one number of images differ in length."""
     generator = random.Random(0)
     return [
         [noise(10 * i + j, width=generator.choice((28, 56)), height=56) for j in range(count)]

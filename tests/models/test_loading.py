@@ -1,4 +1,4 @@
-"""Models and processors by name: what a user may give by mistake, each with the message that helps, and that
+"""Models and processors by name: each mistake that a user may make has a message that helps, and
 a processor reads the same after it is saved. With `shared/data` beside the repository, also the real
 Qwen2.5-VL's files."""
 
@@ -30,7 +30,7 @@ def folder(tmp_path, tiny):
 
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory):
-    """A folder with a model that reads no images."""
+    """A folder with a model that can't read images."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("gpt2")
@@ -43,7 +43,7 @@ def text_model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """A LoRA adapter of the embedded model, which changes what it says."""
+    """A LoRA adapter of the embedded model that changes its replies."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -194,8 +194,8 @@ def resaved(processor, folder, out):
 
 
 def test_the_saved_processor_is_one_that_transformers_knows(tiny_processor, tmp_path):
-    """AutoProcessor gives a tokenizer, and no word, for a class that it doesn't know. Where torchvision is,
-    AutoProcessor has to give the same processor; without it there is none."""
+    """For a class that it doesn't know, AutoProcessor silently gives a tokenizer. With torchvision it must
+    give the same processor; without torchvision it can give none."""
     from importlib.util import find_spec
 
     from transformers import AutoProcessor, Qwen2_5_VLProcessor

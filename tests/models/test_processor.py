@@ -1,4 +1,4 @@
-"""models/processor.py: what images and prompts cost, told without an image, is what the processor makes."""
+"""The lengths of images and prompts that are told without an image are those that the processor makes."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from rarl.models.loading import load_processor
 from rarl.models.processor import image_tokens, prompt_tokens
 
 QWEN = SHARED_DATA / "qwen2.5-vl-7b"
-# Width and height: smaller than a patch, square, long, high, and what is made smaller.
+# Width and height: smaller than a patch, square, long, high, and too large.
 SIZES = [(1, 1), (28, 28), (29, 55), (56, 56), (200, 200), (640, 480), (30, 900), (1000, 5), (333, 1777)]
 
 

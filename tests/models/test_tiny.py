@@ -1,5 +1,5 @@
-"""The embedded model: that it is a real, small Qwen2.5-VL which plain transformers loads, that its tokenizer
-spells any text, and that its base is made the same way twice, from the images it is given and no others."""
+"""The embedded model is a real, small Qwen2.5-VL that plain transformers loads, its tokenizer spells any
+text, and a seed makes the same base again, from the images it is given and no others."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from rarl.method.prompts import messages
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.models.generation import greedy_replies
-from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.loading import check_model, load_model, load_processor, use_one_thread_for
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
 
 TOKENIZER = load_processor("tiny").tokenizer
@@ -148,8 +148,8 @@ def test_an_image_is_one_token_or_four(tiny_processor):
 
 
 def test_the_base_writes_the_format_and_reads_roughly(digits, tiny_processor):
-    """Its level is designed: well-formed replies most of the time, values better than a constant and not
-    right."""
+    """Its level is designed: its replies are mostly well-formed, and its values are better than a constant
+    but not right."""
     rows = digits.split("validation")[:60]
     prompt = messages(1, DIGITS.rule, DIGITS.value_range)
     texts = greedy_replies(
@@ -172,7 +172,7 @@ def test_the_base_writes_the_format_and_reads_roughly(digits, tiny_processor):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Six steps in place of some thousands."""
+    """Six steps instead of thousands."""
     monkeypatch.setattr(pretraining, "CURRICULUM", ((1, 2, 0.35), (2, 2, 0.0)))
     monkeypatch.setattr(pretraining, "MIX_STEPS", 2)
     monkeypatch.setattr(pretraining, "STEPS", 6)
@@ -290,8 +290,8 @@ def test_every_step_is_in_the_schedule():
 def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
     side, tokens, tiny_processor, digits
 ):
-    """What pre-training computes by hand, ids, positions and labels, against the processor and the model's
-    own."""
+    """Ids, positions and labels, which pre-training computes by hand, are those of the processor and the
+    model."""
     model = load_model("tiny")
     rows = digits.split("pretrain")[:4]
     images = [open_image(row.path).resize((side, side)) for row in rows]
@@ -333,20 +333,19 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
 
 @pytest.mark.parametrize(("size", "threads"), [(2**20, 1), (2**23, 2)])
 def test_commands_use_one_thread_for_a_model_so_small(tiny, tmp_path, size, threads):
-    """Sums of floats would depend on the number of cores; a larger model has all of them."""
-    import rarl.models.pretraining as embedded
-
+    """With more threads sums of floats would depend on the number of cores. A larger model keeps all
+    threads."""
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(bytes(size))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        embedded.settle_for(tmp_path)
+        use_one_thread_for(tmp_path)
         assert torch.get_num_threads() == threads
-        embedded.settle_for("tiny")
+        use_one_thread_for("tiny")
         assert torch.get_num_threads() == 1
         torch.set_num_threads(2)
-        embedded.settle_for("Qwen/Qwen2.5-VL-3B-Instruct")
+        use_one_thread_for("Qwen/Qwen2.5-VL-3B-Instruct")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

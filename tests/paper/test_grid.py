@@ -9,11 +9,9 @@ import shutil
 import pytest
 from rich.console import Console
 
-from rarl.data.writing import write_collection
 from rarl.demo import CONFIG
 from rarl.errors import ConfigError
 from rarl.files import read_yaml_mapping
-from rarl.method.tasks import DIGITS
 from rarl.models.pretraining import copy_base
 from rarl.paper import grid as experiments
 from rarl.paper.grid import ARMS, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
@@ -279,13 +277,8 @@ def test_an_arm_that_is_none_is_named():
 
 
 @pytest.fixture(scope="module")
-def small(digits, tmp_path_factory):
-    """Few digits."""
-    splits = {
-        split: [(row.id, row.value, row.path.read_bytes()) for row in digits.split(split)[:size]]
-        for split, size in {"train": 16, "validation": 6, "test": 6}.items()
-    }
-    return write_collection(tmp_path_factory.mktemp("collections") / "small", DIGITS, splits)
+def small(few_digits):
+    return few_digits(train=16, validation=6, test=6)
 
 
 KEYS = {

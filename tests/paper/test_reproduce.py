@@ -18,9 +18,7 @@ import yaml
 from rich.console import Console
 
 from rarl.cli import main
-from rarl.data.writing import write_collection
 from rarl.files import read_yaml_mapping
-from rarl.method.tasks import DIGITS
 
 SHOWN = ["base", "regression", "rarl_no_mutation", "rarl"]  # by Table 6
 TRAINED = SHOWN[1:]
@@ -41,13 +39,9 @@ RECIPE = {
 
 
 @pytest.fixture(scope="module")
-def small(digits, tmp_path_factory):
+def small(few_digits):
     """Few digits, and none to train a base on."""
-    splits = {
-        split: [(row.id, row.value, row.path.read_bytes()) for row in digits.split(split)[:size]]
-        for split, size in {"train": 16, "validation": 6, "test": 6}.items()
-    }
-    return write_collection(tmp_path_factory.mktemp("collections") / "small", DIGITS, splits).root
+    return few_digits(train=16, validation=6, test=6).root
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The attention of responses that share their prompt's keys and values, against `sdpa` for each sequence by
 itself: whole passes with their gradients, and single steps of generation. The masks are tables by hand. Whole
-models are in `test_shared_prefix.py`."""
+models are in `test_packing.py`."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ SCALING = 0.3  # not the default of sdpa
 
 
 class Layer(torch.nn.Module):
-    """What an attention function is told of its layer."""
+    """What an attention function knows about its layer."""
 
     def __init__(self, key_heads):
         super().__init__()
@@ -46,7 +46,7 @@ def attention(key_heads, query, key, value, mask, **given):
 
 
 def softmax_attention(query, key, value, seen):
-    """One sequence, [heads, tokens, size], in the words of the definition; `seen` is bool[queries, keys]."""
+    """Attention of one sequence [H, L, D] by its definition; `seen` is bool[queries, keys]."""
     share = query.shape[0] // key.shape[0]
     outputs = []
     for head in range(query.shape[0]):
@@ -78,7 +78,7 @@ def test_masks_without_padding_by_hand():
 
 
 def test_masks_with_padding_by_hand():
-    """Two prompts of three places, the second padded by one; what is padding sees itself alone."""
+    """Two prompts of three places, the second padded by one. Padding sees only itself."""
     mask = torch.tensor([[True, True, True], [False, True, True]])
     packing = Packing.of(mask, responses=2, length=2)
     assert packing.prompt_mask.int().tolist() == [
@@ -98,7 +98,7 @@ def test_masks_with_padding_by_hand():
     [((0, 0), 5, 3, 4), ((2, 0, 4), 5, 3, 4), ((0,), 1, 2, 1), ((3, 3), 4, 1, 2), ((0, 0), 0, 2, 3)],
 )
 def test_each_response_attends_to_its_prompt_and_itself(paddings, prompt, count, length, key_heads):
-    """Outputs and gradients, with each sequence by itself as the reference."""
+    """Outputs and gradients are compared with those of each sequence by itself."""
     mask = torch.arange(prompt) >= torch.tensor(paddings)[:, None]
     packing = Packing.of(mask, count, length)
     query, key, value = states(len(paddings), prompt + count * length, key_heads)
@@ -125,7 +125,7 @@ def test_each_response_attends_to_its_prompt_and_itself(paddings, prompt, count,
 
 
 def changed_by(place, padding=1, prompt=4, count=2, length=3):
-    """The places of a row whose output another token at `place` changes."""
+    """The places of a row whose output changes with the token at `place`."""
     mask = torch.arange(prompt)[None] >= padding
     packing = Packing.of(mask, count, length)
     query, key, value = (each.detach() for each in states(1, prompt + count * length, 2))
@@ -149,7 +149,7 @@ def test_no_token_is_seen_by_another_that_must_not_see_it():
 
 
 def test_padding_gives_numbers():
-    """A prompt that is padding but for its last token, which is not in the row."""
+    """A prompt is all padding except its last token, which is not in the row."""
     packing = Packing.of(torch.zeros(1, 3, dtype=torch.bool), 2, 2)
     query, key, value = states(1, 7, 2)
     output = attention(2, query, key, value, None, shared_prefix=packing)
@@ -171,7 +171,7 @@ def prompts_cache(key, value):
 @pytest.mark.parametrize("paddings", [(0, 0), (0, 3), (1,)])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_step_of_generation_is_that_of_the_whole_sequence(paddings, count, key_heads):
-    """Three steps: the cache grows, and every response has a prompt and tokens of its own."""
+    """In three steps the cache grows, and every response has its own prompt and tokens."""
     prompts, length = len(paddings), 5
     _, prompt_key, prompt_value = (each.detach() for each in states(prompts, length, key_heads))
     query, key, value = (each.detach() for each in states(prompts * count, 3, key_heads, seed=1))
@@ -272,7 +272,7 @@ def test_the_text_part_alone_is_given_it(model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_step_in_half_precision_is_as_precise_as_sdpa(dtype, autocast):
-    """Keys with a large constant part, as the biases of Qwen2.5-VL make them."""
+    """The keys have a large constant part, as those of Qwen2.5-VL have from its biases."""
     stored = torch.float32 if autocast else dtype
     _, prompt_key, prompt_value = (each.detach().to(stored) for each in states(1, 40, 2))
     query, key, value = (each.detach().to(stored) for each in states(3, 1, 2, seed=1))

@@ -1,6 +1,6 @@
 """The shared prompt pass against the stock model on repeated prompts: log-probs, entropies, gradients and
 rollouts of Qwen2-VL, Qwen2.5-VL and Qwen3-VL are the same up to rounding in float32. Prompts are made by hand
-here, token by token, with images of few patches; the trainer's own are in `test_sharing.py`."""
+here, token by token, with images of few patches; the trainer's own are in `test_trainer.py`."""
 
 import json
 from functools import partial
@@ -52,7 +52,7 @@ TOKENS = {
 
 
 def random_model(kind):
-    """A small one with fewer heads of keys than of queries, its weights drawn with a seed."""
+    """A small model with fewer heads of keys than of queries, and weights drawn with a seed."""
     torch.manual_seed(0)
     if kind == "qwen2_vl":
         vision = {**VISION, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
@@ -103,7 +103,7 @@ WRAPPED = {
     "lora": partial(with_lora, trained=True),
     "checkpointed": checkpointed,
 }
-# A prompt is the grids of its images, each height and width in patches; two by two of them are one token.
+# A prompt is the grids of its images, each height and width in patches; 2 x 2 patches are one token.
 ONE = [[(2, 2), (4, 2)]]
 SEVERAL = [[(4, 4)], [], [(2, 6), (2, 2), (4, 2)]]
 BIG = [[(12, 20), (20, 4)], [(2, 2)]]
@@ -111,7 +111,7 @@ TEXTS = [[], []]
 
 
 def prompts_of(*images, lengths=(7, 5, 12), seed=0):
-    """Prompts with these images, between words drawn at random: so many words for each prompt."""
+    """Prompts with these images between random words, so many for each prompt."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for grids, words in zip(images, lengths, strict=False):
@@ -132,7 +132,7 @@ def prompts_of(*images, lengths=(7, 5, 12), seed=0):
 
 
 def repeated(prompts, images, count):
-    """What the stock model is called with: each prompt `count` times, its images too."""
+    """The stock model's inputs: each prompt and its images `count` times."""
     inputs = {
         "input_ids": prompts.ids.repeat_interleave(count, dim=0),
         "attention_mask": prompts.mask.repeat_interleave(count, dim=0),
@@ -150,7 +150,7 @@ def repeated(prompts, images, count):
 
 
 def responses_to(prompts, count=COUNT, length=LENGTH):
-    """Of all lengths: to the limit, of one token, and one that is masked whole."""
+    """Responses of all lengths: of the full length, of one token, and one that is masked completely."""
     generator = torch.Generator().manual_seed(7)
     rows = len(prompts.ids) * count
     lengths = [length, 0, *torch.randint(1, length + 1, (rows,), generator=generator).tolist()][:rows]
@@ -159,7 +159,7 @@ def responses_to(prompts, count=COUNT, length=LENGTH):
 
 
 def pair(kind, wrapped=None):
-    """The same model twice, with TRL's head: one that shares, one as it is."""
+    """The same model twice, with TRL's head: one shares prompts, the other is as it was."""
     models = []
     for shared in (True, False):
         model = MODELS[kind]()
@@ -274,8 +274,8 @@ def test_a_packed_row_by_hand():
 
 
 def test_positions_by_hand():
-    """An image of two tokens beside one another, in a prompt that is padded by one: they stand at one time
-    and height, 2, and what follows begins after the greater of its sides."""
+    """An image of two tokens beside one another, in a prompt that is padded by one: they have one temporal
+    and one height position, 2, and what follows begins after the image's longer side."""
     ids = torch.tensor([[0, 11, START, IMAGE, IMAGE, END, 12]])
     images = {"pixel_values": torch.zeros(8, 1176), "image_grid_thw": torch.tensor([[1, 2, 4]])}
     prompts = Prompts(ids, (ids > 0).long(), images)
@@ -301,7 +301,7 @@ def generation(**given):
 
 
 def generated(model, call):
-    """The tokens, and the logits at each: of the rows as they were when each token was chosen."""
+    """The tokens, and the logits from which each was chosen."""
     logits = []
     head = model.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, args, output: logits.append(output[:, -1]))
@@ -366,7 +366,7 @@ def test_nothing_is_left_of_a_rollout():
 
 
 def test_an_image_token_is_kept_out_where_it_is_suppressed():
-    """The model here would say nothing else."""
+    """Without that, this model would say nothing else."""
     shared = pair("grouped_queries")[0]
     prompts = prompts_of(*TEXTS)
     favourite = rollouts(shared, prompts, 1, generation())[0, 0]
@@ -417,7 +417,7 @@ def test_a_window_of_attention_can_not_be_shared():
 
 
 def test_a_model_whose_attention_was_changed_is_refused():
-    """It would take no notice of what is shared, and give other numbers."""
+    """It would ignore what is shared, and give other numbers."""
     model, _ = pair("tiny")
     prompts = prompts_of(*ONE)
     ids, mask = responses_to(prompts)

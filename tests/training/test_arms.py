@@ -1,14 +1,12 @@
-"""Training one arm with adapters, from adapters, and quietly: what its folder must load to, and what the KL
-is measured from."""
+"""One arm is trained with adapters, from adapters, and without warnings: what its folder loads to, and from
+which model its KL is measured."""
 
-import io
-import json
 import warnings
 
 import pytest
 import torch
-from rich.console import Console
 
+from helpers.training import log, quiet, run_config, same, weights
 from rarl.models.loading import load_model, load_processor
 from rarl.training import arms
 from rarl.training import run as stages
@@ -18,55 +16,27 @@ from rarl.training.config import config_from
 
 @pytest.fixture
 def config_of(digits, tmp_path):
-    """A configuration of short stages, which begin with the first images of the training part."""
+    """A configuration of two short stages."""
 
     def make(name="run", **changes):
         stage = {"images": [2], "max_steps": 2}
-        plain = {
-            "task": "digits",
-            "data": str(digits.root),
-            "output": str(tmp_path / name),
+        sections = {
             "stages": [{"name": "first", **stage}, {"name": "second", **stage}],
-            "trainer": {
-                "prompts_per_step": 2,
-                "num_generations": 4,
-                "learning_rate": 3e-3,
-                "max_completion_length": 32,
-                "logging_steps": 1,
-                "save_steps": 1,
-            },
+            "trainer": {"learning_rate": 3e-3, "max_completion_length": 32},
         }
-        return config_from(plain | changes, "test")
+        return run_config(digits.root, tmp_path / name, **(sections | changes))
 
     return make
 
 
 @pytest.fixture
-def quiet():
-    return Console(file=io.StringIO())
-
-
-def weights(model):
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def same(one, other, atol=0.0):
-    return one.keys() == other.keys() and all(
-        torch.allclose(one[name], other[name], rtol=0, atol=atol) for name in one
-    )
-
-
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
 def seen(monkeypatch):
-    """By the arm's name: its weights, an adapter's merged, before and after training, and the reference's."""
+    """For each arm by name: its weights before and after training, with an adapter merged, and the
+    reference's."""
     fit, found = arms._fit, {}
 
     def whole(trainer):
-        """Merged weights, with the adapter left as it is."""
+        """The merged weights; the adapter itself is not changed."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         if not hasattr(model, "merge_adapter"):
             return weights(model)
@@ -95,16 +65,16 @@ def seen(monkeypatch):
     return found
 
 
-def trained(config, digits, console):
+def trained(config, digits):
     config.output.mkdir(parents=True, exist_ok=True)
-    stages.train(config, digits, console)
+    stages.train_arms(config, digits, quiet())
 
 
-def test_adapters_of_two_stages_stand_on_each_other(config_of, digits, quiet, seen):
+def test_adapters_of_two_stages_stand_on_each_other(config_of, digits, seen):
     from transformers import AutoModelForImageTextToText
 
     config = config_of(lora={"r": 4, "alpha": 8})
-    trained(config, digits, quiet)
+    trained(config, digits)
     base = weights(load_model("tiny"))
     first, second = (weights(load_model(config.output / name)) for name in ("first", "second"))
     assert same(seen["first"]["start"], base, atol=1e-6)
@@ -114,7 +84,7 @@ def test_adapters_of_two_stages_stand_on_each_other(config_of, digits, quiet, se
     for one, other in [(base, first), (first, second), (base, second)]:
         assert not same(one, other, atol=1e-4)
     for name in ("first", "second"):
-        # Without peft, without the folder before it, and by transformers alone.
+        # It loads without peft, without the folder of the stage before, and with transformers alone.
         folder = config.output / name
         assert not (folder / "adapter_config.json").exists()
         assert same(weights(AutoModelForImageTextToText.from_pretrained(folder)), weights(load_model(folder)))
@@ -126,7 +96,7 @@ def test_adapters_of_two_stages_stand_on_each_other(config_of, digits, quiet, se
     assert sorted(path.name for path in config.output.iterdir()) == ["first", "second"]
 
 
-def test_adapters_trains_few_weights(config_of, digits, quiet, monkeypatch):
+def test_adapters_trains_few_weights(config_of, digits, monkeypatch):
     shares = []
 
     def count(trainer, *rest):
@@ -137,35 +107,35 @@ def test_adapters_trains_few_weights(config_of, digits, quiet, monkeypatch):
 
     monkeypatch.setattr(arms, "_fit", count)
     config = config_of(lora={"r": 2}, sft={})
-    trained(config_from(config.to_dict() | {"stages": config.to_dict()["stages"][:1]}, "test"), digits, quiet)
+    trained(config_from(config.to_dict() | {"stages": config.to_dict()["stages"][:1]}, "test"), digits)
     assert len(shares) == 2
     assert all(0 < share < 0.3 for share in shares)
 
 
-def test_adapters_interrupted_end_the_same(config_of, digits, quiet, monkeypatch):
+def test_adapters_interrupted_end_the_same(config_of, digits, monkeypatch):
     def stop(lines, args, state, control, **kwargs):
         if lines._arm in ("sft", "second") and state.global_step == 1:
             raise KeyboardInterrupt
 
-    # Dropout draws from the generator whose state a checkpoint has to hold, too.
+    # Dropout draws from the generator, so a checkpoint must hold the generator's state.
     changes = {"lora": {"r": 4, "dropout": 0.1}, "sft": {"max_steps": 2}}
     whole, parts = config_of("whole", **changes), config_of("parts", **changes)
-    trained(whole, digits, quiet)
+    trained(whole, digits)
     with monkeypatch.context() as patch:
         patch.setattr(ProgressLines, "on_save", stop)
         for arm in ("sft", "second"):
             with pytest.raises(KeyboardInterrupt):
-                trained(parts, digits, quiet)
+                trained(parts, digits)
             assert (parts.output / "checkpoints" / arm / "checkpoint-1").is_dir()
-    trained(parts, digits, quiet)
+    trained(parts, digits)
     for name in ("sft", "first", "second"):
         model = f"{name}/model.safetensors"
         assert (whole.output / model).read_bytes() == (parts.output / model).read_bytes(), name
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2}])
-def test_a_start_that_is_an_adapter_is_its_own_reference(config_of, digits, quiet, seen, tmp_path, lora):
-    """TRL would measure the KL from the adapter's base."""
+def test_a_start_that_is_an_adapter_is_its_own_reference(config_of, digits, seen, tmp_path, lora):
+    """TRL by itself would measure the KL from the adapter's base."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -179,7 +149,7 @@ def test_a_start_that_is_an_adapter_is_its_own_reference(config_of, digits, quie
 
     config = config_of(model=str(folder), lora=lora)
     config = config_from(config.to_dict() | {"stages": config.to_dict()["stages"][:1]}, "test")
-    trained(config, digits, quiet)
+    trained(config, digits)
     assert same(seen["first"]["start"], start, atol=1e-6)
     if lora is None:
         assert same(seen["first"]["reference"], start)
@@ -188,32 +158,30 @@ def test_a_start_that_is_an_adapter_is_its_own_reference(config_of, digits, quie
     assert [path.name for path in config.output.iterdir()] == ["first"]
 
 
-def test_training_warns_of_nothing(config_of, digits, quiet):
+def test_training_warns_of_nothing(config_of, digits):
     config = config_of(sft={"max_steps": 1})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trained(
-            config_from(config.to_dict() | {"stages": config.to_dict()["stages"][:1]}, "test"), digits, quiet
-        )
+        trained(config_from(config.to_dict() | {"stages": config.to_dict()["stages"][:1]}, "test"), digits)
     assert {str(warning.message) for warning in caught if warning.category is FutureWarning} == set()
 
 
-def test_sft_cuts_nothing_off(config_of, digits, quiet, monkeypatch):
-    """TRL cuts at 1,024 tokens by default; the reply is at the end."""
+def test_sft_cuts_nothing_off(config_of, digits, monkeypatch):
+    """By default TRL cuts at 1,024 tokens, and the reply is at the end."""
     lengths = []
     monkeypatch.setattr(arms, "_fit", lambda trainer, *rest: lengths.append(trainer.args.max_length))
     config = config_of(sft={})
     arms.train_sft(
-        config, stages.stage_groups(config, config.stages[0], digits.split("train")), config.output, quiet
+        config, stages.stage_groups(config, config.stages[0], digits.split("train")), config.output, quiet()
     )
     chosen = config_of(sft={"trainer": {"max_length": 4096}})
     arms.train_sft(
-        chosen, stages.stage_groups(config, config.stages[0], digits.split("train")), config.output, quiet
+        chosen, stages.stage_groups(config, config.stages[0], digits.split("train")), config.output, quiet()
     )
     assert lengths == [None, 4096]
 
 
-def test_sft_learns_from_the_reply_alone(config_of, digits, quiet, monkeypatch):
+def test_sft_learns_from_the_reply_alone(config_of, digits, monkeypatch):
     batches = []
 
     def collate(trainer, *rest):
@@ -223,10 +191,10 @@ def test_sft_learns_from_the_reply_alone(config_of, digits, quiet, monkeypatch):
     monkeypatch.setattr(arms, "_fit", collate)
     config = config_of(sft={})
     arms.train_sft(
-        config, stages.stage_groups(config, config.stages[0], digits.split("train")), config.output, quiet
+        config, stages.stage_groups(config, config.stages[0], digits.split("train")), config.output, quiet()
     )
     processor, rows, batch = batches[0]
-    # Without the types Qwen2.5-VL takes the images for text, at other positions (transformers 5.23).
+    # Without these types Qwen2.5-VL takes images for text and gives them other positions (transformers 5.23).
     assert (batch["mm_token_type_ids"] == 1).any()
     for row, labels in zip(rows, batch["labels"], strict=True):
         learned = processor.tokenizer.decode(labels[labels != -100])

@@ -1,4 +1,4 @@
-"""What counts as whole on disk, attacked by taking one file away at a time."""
+"""What counts as complete on disk, tested by taking away one file at a time."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def test_a_model_folder_has_its_name_only_when_it_is_whole(tmp_path):
     temporary = unfinished(folder)
     (temporary / "model.safetensors").write_bytes(b"half")
     assert not is_finished(folder)
-    # Interrupted there and begun again: nothing of the first try is left.
+    # It was interrupted there and began again: nothing of the first attempt is left.
     temporary = unfinished(folder)
     assert list(temporary.iterdir()) == []
     (temporary / "model.safetensors").write_bytes(b"whole")

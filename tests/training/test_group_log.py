@@ -1,72 +1,50 @@
-"""`groups.jsonl`: that it says what was trained on, and nothing twice and nothing half when a run goes on."""
+"""`groups.jsonl` says what was trained on. In a continued run no line is there twice and none is cut off."""
 
-import io
 import json
 import math
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 from trl import GRPOTrainer
 
+from helpers.training import quiet, run_config
 from rarl.data.collection import load_collection
-from rarl.data.writing import write_collection
-from rarl.method.tasks import DIGITS
 from rarl.training import arms
-from rarl.training.callbacks import GROUPS, GroupLog, ProgressLines
-from rarl.training.config import config_from
+from rarl.training.callbacks import GROUPS_FILE, GroupLog, ProgressLines
 from rarl.training.run import stage_groups
 
 WEIGHTS = {"regression": 2, "ranking": 0.5, "format": 0.25}
 
 
-@pytest.fixture(scope="module")
-def small(digits, tmp_path_factory):
-    """Few digits."""
-    splits = {
-        split: [(row.id, row.value, row.path.read_bytes()) for row in digits.split(split)[:size]]
-        for split, size in {"train": 24, "test": 4}.items()
-    }
-    return write_collection(tmp_path_factory.mktemp("collections") / "small", DIGITS, splits)
+@pytest.fixture
+def small(few_digits):
+    return few_digits(train=24, test=4)
 
 
 @pytest.fixture
 def config_of(small, tmp_path):
-    def make(name="run", stage=None, **changes):
-        plain = {
-            "task": "digits",
-            "data": str(small.root),
-            "output": str(tmp_path / name),
-            "stages": [
-                {
-                    "name": "rarl",
-                    "images": [1, 2],
-                    "max_steps": 4,
-                    "weights": WEIGHTS,
-                    "mutation": {"k": 2, "probability": 0.7},
-                    **(stage or {}),
-                }
-            ],
-            "trainer": {
-                "prompts_per_step": 2,
-                "num_generations": 4,
-                "beta": 0.0,
-                "learning_rate": 1e-3,
-                "max_completion_length": 48,
-                "logging_steps": 1,
-                "save_steps": 1,
-                **changes.pop("trainer", {}),
-            },
+    """`config_of("run", stage={...}, trainer={...})`: one stage of four steps with mutation."""
+
+    def make(name="run", stage=None, trainer=None, **changes):
+        whole = {
+            "name": "rarl",
+            "images": [1, 2],
+            "max_steps": 4,
+            "weights": WEIGHTS,
+            "mutation": {"k": 2, "probability": 0.7},
+            **(stage or {}),
         }
-        return config_from(plain | changes, "test")
+        keys = {"beta": 0.0, "max_completion_length": 48} | (trainer or {})
+        sections = {"data": small.root, "output": tmp_path / name, "stages": [whole], "trainer": keys}
+        return run_config(**(sections | changes))
 
     return make
 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """By the step of a generation, of its first group: the prompt's images, and what TRL scored, trained on
-    and gave as an advantage; mutated is a response whose tokens are not those that were sampled."""
+    """For each step that generates, its first group: the prompt's images, what TRL scored and trained on, and
+    the advantages. A response is mutated if its tokens are not the ones that were sampled."""
     fit, generate, found, sampled = arms._fit, GRPOTrainer._generate, {}, []
 
     def generated(trainer, prompts):
@@ -112,21 +90,22 @@ def computed(monkeypatch):
 
 
 def train(config):
-    """The arm's folder."""
+    """Trains the arm, and returns its folder."""
     config.output.mkdir(parents=True, exist_ok=True)
     [stage] = config.stages
     groups = stage_groups(config, stage, load_collection(config.data).split("train"))
     folder = config.output / stage.name
-    arms.train_stage(config, stage, "tiny", groups, folder, Console(file=io.StringIO()))
+    arms.train_stage(config, stage, "tiny", groups, folder, quiet())
     return folder
 
 
 def lines_of(folder):
-    return [json.loads(line) for line in (folder / GROUPS).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / GROUPS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def assert_as_computed(line, known, weights):
-    """A line is the first group of its step, as TRL had it; `weights` of the rewards, by name."""
+    """A line holds the first group of its step, as TRL had it; `weights` are those of the rewards, by
+    name."""
     assert line["ids"] == known["ids"]
     responses = line["responses"]
     assert [response["text"] for response in responses] == known["text"]
@@ -153,7 +132,7 @@ def test_a_line_is_what_was_trained_on(config_of, small, computed):
         assert line["rule"] == "handwritten digit"
         assert len(line["responses"]) == 4
         assert_as_computed(line, computed[line["step"]], WEIGHTS)
-        # The advantages are of this group: they sum to nothing.
+        # The advantages belong to this group: they sum to 0.
         assert sum(response["advantage"] for response in line["responses"]) == pytest.approx(0, abs=1e-4)
         for response in line["responses"]:
             assert (response["rewards"]["ranking"] is None) == (len(line["ids"]) == 1)
@@ -167,7 +146,7 @@ def test_a_line_is_what_was_trained_on(config_of, small, computed):
 
 
 def test_a_group_in_micro_batches_is_whole(config_of, computed):
-    """One generation for two steps of the optimizer and four passes; a line is what was generated last."""
+    """One generation serves two optimizer steps and four passes; a line holds the last generation."""
     keys = {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "logging_steps": 2, "save_steps": 4}
     lines = lines_of(train(config_of(trainer=keys)))
     assert [line["step"] for line in lines] == [2, 4]
@@ -215,7 +194,7 @@ def test_where_only_orders_are_known(config_of, small, computed, tmp_path):
 
 
 def test_a_run_that_goes_on_has_every_line_once(config_of, monkeypatch):
-    """Interrupted at a checkpoint."""
+    """It is interrupted at a checkpoint."""
     whole, config, step = train(config_of("whole")), config_of(), 2
 
     def stop(lines, args, state, control, **kwargs):
@@ -228,11 +207,11 @@ def test_a_run_that_goes_on_has_every_line_once(config_of, monkeypatch):
             train(config)
     checkpoints = config.output / "checkpoints/rarl"
     assert [line["step"] for line in lines_of(checkpoints)] == list(range(1, step + 1))
-    # As if it had been killed later on: lines of steps that no checkpoint knows, and half of another.
-    with open(checkpoints / GROUPS, "a", encoding="utf-8") as file:
+    # As if it had been killed later: a line of a step that no checkpoint has, and half of another line.
+    with open(checkpoints / GROUPS_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step + 1, "ids": ["of a step that is gone"], "responses": []}) + "\n")
         file.write(f'{{"step": {step + 2}, "ids": ["00')
-    assert (train(config) / GROUPS).read_text() == (whole / GROUPS).read_text()
+    assert (train(config) / GROUPS_FILE).read_text() == (whole / GROUPS_FILE).read_text()
 
 
 def test_a_run_interrupted_before_its_first_checkpoint_begins_the_file_again(config_of, monkeypatch):
@@ -247,7 +226,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_begins_the_file_again(con
         patch.setattr(ProgressLines, "on_log", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    assert (train(config) / GROUPS).read_text() == (whole / GROUPS).read_text()
+    assert (train(config) / GROUPS_FILE).read_text() == (whole / GROUPS_FILE).read_text()
 
 
 LINE = '{"step": %d, "ids": ["a"], "responses": [{"text": "]}", "mutated": false}]}'
@@ -265,7 +244,7 @@ LINE = '{"step": %d, "ids": ["a"], "responses": [{"text": "]}", "mutated": false
     ],
 )
 def test_what_is_kept_of_the_file(tmp_path, text, step, kept):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     path.write_text(text, encoding="utf-8")
     GroupLog(None, path).on_train_begin(
         None, SimpleNamespace(is_world_process_zero=True, global_step=step), None
@@ -275,8 +254,8 @@ def test_what_is_kept_of_the_file(tmp_path, text, step, kept):
 
 
 def test_a_line_cut_off_anywhere_is_left_out(tmp_path):
-    """A reply may hold what looks like the end of a line."""
-    path, line = tmp_path / GROUPS, LINE % 2
+    """A reply can contain what looks like the end of a line."""
+    path, line = tmp_path / GROUPS_FILE, LINE % 2
     state = SimpleNamespace(is_world_process_zero=True, global_step=9)
     for cut in range(len(line)):
         path.write_text(f"{LINE % 1}\n{line[:cut]}", encoding="utf-8")
@@ -285,7 +264,7 @@ def test_a_line_cut_off_anywhere_is_left_out(tmp_path):
 
 
 def test_marks_that_end_lines_elsewhere_do_not_end_one_here(tmp_path):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     line = json.dumps(
         {"step": 1, "responses": [{"text": "a\u2028b\x85c\nd", "mutated": False}]}, ensure_ascii=False
     )
@@ -297,7 +276,7 @@ def test_marks_that_end_lines_elsewhere_do_not_end_one_here(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     log, state = GroupLog(None, path), SimpleNamespace(is_world_process_zero=False, global_step=0)
     log.on_train_begin(None, state, None)
     log.on_log(None, state, None, logs={"reward": 1.0})
@@ -306,7 +285,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 @pytest.mark.parametrize("logs", [{"validation/score": 1.0}, {"train_runtime": 2.0}, {"loss": 1.0}])
 def test_lines_that_are_of_no_group_write_nothing(tmp_path, logs):
-    path = tmp_path / GROUPS
+    path = tmp_path / GROUPS_FILE
     state = SimpleNamespace(is_world_process_zero=True, global_step=1)
     GroupLog(None, path).on_log(None, state, None, logs=logs)
     assert not path.exists()

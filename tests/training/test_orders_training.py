@@ -1,15 +1,16 @@
-"""Training where only orders are known: which rewards are left, what takes the place of a response (RMO), and
-a run from its configuration to its numbers."""
+"""Training if only orders are known: which rewards remain, what replaces a response (RMO), and a run from its
+configuration to its numbers."""
 
-import io
 import json
 import math
 from copy import deepcopy
 
 import pytest
-from rich.console import Console
 from trl import GRPOConfig, GRPOTrainer
 
+from helpers.grpo import TOKENIZER, ids_of
+from helpers.grpo import settings as grpo_settings
+from helpers.training import log, quiet, run_config
 from rarl.data.collection import load_collection
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
@@ -20,15 +21,13 @@ from rarl.method.tasks import DIGITS
 from rarl.models.loading import load_model, load_processor
 from rarl.report.tables import markdown_table
 from rarl.training import run as stages
-from rarl.training.config import config_from
 from rarl.training.trainer import RARLConfig, RARLTrainer
 
 PLACES = [2, 0, 1]  # of pictures 1, 2, 3 in the true order, which is 2, 3, 1
-TOKENIZER = load_processor("tiny").tokenizer
 
 
 def without_values(root, split):
-    """Makes of a split of values one of orders: all of its digits in turn, one image of each."""
+    """Turns a split of values into one of orders: all of its digits in turn, one image of each."""
     file = root / split / "metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     by_value = {}
@@ -44,7 +43,7 @@ def without_values(root, split):
 
 @pytest.fixture(scope="module")
 def collection_of(digits, tmp_path_factory):
-    """`collection_of("train")`: few digits, of which only orders are known in these splits."""
+    """`collection_of("train")`: few digits; in these splits only orders are known."""
 
     def make(*ordered):
         root = tmp_path_factory.mktemp("collections") / "orders"
@@ -63,7 +62,7 @@ def collection_of(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def orders(collection_of):
-    """Two prompts of three pictures each, as rows of which only the order is known."""
+    """Two prompts of three pictures each, and only their order is known."""
     collection = collection_of("train", "test")
     rows = [row for row in collection.split("train") if row.order == 1]
     groups = [Group(tuple(rows[place] for place in PLACES)), Group(tuple(rows[place] for place in (0, 3, 6)))]
@@ -71,24 +70,7 @@ def orders(collection_of):
 
 
 def settings(folder, **given):
-    return {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 64,
-        "max_steps": 1,
-        "learning_rate": 1e-3,
-        "beta": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "use_cpu": True,
-        "shuffle_dataset": False,
-        **given,
-    }
+    return grpo_settings(folder, **{"max_steps": 1, "reward_weights": None, **given})
 
 
 def ours(dataset, folder, mutation=None, **given):
@@ -124,7 +106,7 @@ def test_the_regression_reward_is_left_out_where_its_weight_is_0(orders, tmp_pat
     assert trainer.reward_weights.tolist() == [0.5, 2]
     assert args.to_dict() == before
     assert args.reward_weights == [0, 0.5, 2]
-    # The same arguments serve another trainer.
+    # The same arguments work for another trainer.
     assert trainer_of(orders, args).reward_weights.tolist() == [0.5, 2]
     trainer.train()
     log = trainer.state.log_history[0]
@@ -155,7 +137,7 @@ def test_weights_that_orders_can_t_have_are_refused(orders, tmp_path, weights, m
         trainer_of(orders, RARLConfig(**settings(tmp_path, reward_weights=weights)))
 
 
-# TRL 1.16's own defaults ask for it under the old name.
+# TRL 1.16's own defaults use the old name.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_without_arguments_it_says_to_make_the_weight_0(orders):
     with pytest.raises(ConfigError, match="make it 0"):
@@ -215,7 +197,7 @@ BEYOND = "<think>ten</think>" + answer((2, 1), (1, 8), (3, 10))
 TWICE = "<think>one</think>" + answer((2, 1), (1, 8), (3, 9), (3, 9))
 OFF = "<think>off</think>" + answer((1, 0.4), (2, 2.6), (3, 8.5))
 
-# The true order is 2, 3, 1; the own values ascending take these places.
+# The true order is 2, 3, 1; the response's own values, ascending, take these places.
 SORTED = answer((2, 2), (3, 5), (1, 9))
 EVEN = answer((2, 2), (3, 5), (1, 7))  # 9/4, 18/4 and 27/4 on the grid
 REFERENCES = {  # response -> its reference by reasoning: template, keep
@@ -238,7 +220,7 @@ REFERENCES = {  # response -> its reference by reasoning: template, keep
 
 
 def references(dataset, folder, texts, reasoning):
-    """What these responses to the first prompt would be replaced by, and what that earns."""
+    """The references that would replace these responses to the first prompt, as texts."""
     trainer = ours(dataset, folder, {"probability": 1.0, "reasoning": reasoning}, max_completion_length=96)
     trainer._inputs = [dataset[0]] * len(texts)
     ids = trainer._reference_ids([TOKENIZER.encode(text, add_special_tokens=False) for text in texts], [])
@@ -270,7 +252,7 @@ def test_a_reference_is_scored_as_any_response(orders, tmp_path):
     logged = {}
     for text in written:
         ranking_reward([text], order=[PLACES], log_metric=lambda k, v: logged.setdefault(k, []).append(v))
-    # The true order throughout. Tied values support no order: of three pairs none is consistent, 1/2.
+    # All are in the true order. Tied values support no order: each of the three pairs counts 1/2.
     assert logged == {"r_len": [1, 1, 1], "r_consis": [1, 0.5, 1], "r_acc": [1, 1, 1]}
 
 
@@ -280,7 +262,7 @@ def test_a_group_after_mutation(orders, tmp_path, monkeypatch):
     monkeypatch.setattr(
         GRPOTrainer,
         "_generate_single_turn",
-        lambda self, prompts, *rest, **more: ([encoded(text) for text in texts], None),
+        lambda self, prompts, *rest, **more: ([ids_of(text) for text in texts], None),
     )
     trainer = ours(orders, tmp_path, {"probability": 1.0, "k": 2}, max_completion_length=96)
     trainer.model.train()
@@ -305,17 +287,13 @@ def test_a_group_after_mutation(orders, tmp_path, monkeypatch):
     )
 
 
-def encoded(text):
-    return [*TOKENIZER.encode(text, add_special_tokens=False), TOKENIZER.eos_token_id]
-
-
 def test_where_values_are_known_too_they_are_the_references(prompts_of, tmp_path):
-    """As for the rewards."""
+    """As they are for the rewards."""
     dataset = prompts_of([3, 7]).add_column("order", [[1, 0]])
     trainer = ours(dataset, tmp_path, {"probability": 1.0, "reasoning": "empty"})
     trainer._inputs = [dataset[0]]
     assert trainer._has_references()
-    [ids] = trainer._reference_ids([encoded(OWN)], [])
+    [ids] = trainer._reference_ids([ids_of(OWN)], [])
     written = TOKENIZER.decode(ids, skip_special_tokens=True)
     assert written == "<think></think>\n" + answer((1, 3), (2, 7))
 
@@ -339,25 +317,12 @@ def configuration(collection, output, **changes):
         "max_steps": 2,
         "mutation": {"probability": 1.0, "when": "stagnant", "reasoning": "keep"},
     }
-    plain = {
-        "task": "digits",
-        "data": str(collection.root),
-        "output": str(output),
-        "stages": [stage],
-        "trainer": {
-            "prompts_per_step": 2,
-            "num_generations": 4,
-            "learning_rate": 1e-3,
-            "max_completion_length": 64,
-            "logging_steps": 1,
-        },
-        "evaluation": {"images": [2, 4], "lists": 5},
-    }
-    return config_from(plain | changes, "test")
+    sections = {"stages": [stage], "evaluation": {"images": [2, 4], "lists": 5}} | changes
+    return run_config(collection.root, output, **sections)
 
 
 def run(config):
-    return stages.run(config, resume=False, console=Console(file=io.StringIO()))
+    return stages.train_and_evaluate(config, resume=False, console=quiet())
 
 
 def test_a_run_from_orders_to_its_numbers(collection_of, tmp_path):
@@ -368,9 +333,9 @@ def test_a_run_from_orders_to_its_numbers(collection_of, tmp_path):
         of_lists = {f"{kind}{count}" for kind in ("tau", "agreement", "position_bias") for count in (2, 4)}
         assert entries.keys() == of_lists | {"tau2_values", "tau4_values", "parsed", "valid"}
     assert "1-img" not in markdown_table(metrics, DIGITS)
-    log = [json.loads(line) for line in (config.output / "ranking" / "log.jsonl").read_text().splitlines()]
-    assert {"policy/r_acc", "mutation/stagnant_before", "rewards/ranking_reward/mean"} <= log[0].keys()
-    assert not any("regression" in key for key in log[0])
+    lines = log(config.output / "ranking")
+    assert {"policy/r_acc", "mutation/stagnant_before", "rewards/ranking_reward/mean"} <= lines[0].keys()
+    assert not any("regression" in key for key in lines[0])
     assert not (config.output / "checkpoints").exists()
 
 

@@ -1,33 +1,27 @@
-"""What is refused before a run begins, and that the run's folder is as it was then: through `stages.run`, so
-that nothing is checked too late."""
+"""What is refused before a run begins, and that the run's folder stays as it was. It is tested through
+`train_and_evaluate`, so that nothing is checked too late."""
 
-import io
 import json
 import shutil
 from dataclasses import fields
 
 import pytest
 import yaml
-from rich.console import Console
 
-from rarl.data.writing import write_collection
+from helpers.training import quiet
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.replies import reference_reply
-from rarl.method.tasks import DIGITS, Task
+from rarl.method.tasks import Task
 from rarl.models.loading import load_processor
 from rarl.training import run as stages
 from rarl.training.config import completion_length, config_from
-from rarl.training.run import begin, prepare
+from rarl.training.run import begin_run, check_and_begin
 
 
-@pytest.fixture(scope="module")
-def collection(digits, tmp_path_factory):
-    """Seven digits to train on, three to evaluate on, and no validation part."""
-    splits = {
-        split: [(row.id, row.value, row.path.read_bytes()) for row in digits.split(split)[:size]]
-        for split, size in {"train": 7, "test": 3}.items()
-    }
-    return write_collection(tmp_path_factory.mktemp("collections") / "few", DIGITS, splits)
+@pytest.fixture
+def collection(few_digits):
+    """Seven digits to train on, three to evaluate on, and no validation split."""
+    return few_digits(train=7, test=3)
 
 
 @pytest.fixture
@@ -127,7 +121,7 @@ REFUSED = {
 def test_refused_before_anything_is_written(config_of, changes, error, message, resume):
     config = config_of(**changes)
     with pytest.raises(error, match=message):
-        stages.run(config, resume=resume, console=Console(file=io.StringIO()))
+        stages.train_and_evaluate(config, resume=resume, console=quiet())
     assert not config.output.exists()
 
 
@@ -137,30 +131,33 @@ def test_refused_before_anything_is_written(config_of, changes, error, message, 
 )
 def test_short_responses_are_allowed_where_no_reference_replaces_them(config_of, mutation):
     trainer = {"num_generations": 4, "max_completion_length": 6}
-    prepare(config_of(stages=[{**STAGE, "mutation": mutation}], trainer=trainer), resume=False)
+    check_and_begin(config_of(stages=[{**STAGE, "mutation": mutation}], trainer=trainer), resume=False)
 
 
 def test_the_longest_reference_just_fits(config_of):
-    """What is refused with one token less is allowed with the number that the message names."""
+    """The number in the message is enough: what is refused with one token less is allowed with it."""
     stage = {**STAGE, "mutation": {"reasoning": "empty"}}
     with pytest.raises(ConfigError, match="tokens") as caught:
-        prepare(config_of(stages=[stage], trainer={"max_completion_length": 2}), resume=False)
+        check_and_begin(config_of(stages=[stage], trainer={"max_completion_length": 2}), resume=False)
     longest = int(str(caught.value).split(" has ")[1].split()[0])
     with pytest.raises(ConfigError, match=f"has {longest} tokens"):
-        prepare(config_of(stages=[stage], trainer={"max_completion_length": longest - 1}), resume=False)
-    prepare(config_of(stages=[stage], trainer={"max_completion_length": longest}), resume=False)
+        check_and_begin(
+            config_of(stages=[stage], trainer={"max_completion_length": longest - 1}), resume=False
+        )
+    check_and_begin(config_of(stages=[stage], trainer={"max_completion_length": longest}), resume=False)
 
 
 @pytest.mark.parametrize("stray", ["rarl", "sft", "checkpoints", "metrics.json", "predictions.jsonl"])
 def test_what_no_configuration_accounts_for_is_not_taken_for_the_runs_own(config_of, stray):
-    """As when config.yaml alone was removed to begin again: nothing would train, and old numbers show."""
+    """If only config.yaml was removed to begin again, nothing would be trained and the old numbers would
+    show."""
     config = config_of()
     (config.output / stray).mkdir(parents=True)
     for resume in (False, True):
         with pytest.raises(ConfigError, match=rf"holds {stray}, but no config.yaml"):
-            prepare(config, resume=resume)
+            check_and_begin(config, resume=resume)
         with pytest.raises(ConfigError, match=stray):
-            begin(config, resume=resume)
+            begin_run(config, resume=resume)
     assert [path.name for path in config.output.iterdir()] == [stray]
 
 
@@ -178,34 +175,34 @@ def test_other_files_in_the_folder_are_left_alone(config_of):
     config = config_of()
     config.output.mkdir()
     (config.output / "notes.txt").write_text("mine")
-    prepare(config, resume=False)
+    check_and_begin(config, resume=False)
     assert sorted(path.name for path in config.output.iterdir()) == ["config.yaml", "notes.txt"]
 
 
 def test_a_run_begins_with_its_configuration(config_of, collection):
     config = config_of()
-    assert prepare(config, resume=False).splits == collection.splits
+    assert check_and_begin(config, resume=False).splits == collection.splits
     assert (config.output / "config.yaml").read_text() == config.to_yaml()
     with pytest.raises(ConfigError, match="holds a run already"):
-        prepare(config, resume=False)
-    prepare(config, resume=True)
+        check_and_begin(config, resume=False)
+    check_and_begin(config, resume=True)
 
 
 def test_the_digits_are_built_where_no_collection_is_given(config_of):
     config = config_of(data=None)
-    built = prepare(config, resume=False)
+    built = check_and_begin(config, resume=False)
     assert built.root == config.output / "data"
-    assert prepare(config, resume=True).splits == built.splits
+    assert check_and_begin(config, resume=True).splits == built.splits
 
 
 def test_results_of_another_split_are_refused(config_of):
     config = config_of()
-    prepare(config, resume=False)
+    check_and_begin(config, resume=False)
     (config.output / "metrics.json").write_text(
         '{"task": "digits", "split": "validation", "seed": 0, "lists": {}, "arms": {}}'
     )
     with pytest.raises(ConfigError, match="is of split 'validation', not 'test'"):
-        prepare(config, resume=True)
+        check_and_begin(config, resume=True)
 
 
 # ── orders alone ───────────────────────────────────────────────────────────────────────────────
@@ -213,7 +210,8 @@ def test_results_of_another_split_are_refused(config_of):
 
 @pytest.fixture
 def with_orders(collection, tmp_path):
-    """`with_orders("train")`: the collection, knowing one order of the images of each of these splits."""
+    """`with_orders("train")`: the collection with these splits' values replaced by one order of their
+    images."""
 
     def make(*splits):
         root = tmp_path / "orders"
@@ -252,30 +250,30 @@ NEED_VALUES = {
 def test_what_needs_values_is_refused_where_only_orders_are_known(config_of, with_orders, changes, message):
     config = config_of(**{**OF_ORDERS, "data": str(with_orders("train", "test")), **changes})
     with pytest.raises(ConfigError, match=message):
-        stages.run(config, resume=False, console=Console(file=io.StringIO()))
+        stages.train_and_evaluate(config, resume=False, console=quiet())
     assert not config.output.exists()
 
 
 def test_what_needs_no_values_is_prepared(config_of, with_orders):
     config = config_of(**OF_ORDERS, data=str(with_orders("train", "test")))
-    assert not prepare(config, resume=False).knows_values("train")
+    assert not check_and_begin(config, resume=False).knows_values("train")
 
 
 def test_each_split_is_judged_by_itself(config_of, with_orders):
-    """Trained on orders and tested on values, or the other way round."""
+    """It is trained on orders and tested on values, or the other way round."""
     root = with_orders("train")
     evaluation = {"images": [1, 2], "lists": 2}
-    prepare(config_of(**{**OF_ORDERS, "evaluation": evaluation, "data": str(root)}), resume=False)
+    check_and_begin(config_of(**{**OF_ORDERS, "evaluation": evaluation, "data": str(root)}), resume=False)
 
 
 def test_trained_on_values_and_tested_on_orders(config_of, with_orders):
     changes = {"data": str(with_orders("test")), "stages": [STAGE]}
-    prepare(config_of(**changes, evaluation={"images": [2], "lists": 2}), resume=False)
+    check_and_begin(config_of(**changes, evaluation={"images": [2], "lists": 2}), resume=False)
 
 
 def test_the_length_of_a_reference_in_order_is_that_of_the_longest_value(with_orders, config_of):
-    """The values are the response's own, and may be any of the grid 0.05, 0.15, ..., 2.05. Its ends are not
-    the longest: 0.05 + 0.1 is no 0.15 in binary, and is written in full."""
+    """The values are the response's own, and can be any of the grid 0.05, 0.15, ..., 2.05. Its ends are not
+    the longest: 0.05 + 0.1 is not 0.15 in binary, and is written in full."""
     root = with_orders("train", "test")
     task = Task("digits", "handwritten digit", low=0.05, high=2.05, step=0.1, delta=1)
     (root / "task.yaml").write_text(yaml.safe_dump(task.to_dict()))
@@ -290,5 +288,5 @@ def test_the_length_of_a_reference_in_order_is_that_of_the_longest_value(with_or
     longest = max(lengths)
     assert longest > max(lengths[0], lengths[10], lengths[20])
     with pytest.raises(ConfigError, match=f"has {longest} tokens"):
-        prepare(config(longest - 1), resume=False)
-    prepare(config(longest), resume=False)
+        check_and_begin(config(longest - 1), resume=False)
+    check_and_begin(config(longest), resume=False)

@@ -1,4 +1,4 @@
-"""The line that a person sees, for logs as TRL makes them, and the bar's callback over a run."""
+"""The line that a person sees for TRL's logs, and the progress bar's callback over a run."""
 
 import io
 import math
@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rarl.training.callbacks import ProgressLines, line, validation_line
+from helpers.training import cpu_arguments
+from rarl.training.callbacks import ProgressLines, progress_line, validation_line
 
 GRPO = {
     "loss": 0.0123,
@@ -30,7 +31,7 @@ GRPO = {
 
 
 def test_the_line_of_a_mutated_run_shows_the_policys_own_rewards():
-    assert line(GRPO) == (
+    assert progress_line(GRPO) == (
         "reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  "
         "KL 0.0121  entropy 0.342"
     )
@@ -39,23 +40,27 @@ def test_the_line_of_a_mutated_run_shows_the_policys_own_rewards():
 def test_the_line_of_the_stock_trainer():
     log = {key: value for key, value in GRPO.items() if not key.startswith(("policy/", "mutation/"))}
     assert (
-        line(log) == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0121  entropy 0.342"
+        progress_line(log)
+        == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0121  entropy 0.342"
     )
 
 
 def test_the_line_of_sft():
-    assert line({"loss": 1.5, "entropy": 0.25, "mean_token_accuracy": 0.9}) == "loss 1.500  entropy 0.250"
+    assert (
+        progress_line({"loss": 1.5, "entropy": 0.25, "mean_token_accuracy": 0.9})
+        == "loss 1.500  entropy 0.250"
+    )
 
 
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_a_reward_that_no_response_has_is_a_dash(value):
     """One-image prompts have no ranking reward."""
-    assert " rank -  " in line(GRPO | {"policy/rewards/ranking_reward": value})
+    assert " rank -  " in progress_line(GRPO | {"policy/rewards/ranking_reward": value})
 
 
 def test_what_was_not_logged_is_left_out():
-    assert line({}) == ""
-    assert "KL" not in line({key: value for key, value in GRPO.items() if key != "kl"})
+    assert progress_line({}) == ""
+    assert "KL" not in progress_line({key: value for key, value in GRPO.items() if key != "kl"})
 
 
 VALIDATION = {
@@ -144,25 +149,13 @@ def test_only_the_first_process_writes(shown):
 
 
 def test_every_label_is_a_metric_that_the_trainer_logs(prompts_of, tmp_path):
-    """The names in COLUMNS are RARLTrainer's and TRL's own."""
+    """The names in PROGRESS_COLUMNS are RARLTrainer's and TRL's own."""
     from rarl.models.loading import load_model, load_processor
     from rarl.training.trainer import RARLConfig, RARLTrainer
 
     shown = io.StringIO()
-    args = RARLConfig(
-        str(tmp_path),
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=8,
-        max_steps=1,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        bf16=False,
-        activation_checkpointing=False,
-        use_cpu=True,
-    )
+    batch = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
+    args = RARLConfig(**cpu_arguments(tmp_path, max_steps=1, **batch))
     RARLTrainer(
         load_model("tiny", training=True),
         args=args,

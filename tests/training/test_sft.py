@@ -1,5 +1,5 @@
-"""The supervised baseline: it learns from the reply alone, sees the groups in their order and once each, and
-can be continued from a checkpoint."""
+"""The supervised baseline: it learns from the reply alone, sees the groups in order and once each, and can be
+continued from a checkpoint."""
 
 import copy
 import math
@@ -8,37 +8,26 @@ import pytest
 import torch
 from trl import SFTConfig
 
+from helpers.training import cpu_arguments
 from rarl.errors import ConfigError
 from rarl.method.replies import reference_reply
 from rarl.models.loading import load_model, load_processor
 from rarl.training.arms import sft_dataset, sft_trainer
 from rarl.training.config import config_from
 
-# What `RunConfig.sft_arguments` sees to: transformers would shuffle the groups, and drop what images are made
-# of.
+# `RunConfig.sft_arguments` sets these: otherwise transformers would shuffle the groups, and drop the columns
+# that images are made of.
 OF_A_RUN = {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
 GROUPS = ([3, 7], [9, 1], [0, 2], [8, 4], [5, 6], [2, 7], [1, 3], [9, 0])
 
 
 def trainer(prompts_of, folder, reasoning="template", **given):
-    settings = {
-        "per_device_train_batch_size": 2,
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "use_cpu": True,
-        "shuffle_dataset": False,
-        **OF_A_RUN,
-        "seed": 0,
-        **given,
-    }
+    settings = cpu_arguments(
+        folder,
+        **{"per_device_train_batch_size": 2, "max_steps": 2, "learning_rate": 1e-3, **OF_A_RUN, **given},
+    )
     dataset = sft_dataset(prompts_of(*GROUPS), reasoning)
-    args = SFTConfig(str(folder), **settings)
+    args = SFTConfig(**settings)
     return sft_trainer(load_model("tiny", training=True), load_processor("tiny"), dataset, args, [])
 
 
@@ -100,7 +89,7 @@ def test_the_prompt_is_the_one_that_grpo_gives(prompts_of, tmp_path):
     ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
     assert ids[: len(prompt)] == prompt
     assert torch.equal(batch["pixel_values"][:8], inputs["pixel_values"])
-    # Without these, transformers leaves out the 3-D positions and says nothing.
+    # Without these, transformers silently drops the 3-D positions.
     assert batch["mm_token_type_ids"].sum() == 4
 
 
@@ -115,7 +104,7 @@ def test_two_steps_teach_the_reply(prompts_of, tmp_path):
 
 
 def test_it_learns(prompts_of, tmp_path):
-    """The same two prompts again and again."""
+    """It sees the same two prompts again and again."""
     teacher = trainer(prompts_of, tmp_path, max_steps=12, lr_scheduler_type="constant", learning_rate=3e-3)
     teacher.train_dataset = teacher.train_dataset.select([0, 1])
     teacher.train()

@@ -145,13 +145,13 @@ def train(
     with continued_by(again):
         from rich.console import Console
 
-        from rarl.models.pretraining import settle_for
+        from rarl.models.loading import use_one_thread_for
         from rarl.report.tables import results_table
-        from rarl.training.run import run as run_stages
+        from rarl.training.run import train_and_evaluate
 
         console = Console()
-        settle_for(run.model)
-        metrics = run_stages(run, resume=resume, console=console)
+        use_one_thread_for(run.model)
+        metrics = train_and_evaluate(run, resume=resume, console=console)
         console.print(results_table(metrics, run.task, model_name=run.model))
 
 

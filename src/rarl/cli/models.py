@@ -79,10 +79,9 @@ def evaluate(
 
         from rarl.evaluation.evaluate import evaluate as evaluate_model
         from rarl.files import progress_bar
-        from rarl.models.loading import load_model, load_processor
-        from rarl.models.pretraining import settle_for
+        from rarl.models.loading import load_model, load_processor, use_one_thread_for
 
-        settle_for(name)
+        use_one_thread_for(name)
         with progress_bar(Console(stderr=True)) as progress:
             bar = progress.add_task(f"evaluating {label}", total=None)
             evaluate_model(
@@ -137,10 +136,10 @@ def rank(
     files = checked_images(images)
 
     with redirect_stdout(sys.stderr):
-        from rarl.models.pretraining import settle_for
+        from rarl.models.loading import use_one_thread_for
         from rarl.ranker import Ranker
 
-        settle_for(name)
+        use_one_thread_for(name)
         ranking = Ranker(name, measured).rank(files)
     if as_json:
         rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]

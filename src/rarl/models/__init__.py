@@ -1,1 +1,1 @@
-"""Vision-language models: loading them, the embedded one, and their greedy replies."""
+"""Vision-language models: how they are loaded, how they reply greedily, and how the embedded one is made."""

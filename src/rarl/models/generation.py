@@ -1,6 +1,6 @@
-"""Greedy replies of a Qwen2.5-VL style model to prompts with images, for evaluation and use. The decoding is
-always the same, whatever the model's own generation config says, so that arms can be compared. Sampling for
-training is TRL's."""
+"""Greedy replies of a model in the style of Qwen2.5-VL to prompts with images, for evaluation and use.
+Decoding is always the same, whatever the model's own generation config says, so that arms can be compared.
+Sampling during training is left to TRL."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,19 +22,20 @@ def greedy_replies(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    """The model's most likely reply to each prompt, as text without special tokens.
+    """Decodes a reply to each prompt greedily, as text without special tokens.
 
-    Prompts with equally many images share a batch, so that little is padded; the replies come back in the
-    order of the prompts and don't depend on `batch_size` (but for rounding in low precision).
+    Prompts with the same number of images share a batch, so that little is padded. The replies come back in
+    the order of the prompts. They don't depend on `batch_size`, except for rounding in low precision.
 
     Args:
-        prompts: chat messages per prompt, with a `{"type": "image"}` part where an image stands.
+        prompts: the chat messages of each prompt, with a `{"type": "image"}` part for each image.
         images: the images of each prompt, in the order of its image parts; at least one per prompt.
-        max_new_tokens: where a reply that doesn't end by itself is cut.
+        max_new_tokens: the length at which a reply that has not ended is cut.
         batch_size: prompts in one pass.
 
     Raises:
-        ValueError: if there are not as many lists of images as prompts, or a prompt has no image.
+        ValueError: if the numbers of prompts and of lists of images differ, a prompt has no image, or
+            `batch_size` is below 1.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
@@ -54,7 +55,7 @@ def greedy_replies(
                 images=[list(images[i]) for i in batch],
                 padding=True,
                 padding_side="left",
-                # Without mm_token_type_ids transformers 5.23 silently leaves out the 3-D positions.
+                # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
                 return_mm_token_type_ids=True,
                 return_tensors="pt",
             ).to(model.device)
@@ -69,7 +70,8 @@ def greedy_replies(
 
 
 def _batches(images: Sequence[Sequence[Image.Image]], batch_size: int) -> Iterator[list[int]]:
-    """Indices of prompts, `batch_size` at a time, of one image count each, smaller images first."""
+    """Yields indices of prompts, at most `batch_size` at a time. A batch has one number of images per prompt;
+    smaller images come first."""
 
     def size(i: int) -> tuple[int, int]:
         return len(images[i]), sum(image.width * image.height for image in images[i])
@@ -84,14 +86,15 @@ def _batches(images: Sequence[Sequence[Image.Image]], batch_size: int) -> Iterat
 
 
 def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens: int) -> GenerationConfig:
-    """Plain greedy decoding. What is not named here is taken from the model's own generation config, so all
-    that could bend the choice of a token is named (Qwen2.5-VL comes with a repetition penalty of 1.05)."""
+    """Plain greedy decoding. transformers takes every setting that is missing here from the model's own
+    generation config, so all settings that could change a token are listed (Qwen2.5-VL ships a repetition
+    penalty of 1.05)."""
     tokenizer = processor.tokenizer
     ends = {tokenizer.eos_token_id}
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends.update(own if isinstance(own, list) else [own])
     ends.discard(None)
-    # A placeholder in a reply would stand for an image that is not there, and break the next pass.
+    # A placeholder in a reply would stand for a missing image and break the next pass.
     placeholders = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -112,7 +115,7 @@ def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens:
 
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode inside; afterwards the mode is as before and no position is left over from a batch."""
+    """Puts the model into evaluation mode, and afterwards back. No positions of a batch are left behind."""
     was_training = model.training
     model.eval()
     try:
@@ -121,5 +124,6 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
         for module in model.modules():
             if hasattr(module, "rope_deltas"):
-                # transformers 5.23 keeps it across calls; here it is an inference tensor, unfit for training.
+                # transformers 5.23 keeps it between calls; this one is an inference tensor, unusable in
+                # training.
                 module.rope_deltas = None  # type: ignore[assignment]

@@ -1,8 +1,10 @@
-"""A model and its processor, by folder or by hub name. `tiny` names the embedded base that ships with the
-package. Nothing is downloaded for a folder, and a folder that is no model is refused before torch is
-imported."""
+"""Loads a model and its processor by folder or by hub name; `tiny` names the embedded base that ships with
+the package. For a folder nothing is downloaded, and a folder that is not a model is refused before torch is
+imported. This module trains nothing, and imports torch and transformers only when they are needed."""
 
+import ctypes
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +17,18 @@ if TYPE_CHECKING:
 
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
-# The architectures whose processor is built here, for it needs no torchvision then (which not every CPU build
-# of torch has one for).
+# The processors of these architectures are built here, so that they don't need torchvision, which some CPU
+# builds of torch have no match for.
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
+SMALL_WEIGHTS = 2**23  # bytes, eight times the weights of the embedded model
 
 
 def check_model(name: str | Path, *, weights: bool = True) -> str:
-    """What `from_pretrained` is to be given for `name`: cheap, without importing torch.
+    """Returns what `from_pretrained` needs for `name`. It is cheap and does not import torch.
 
     Args:
         name: `tiny`, a folder, or a hub name such as `Qwen/Qwen2.5-VL-3B-Instruct`.
-        weights: whether a folder must have them; a processor has none.
+        weights: whether a folder must hold weights; a processor needs none.
 
     Raises:
         ModelError: if `name` is a folder without a model in it, or neither a folder nor a possible hub name.
@@ -57,12 +60,12 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
 
 
 def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel":
-    """The model in eval mode, on the GPU where there is one; an adapter is merged into its base.
+    """Loads the model in eval mode, on the GPU if there is one. An adapter is merged into its base.
 
     Args:
         name: as in `check_model`.
-        training: weights in float32, for AdamW's small steps are lost in bfloat16; otherwise bfloat16 on a
-            GPU.
+        training: keep the weights in float32, because bfloat16 loses AdamW's small steps. Otherwise a GPU
+            gets bfloat16.
 
     Raises:
         ModelError: if there is no such model, or it is not a vision-language model.
@@ -90,10 +93,10 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
 
 
 def load_processor(name: str | Path) -> "ProcessorMixin":
-    """The processor (image processor, tokenizer, chat template) that belongs to the model; pads on the left.
+    """Loads the model's processor: image processor, tokenizer and chat template. It pads on the left.
 
     Raises:
-        ModelError: if it can't be loaded, or needs torchvision where there is none.
+        ModelError: if it can't be loaded, or needs torchvision and that is not installed.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
@@ -121,7 +124,7 @@ def load_processor(name: str | Path) -> "ProcessorMixin":
 
 
 def _chat_template(source: str) -> str:
-    """The chat template of a processor that keeps it in a file of its own."""
+    """Reads the chat template of a processor that keeps it in a separate file."""
     from transformers.utils import cached_file
 
     jinja = cached_file(source, "chat_template.jinja", _raise_exceptions_for_missing_entries=False)
@@ -136,6 +139,30 @@ def _adapter_base(folder: str) -> str:
 
 
 def _reason(source: str, error: Exception) -> str:
-    """The first line of an error. What was meant as a folder may look like a hub name."""
+    """Returns the first line of an error. A name that looks like a hub name may have been meant as a
+    folder."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if Path(source).is_dir() else f"there is no such folder, and as a hub name: {line}"
+
+
+def use_one_thread_for(model: str | Path) -> None:
+    """Calls `use_one_thread` if the model's weights are as small as those of the embedded model."""
+    weights = Path(check_model(model)) / "model.safetensors"
+    if weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS:
+        use_one_thread()
+
+
+def use_one_thread() -> None:
+    """Runs torch on one thread, and keeps freed memory, for the rest of this process.
+
+    A model as small as the embedded one gains nothing from more threads, and its sums of floats would then
+    depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a step;
+    only glibc can be told not to.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**30)

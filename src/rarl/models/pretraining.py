@@ -1,12 +1,13 @@
-"""How the embedded base is made (`rarl base --seed N OUT`): supervised pre-training on images that are mostly
-mislabelled, so that its replies have the right format and rough values, as those of a general model do. It
-sees only the collection's `pretrain` part; its level is designed, not measured on anything."""
+"""Makes the embedded base (`rarl base --seed N OUT`), the small model that RL starts from on a CPU. The base
+is pre-trained with supervision on images that are mostly mislabelled, so its replies have the right format
+and rough values, as the replies of a general model do. It sees only the `pretrain` split; its level is
+designed, not measured. The base of seed 0 on digits ships with the package (`models/tiny_base`), and
+`copy_base` copies it. The method and the paper's numbers don't depend on this module: any vision-language
+model can take the base's place."""
 
-import ctypes
 import math
 import random
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,17 @@ from rarl.files import finish, progress_bar, unfinished
 from rarl.method.prompts import messages
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
-from rarl.models.loading import BASE_FOLDER, check_model
+from rarl.models.loading import BASE_FOLDER, use_one_thread
 from rarl.models.tiny import build_model, build_processor
 
-MISLABELED = 0.8  # share of the images whose label is moved once and for all
-LABEL_NOISE = 0.35  # share of the labels that are moved, by a rounded normal of standard deviation 1.5
-NOISE_SCALE = 1.5
+MISLABELED = 0.8  # share of images whose label is moved once, for the whole pre-training
+LABEL_NOISE = 0.35  # share of labels that are moved anew at each step
+NOISE_SCALE = 1.5  # standard deviation of a move, in steps of the task's grid, before rounding
 IMAGES_PER_STEP = 64
 LEARNING_RATE = 3e-3
-# (images a prompt, steps, label noise). From one image straight to eight, where the model has to bind
-# images to their numbers; it learns that only while an image keeps its label. The noise, with which replies
-# get some entropy, comes back with the mix.
+# (images per prompt, steps, label noise). Training goes from one image straight to eight, where the model
+# must bind each image to its number. It learns that only while an image keeps its label. The label noise
+# returns with the mix below and gives the replies some entropy.
 CURRICULUM = ((1, 200, LABEL_NOISE), (8, 1100, 0.0))
 MIX = {1: 0.15, 2: 0.45, 4: 0.25, 8: 0.15}
 MIX_STEPS = 1000
@@ -44,7 +45,7 @@ STEPS = sum(steps for _, steps, _ in CURRICULUM) + MIX_STEPS
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What is the same in every prompt of so many images: token ids and 3-D positions (3, length)."""
+    """What all prompts with one number of images share: token ids, and 3-D positions of shape (3, tokens)."""
 
     ids: list[int]
     positions: torch.Tensor
@@ -56,13 +57,13 @@ def pretrain(
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[Any, Any]:
-    """Train the embedded base.
+    """Trains the embedded base.
 
     Args:
-        task: what the prompts ask for; also what the tokenizer is made from.
-        images: (image, value) pairs; the image processor must make one grid of patches of them all, as it
-            does where they are of one size.
-        seed: of the weights, the images, the noise and the order.
+        task: what the prompts ask for. The tokenizer is made from it, too.
+        images: (image, value) pairs. The image processor must cut all of them into the same grid of patches,
+            as it does for images of one size.
+        seed: decides the weights, the images, the noise and the order.
         on_step: called after each step with the number of steps done and the loss.
 
     Returns:
@@ -117,7 +118,7 @@ def build_base(
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Path:
-    """`pretrain`, saved as a model folder that `from_pretrained` loads. Returns `out`."""
+    """Runs `pretrain` and saves the result as a model folder for `from_pretrained`. Returns `out`."""
     model, processor = pretrain(task, images, seed, on_step)
     model.save_pretrained(out)
     processor.save_pretrained(out)
@@ -125,7 +126,7 @@ def build_base(
 
 
 def _schedule(generator: random.Random) -> list[tuple[int, float]]:
-    """The number of images and the label noise of each step."""
+    """Returns the number of images and the label noise of each step."""
     mixed = generator.choices(list(MIX), list(MIX.values()), k=MIX_STEPS)
     return [(count, noise) for count, steps, noise in CURRICULUM for _ in range(steps)] + [
         (count, LABEL_NOISE) for count in mixed
@@ -148,7 +149,8 @@ def _loss(
     patches: torch.Tensor,
     grid: torch.Tensor,
 ) -> torch.Tensor:
-    """Mean cross-entropy of the replies' tokens. Every group of the batch has the same number of images."""
+    """Mean cross-entropy of the replies' tokens, in nats. All groups of a batch have the same number of
+    images."""
     tokenizer = processor.tokenizer
     count = len(batch[0])
     if count not in prompts:
@@ -165,7 +167,7 @@ def _loss(
     mask = ids != tokenizer.pad_token_id
     labels = ids.masked_fill(~mask, -100)
     labels[:, : len(prompt.ids)] = -100
-    # Text after the prompt goes on from its last position, alike in all three dimensions.
+    # Text after the prompt counts on from the prompt's last position, the same in all three dimensions.
     tail = prompt.positions.max() + 1 + torch.arange(width)
     positions = torch.cat([prompt.positions, tail.expand(3, -1)], dim=1)
     flat = torch.tensor([index for group in batch for index in group])
@@ -182,7 +184,7 @@ def _loss(
 
 
 def _prompt(model: Any, processor: Any, task: Task, grid: torch.Tensor, count: int) -> _Prompt:
-    """The prompt of `count` images, each of `grid` (frames, rows and columns of patches, shape (3,))."""
+    """The prompt for `count` images, each of the grid `grid` (3,): frames, rows and columns of patches."""
     text = processor.apply_chat_template(
         messages(count, task.rule, task.value_range), tokenize=False, add_generation_prompt=True
     )
@@ -198,28 +200,30 @@ def _prompt(model: Any, processor: Any, task: Task, grid: torch.Tensor, count: i
     return _Prompt(ids[0].tolist(), positions[:, 0])
 
 
-SMALL = 2**23  # bytes of weights, eight times those of the embedded model
-
-
 def copy_base(out: Path) -> Path:
-    """The base that ships with the package, seed 0 of the digits, whole or not at all."""
+    """Copies the base that ships with the package (seed 0, digits) to `out`, completely or not at all."""
     temporary = unfinished(out)
     shutil.copytree(BASE_FOLDER, temporary, dirs_exist_ok=True)
     return finish(temporary, out)
 
 
 def make_base(out: Path, seed: int, console: Console, collection: Collection | None = None) -> Path:
-    """Builds the embedded base of that seed, whole or not at all, from the part `pretrain` of a collection,
-    which is that of the digits unless another is given.
+    """Builds the embedded base of a seed from a collection's `pretrain` split, completely or not at all.
+
+    Args:
+        out: the model folder to write.
+        seed: see `pretrain`.
+        console: where the progress bar goes.
+        collection: where the split comes from; None means the digits.
 
     Raises:
-        DataError: if there is no such part, it knows orders alone, or its images are of several sizes.
+        DataError: if there is no such split, it has orders and no values, or its images differ in size.
     """
-    settle()
+    use_one_thread()
     with TemporaryDirectory() as folder:
         data = collection or prepare_digits(Path(folder) / "digits")
         if not data.knows_values("pretrain"):
-            raise DataError(f"{data.root / 'pretrain'} knows orders alone; a base is trained on values")
+            raise DataError(f"{data.root / 'pretrain'} has only orders, and a base is trained on values")
         images = [(open_image(row.path), row.value) for row in data.split("pretrain")]
     with progress_bar(console) as progress:
         bar = progress.add_task("base", total=STEPS)
@@ -227,21 +231,3 @@ def make_base(out: Path, seed: int, console: Console, collection: Collection | N
         build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
         (temporary / TASK_FILE).write_text(task_text(data.task), encoding="utf-8")
     return finish(temporary, out)
-
-
-def settle_for(model: str | Path) -> None:
-    """As `settle`, if the model's weights are those of one so small."""
-    weights = Path(check_model(model)) / "model.safetensors"
-    if weights.is_file() and weights.stat().st_size < SMALL:
-        settle()
-
-
-def settle() -> None:
-    """For a model so small: one thread, because more gain nothing and sums of floats would depend on the
-    number of cores; and freed memory is kept, because to give it back and take it anew is a tenth of a step
-    (glibc alone can be told)."""
-    torch.set_num_threads(1)
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**30)

@@ -1,7 +1,7 @@
-"""Qwen2.5-VL's processor for images and text alone. The class of transformers insists on a video processor,
-which needs torchvision; this one is the same without it, and is written to disk so that either class can read
-it. It is used with torchvision too, so that a prompt is read alike on every machine. And what a prompt costs:
-how many tokens an image and a text are, told without an image."""
+"""Qwen2.5-VL's processor for images and text, without videos; and the length of a prompt in tokens, computed
+without an image. The class in transformers insists on a video processor, which needs torchvision. This one
+does the same without it, and writes folders that either class can read. It is used where torchvision is
+installed, too, so that a prompt is read the same way on every machine."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from rarl.method.prompts import messages
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """As `Qwen2_5_VLProcessor`, without videos."""
+    """`Qwen2_5_VLProcessor` without videos."""
 
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
@@ -21,11 +21,12 @@ class ImageTextProcessor(Qwen2_5_VLProcessor):
         self.video_token = "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        # Past Qwen2_5_VLProcessor's own __init__, which would ask for a video processor (transformers 5.23).
+        # This skips the __init__ of Qwen2_5_VLProcessor, which asks for a video processor (transformers
+        # 5.23).
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `processor_config.json` holds, with the video processor that AutoProcessor looks for there."""
+        """The contents of `processor_config.json`, with the video processor that AutoProcessor looks for."""
         fields = super().to_dict()
         same = {
             key: fields["image_processor"][key] for key in ("merge_size", "patch_size", "temporal_patch_size")
@@ -33,22 +34,22 @@ class ImageTextProcessor(Qwen2_5_VLProcessor):
         return fields | {"video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **same}}
 
 
-# transformers 5.23 writes this name into a saved folder. AutoProcessor, in other programs too, knows no
-# other: for a class that it doesn't know it gives the tokenizer alone, and says nothing.
+# transformers 5.23 writes this name into a saved folder. AutoProcessor, in any program, must know the name:
+# for an unknown class it silently returns the tokenizer alone.
 ImageTextProcessor.__name__ = Qwen2_5_VLProcessor.__name__
 
 
 def image_text_processor(image_processor: Any, tokenizer: Any, chat_template: str | None) -> ProcessorMixin:
-    """The processor of an image processor, a tokenizer and a chat template."""
+    """Joins an image processor, a tokenizer and a chat template to one processor."""
     return ImageTextProcessor(image_processor, tokenizer, chat_template=chat_template)
 
 
 def image_tokens(processor: Any, width: int, height: int) -> int:
-    """The number of tokens that an image of so many pixels becomes in a prompt; no image is needed.
+    """Counts the tokens of an image of `width` x `height` pixels in a prompt. No image is needed.
 
     Raises:
-        ModelError: if the processor can't say.
-        DataError: if it refuses images of that shape.
+        ModelError: if the processor can't tell.
+        DataError: if the processor refuses images of that shape.
     """
     image_processor = getattr(processor, "image_processor", None)
     patches_of = getattr(image_processor, "get_number_of_image_patches", None)
@@ -61,17 +62,17 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
         )
     try:
         return int(patches_of(height, width, {})) // int(side) ** 2
-    except ValueError as error:  # transformers 5.23: one side more than 200 times the other
+    except ValueError as error:  # transformers 5.23: one side is more than 200 times the other
         raise DataError(
             f"an image of {width} x {height} pixels is not for this model ({error}); crop it or leave it out"
         ) from error
 
 
 def prompt_tokens(processor: Any, rule: str, value_range: str, count: int) -> int:
-    """The number of tokens of the prompt for `count` images, without those of the images themselves.
+    """Counts the tokens of the prompt for `count` images, without the tokens of the images themselves.
 
     Raises:
-        ModelError: if the processor can't say.
+        ModelError: if the processor can't tell.
         ConfigError: if `count` is less than 1.
     """
     prompt = messages(count, rule, value_range)

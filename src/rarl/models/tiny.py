@@ -1,7 +1,7 @@
-"""The embedded vision-language model: a real `Qwen2_5_VLForConditionalGeneration` of about 0.3 million
-parameters with its own tokenizer, chat template and image processor, which learns on a laptop CPU. Its base
-is trained to imitate a general pre-trained model, with the format right and the values rough: *the level of
-the base is designed*."""
+"""The embedded vision-language model, before any training: a real `Qwen2_5_VLForConditionalGeneration` of
+about 0.3 million parameters, with its own tokenizer, chat template and image processor. It is small enough to
+learn on a laptop CPU. `pretraining.py` makes its base, which imitates a general pre-trained model: the format
+is right and the values are rough, so *the level of the base is designed*."""
 
 import random
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ SPECIAL = (
     "<|video_pad|>",
 )
 VOCABULARY = 1024
-# The template of Qwen2.5-VL without its videos and tools.
+# Qwen2.5-VL's template without videos and tools.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -45,10 +45,10 @@ IMAGE_SIDE = 28  # pixels; one merged patch of the vision tower, so one token
 
 
 def build_tokenizer(task: Task, counts: Sequence[int] = (1, 2, 4, 8)) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on the task's own prompts and replies.
+    """Trains a byte-level BPE tokenizer on the task's own prompts and replies.
 
-    Merges run across spaces, so that a prompt is some dozens of tokens; "Picture 3: " is one token, because
-    what is hard for so small a model is to bind an image to its number. Any text can be encoded.
+    Merges run across spaces, so a prompt has only some dozens of tokens. "Picture 3: " is one token, because
+    so small a model finds it hard to bind an image to its number. Any text can be encoded.
     """
     generator = random.Random(0)
     texts = []
@@ -81,13 +81,13 @@ def build_tokenizer(task: Task, counts: Sequence[int] = (1, 2, 4, 8)) -> PreTrai
 
 
 def build_processor(task: Task) -> ProcessorMixin:
-    """Tokenizer, chat template, and an image processor that gives a 28x28 image one token, 56x56 four."""
+    """Joins tokenizer, chat template and image processor. A 28 x 28 image becomes one token, 56 x 56 four."""
     image_processor = Qwen2VLImageProcessorPil(min_pixels=IMAGE_SIDE**2, max_pixels=4 * IMAGE_SIDE**2)
     return image_text_processor(image_processor, build_tokenizer(task), CHAT_TEMPLATE)
 
 
 def build_model(processor: Any, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """The untrained model, its weights drawn with `seed`."""
+    """Builds the untrained model, with weights drawn by `seed`."""
     tokenizer = processor.tokenizer
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(

@@ -18,7 +18,7 @@ from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, check_trainer_fields, config_from
-from rarl.training.run import begin, check, evaluate_arm, forget, stage_groups
+from rarl.training.run import begin_run, check_run, evaluate_arm, forget_results, stage_groups
 
 ARMS = ("base", "sft", "sft_answer_only", "regression", "ranking", "joint", "rarl_no_mutation", "rarl")
 """In the order in which tables show them."""
@@ -170,11 +170,11 @@ def prepare_cells(grid: Sequence[Cell]) -> list[Collection]:
     for cell in grid:
         check_trainer_fields(cell.config)
         _check_evaluated_alike(cell)
-    collections = [check(cell.config, resume=True) for cell in grid]
+    collections = [check_run(cell.config, resume=True) for cell in grid]
     for cell in grid:  # nothing has begun where one is refused
-        begin(cell.config, resume=True)
+        begin_run(cell.config, resume=True)
         if cell.arm != "base" and not is_finished(cell.folder / cell.arm):
-            forget(cell.config, cell.arm)  # of a model that is gone
+            forget_results(cell.config, cell.arm)  # of a model that is gone
     return collections
 
 

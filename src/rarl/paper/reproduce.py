@@ -16,7 +16,8 @@ from rarl.data.collection import Collection, load_collection
 from rarl.data.sources.digits import prepare_digits
 from rarl.errors import ConfigError
 from rarl.files import locked, write_text
-from rarl.models.pretraining import copy_base, make_base, settle
+from rarl.models.loading import use_one_thread
+from rarl.models.pretraining import copy_base, make_base
 from rarl.paper.grid import ARMS, Cell, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
 from rarl.paper.published import PublishedTable, published
 from rarl.paper.results import differences, measured, over_seeds
@@ -24,7 +25,7 @@ from rarl.paper.tables import RESULTS, write_grid_report
 from rarl.report.tables import Laid
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, check_trainer_fields, config_from
-from rarl.training.run import check_collection
+from rarl.training.run import check_collection_fits
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
     from accelerate import PartialState
 
     if planned.embedded:
-        settle()
+        use_one_thread()
     state = PartialState()
     first = state.is_main_process
     console.quiet = console.quiet or not first
@@ -151,7 +152,7 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
     mine = shard(grid, *planned.shard, seeds_whole=bool(built))
     for cell in mine:  # before bases are built, which takes minutes
         check_trainer_fields(cell.config)
-        check_collection(cell.config, data)
+        check_collection_fits(cell.config, data)
     for seed in dict.fromkeys(cell.seed for cell in mine):
         if planned.embedded and not is_finished(bases[seed]):
             _make_base(planned, bases[seed], seed, data if seed in built else None, console)

@@ -12,7 +12,7 @@ from rarl.data.collection import Collection, inspect_collection
 from rarl.errors import DataError
 from rarl.evaluation.results import load_metrics
 from rarl.method.tasks import Task
-from rarl.training.callbacks import GROUPS, TRAINING
+from rarl.training.callbacks import GROUPS_FILE, TRAINING_FILE
 from rarl.training.config import RunConfig, load_config
 
 
@@ -143,7 +143,7 @@ def _arm(
         last = list(steps).index(name) if name in steps else len(steps) - 1
         before = sum(list(steps.values())[:last])
     log, log_cut = _whole_lines(folder / "log.jsonl")
-    groups, groups_cut = _whole_lines(folder / GROUPS)
+    groups, groups_cut = _whole_lines(folder / GROUPS_FILE)
     return Arm(
         name=name,
         metrics=numbers,
@@ -152,7 +152,7 @@ def _arm(
         rotated=[line for line in own if "rotation" in line],
         log=log,
         groups=groups,
-        training=next(iter(_lines(folder / TRAINING, whole=True)), {}),
+        training=next(iter(_lines(folder / TRAINING_FILE, whole=True)), {}),
         since=before,
         cut=log_cut or groups_cut,
     )

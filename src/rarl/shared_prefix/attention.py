@@ -1,6 +1,8 @@
-"""Attention in which G responses share the keys and values of one prompt, as an attention implementation of
-transformers under the name `shared_prefix`. It computes what "sdpa" computes for G separate sequences: a
-response attends to its prompt and to itself. What has no shared prompt goes to "sdpa" unchanged."""
+"""Attention in which G responses share the keys and values of one prompt. It is registered with transformers
+as the attention implementation `shared_prefix`, and computes what "sdpa" computes for G separate sequences: a
+response attends to its prompt and to itself. It packs no rows and generates nothing (see packing.py), and
+passes without a shared prompt go to "sdpa" unchanged. The suffixes of tensors are explained in
+`rarl.shared_prefix`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +19,27 @@ from transformers.masking_utils import sdpa_mask
 IMPLEMENTATION = "shared_prefix"
 
 
+def set_shared_attention(model: PreTrainedModel) -> None:
+    """Makes `shared_prefix` the attention of the model's text part. The vision tower keeps its own."""
+    AttentionInterface.register(IMPLEMENTATION, _shared_attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    model.set_attn_implementation({"text_config": IMPLEMENTATION})
+
+
+# ── what is shared: the layout of a packed row, and the cache of a generation ────────────────────────────
+
+
 @dataclass(frozen=True)
 class Packing:
-    """How B rows of one prompt and its G responses are laid out: `[prompt | response 1 | … | response G]`,
-    the prompt padded on the left to P tokens and each response on the right to C. The prompt's last token is
-    no part of P here: it is the first of each response.
+    """The layout of B rows `[prompt | response 1 | ... | response G]`. The prompt is padded on the left to S
+    tokens, each response on the right to C. The prompt's last token is not in its S: it is the first of each
+    response.
 
     Attributes:
-        prompt: P.
+        prompt: S, the tokens of a prompt that are shared.
         responses: G.
-        prompt_mask: bool[B, 1, P, P], which keys a prompt's token sees; None where no prompt is padded.
-        response_mask: bool[B * G or 1, 1, C, P + C], which keys a response's token sees, its prompt's first.
+        prompt_mask: bool[B, 1, S, S], the keys that a prompt's token sees; None if no prompt is padded.
+        response_mask: bool[N or 1, 1, C, S + C], the keys that a response's token sees, first its prompt's.
     """
 
     prompt: int
@@ -36,25 +48,26 @@ class Packing:
     response_mask: torch.Tensor
 
     @classmethod
-    def of(cls, prompt_mask: torch.Tensor, responses: int, length: int) -> "Packing":
-        """The packing of prompts with this mask, bool[B, P], and `responses` of `length` tokens each."""
-        size, prompt = prompt_mask.shape
-        device = prompt_mask.device
-        own = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        if bool(prompt_mask.all()):
-            seen = torch.ones(length, prompt, dtype=torch.bool, device=device)
-            return cls(prompt, responses, None, torch.cat([seen, own], dim=1)[None, None])
-        causal = torch.ones(prompt, prompt, dtype=torch.bool, device=device).tril()
-        # What is padding sees itself, because a softmax over nothing is not a number.
-        itself = torch.eye(prompt, dtype=torch.bool, device=device)
-        prompts = (causal & prompt_mask[:, None, None, :]) | itself
-        seen = prompt_mask[:, None, None, :].expand(size, 1, length, prompt)
-        mask = torch.cat([seen, own.expand(size, 1, length, length)], dim=-1)
-        return cls(prompt, responses, prompts, mask.repeat_interleave(responses, dim=0))
+    def of(cls, mask_BS: torch.Tensor, responses: int, length: int) -> "Packing":
+        """Lays out prompts with the mask bool[B, S], each with `responses` responses of `length` tokens."""
+        prompts, shared = mask_BS.shape
+        device = mask_BS.device
+        own_CC = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        if bool(mask_BS.all()):
+            seen_CS = torch.ones(length, shared, dtype=torch.bool, device=device)
+            return cls(shared, responses, None, torch.cat([seen_CS, own_CC], dim=1)[None, None])
+        causal_SS = torch.ones(shared, shared, dtype=torch.bool, device=device).tril()
+        # Padding sees itself, because a softmax over nothing is not a number.
+        itself_SS = torch.eye(shared, dtype=torch.bool, device=device)
+        prompt_mask_B1SS = (causal_SS & mask_BS[:, None, None, :]) | itself_SS
+        seen_B1CS = mask_BS[:, None, None, :].expand(prompts, 1, length, shared)
+        own_B1CC = own_CC.expand(prompts, 1, length, length)
+        response_mask_N1CL = torch.cat([seen_B1CS, own_B1CC], dim=-1).repeat_interleave(responses, dim=0)
+        return cls(shared, responses, prompt_mask_B1SS, response_mask_N1CL)
 
 
 class _PrefixLayer(DynamicLayer):
-    """One layer's keys and values: those of B prompts once, those of their B * G responses as they grow."""
+    """One layer's keys and values: those of B prompts once, and those of their N responses as they grow."""
 
     def __init__(self, prompt: Any) -> None:
         super().__init__()
@@ -65,8 +78,9 @@ class _PrefixLayer(DynamicLayer):
 
 
 class SharedPrefixCache(DynamicCache):
-    """The cache of B * G responses in generation, made from that of their B prompts, which is not copied.
-    Inside `sharing` the attention reads the prompts' part here: `update` returns the responses' alone."""
+    """The cache of N responses in generation, on top of the cache of their B prompts, which is not copied.
+    Its `update` returns the responses' part alone; inside `sharing` the attention reads the prompts' part
+    here."""
 
     def __init__(self, prompts: DynamicCache) -> None:
         super().__init__()
@@ -78,7 +92,7 @@ _CACHE: ContextVar[SharedPrefixCache | None] = ContextVar("shared_prefix_cache",
 
 @contextmanager
 def sharing(cache: SharedPrefixCache) -> Iterator[None]:
-    """Inside, the model generates with this cache."""
+    """Inside, the model's attention reads its prompts' keys and values from `cache`."""
     token = _CACHE.set(cache)
     try:
         yield
@@ -86,14 +100,10 @@ def sharing(cache: SharedPrefixCache) -> Iterator[None]:
         _CACHE.reset(token)
 
 
-def set_shared_attention(model: PreTrainedModel) -> None:
-    """Makes `shared_prefix` the attention of the model's text part; its vision tower keeps its own."""
-    AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-    model.set_attn_implementation({"text_config": IMPLEMENTATION})
+# ── the attention function ───────────────────────────────────────────────────────────────────────────────
 
 
-def _attention(
+def _shared_attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -102,79 +112,97 @@ def _attention(
     shared_prefix: Packing | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Queries [rows, heads, tokens, size], keys and values likewise with as many heads or fewer; returns
-    [rows, tokens, heads, size], as all of transformers' attention functions do."""
+    """The attention of one layer, with the arguments that transformers gives it.
+
+    Args:
+        query: [X, H, L, D].
+        key, value: [X, K, L, D]; in generation those of the responses alone.
+        shared_prefix: the layout, where the rows are packed.
+
+    Returns:
+        [X, L, H, D], as all attention functions of transformers do, and no weights.
+    """
     if shared_prefix is not None:
-        return _packed(module, query, key, value, shared_prefix, **kwargs), None
+        return _packed_attention(module, query, key, value, shared_prefix, **kwargs), None
     cache = _CACHE.get()
     if cache is not None:
         prompt = cache.layers[module.layer_idx].prompt
         exact = query.dtype in (torch.float32, torch.float64)
         if exact and not torch.is_autocast_enabled(query.device.type):
             scaling = kwargs["scaling"]
-            return _decoded(query, key, value, prompt.keys, prompt.values, attention_mask, scaling), None
-        # In half precision the scores must not be rounded before the softmax, of which "sdpa" takes care.
+            return _step_attention(
+                query, key, value, prompt.keys, prompt.values, attention_mask, scaling
+            ), None
+        # In half precision the scores must not be rounded before the softmax. "sdpa" takes care of that.
         count = len(query) // len(prompt.keys)
         key = torch.cat([prompt.keys.repeat_interleave(count, dim=0), key], dim=2)
         value = torch.cat([prompt.values.repeat_interleave(count, dim=0), value], dim=2)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-def _packed(
+def _packed_attention(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query_BHLD: torch.Tensor,
+    key_BKLD: torch.Tensor,
+    value_BKLD: torch.Tensor,
     packing: Packing,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The prompts among themselves, then every response against its prompt's keys and its own: for 8
-    responses of 96 tokens to a prompt of 600, 2.6 times fewer pairs than under one mask over the row."""
-    split, count, device = packing.prompt, packing.responses, query.device
-    size, _, tokens, _ = query.shape
+    """Attention of packed rows, [B, L, H, D]: first the prompts among themselves, then every response to its
+    prompt's keys and its own. For 8 responses of 96 tokens to a prompt of 600 these are 2.6 times fewer pairs
+    than under one mask over the row."""
+    shared, count, device = packing.prompt, packing.responses, query_BHLD.device
+    prompts, _, length, _ = query_BHLD.shape
 
-    def prompt(states: torch.Tensor) -> torch.Tensor:
-        return states[:, :, :split]
+    def of_prompts(states_BHLD: torch.Tensor) -> torch.Tensor:
+        return states_BHLD[:, :, :shared]  # BHSD
 
-    def own(states: torch.Tensor) -> torch.Tensor:
-        responses = states[:, :, split:].unflatten(2, (count, (tokens - split) // count))
-        return responses.transpose(1, 2).flatten(0, 1)
+    def of_responses(states_BHLD: torch.Tensor) -> torch.Tensor:
+        states_BHGCD = states_BHLD[:, :, shared:].unflatten(2, (count, (length - shared) // count))
+        return states_BHGCD.transpose(1, 2).flatten(0, 1)  # NHCD
 
-    def with_prompt(states: torch.Tensor) -> torch.Tensor:
-        return torch.cat([prompt(states).repeat_interleave(count, dim=0), own(states)], dim=2)
+    def of_both(states_BHLD: torch.Tensor) -> torch.Tensor:
+        prompts_NHSD = of_prompts(states_BHLD).repeat_interleave(count, dim=0)
+        return torch.cat([prompts_NHSD, of_responses(states_BHLD)], dim=2)
 
-    above = query[:, :, :0].transpose(1, 2)  # prompts of one token leave nothing to share
-    if split:
-        mask = None if packing.prompt_mask is None else packing.prompt_mask.to(device)
-        above, _ = sdpa_attention_forward(module, prompt(query), prompt(key), prompt(value), mask, **kwargs)
-    mask = packing.response_mask.to(device)  # of a model over several devices, each layer has its own
-    below, _ = sdpa_attention_forward(
-        module, own(query), with_prompt(key), with_prompt(value), mask, **kwargs
+    prompts_BSHD = query_BHLD[:, :, :0].transpose(1, 2)  # prompts of one token leave nothing to share
+    if shared:
+        mask_B1SS = None if packing.prompt_mask is None else packing.prompt_mask.to(device)
+        prompts_BSHD, _ = sdpa_attention_forward(
+            module, of_prompts(query_BHLD), of_prompts(key_BKLD), of_prompts(value_BKLD), mask_B1SS, **kwargs
+        )
+    mask_N1CL = packing.response_mask.to(device)  # in a model over several devices each layer has its own
+    responses_NCHD, _ = sdpa_attention_forward(
+        module, of_responses(query_BHLD), of_both(key_BKLD), of_both(value_BKLD), mask_N1CL, **kwargs
     )
-    return torch.cat([above, below.unflatten(0, (size, count)).flatten(1, 2)], dim=1)
+    responses_BTHD = responses_NCHD.unflatten(0, (prompts, count)).flatten(1, 2)
+    return torch.cat([prompts_BSHD, responses_BTHD], dim=1)
 
 
-def _decoded(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    prompt_key: torch.Tensor,
-    prompt_value: torch.Tensor,
-    mask: torch.Tensor | None,
+def _step_attention(
+    query_NH1D: torch.Tensor,
+    key_NKCD: torch.Tensor,
+    value_NKCD: torch.Tensor,
+    prompt_key_BKSD: torch.Tensor,
+    prompt_value_BKSD: torch.Tensor,
+    mask_N11L: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
-    """One new token of each of B * G responses, against their B prompts' keys and their own. A prompt's keys
-    are read once for its G responses, and never copied. For float32 and float64."""
-    prompts, key_heads, length, _ = prompt_key.shape
-    # b prompt, g response, k key head, r query head that reads it, p and t token of prompt and response.
-    query = query.view(prompts, -1, key_heads, query.shape[1] // key_heads, query.shape[3])
-    key, value = (states.view(prompts, -1, *states.shape[1:]) for states in (key, value))
-    to_prompt = torch.einsum("bgkrd,bkpd->bgkrp", query, prompt_key)
-    to_own = torch.einsum("bgkrd,bgktd->bgkrt", query, key)
-    scores = torch.cat([to_prompt, to_own], dim=-1) * scaling
-    if mask is not None:
-        scores = scores.masked_fill(~mask.view(prompts, -1, 1, 1, mask.shape[-1]), float("-inf"))
-    weights = scores.softmax(dim=-1)
-    of_prompt = torch.einsum("bgkrp,bkpd->bgkrd", weights[..., :length], prompt_value)
-    of_own = torch.einsum("bgkrt,bgktd->bgkrd", weights[..., length:], value)
-    return (of_prompt + of_own).flatten(0, 1).flatten(1, 2).unsqueeze(1)
+    """Attention of one new token of each response, [N, 1, H, D], to its prompt's keys and to its own so far
+    (C). A prompt's keys are read once for its G responses and never copied. For float32 and float64."""
+    prompts, key_heads, shared, _ = prompt_key_BKSD.shape
+    heads, size = query_NH1D.shape[1], query_NH1D.shape[3]
+    query_BGKRD = query_NH1D.view(prompts, -1, key_heads, heads // key_heads, size)
+    key_BGKCD, value_BGKCD = (
+        states_NKCD.view(prompts, -1, *states_NKCD.shape[1:]) for states_NKCD in (key_NKCD, value_NKCD)
+    )
+    to_prompt_BGKRS = torch.einsum("bgkrd,bksd->bgkrs", query_BGKRD, prompt_key_BKSD)
+    to_own_BGKRC = torch.einsum("bgkrd,bgkcd->bgkrc", query_BGKRD, key_BGKCD)
+    scores_BGKRL = torch.cat([to_prompt_BGKRS, to_own_BGKRC], dim=-1) * scaling
+    if mask_N11L is not None:
+        mask_BG11L = mask_N11L.view(prompts, -1, 1, 1, mask_N11L.shape[-1])
+        scores_BGKRL = scores_BGKRL.masked_fill(~mask_BG11L, float("-inf"))
+    weights_BGKRL = scores_BGKRL.softmax(dim=-1)
+    of_prompt_BGKRD = torch.einsum("bgkrs,bksd->bgkrd", weights_BGKRL[..., :shared], prompt_value_BKSD)
+    of_own_BGKRD = torch.einsum("bgkrc,bgkcd->bgkrd", weights_BGKRL[..., shared:], value_BGKCD)
+    return (of_prompt_BGKRD + of_own_BGKRD).flatten(0, 1).flatten(1, 2).unsqueeze(1)

@@ -1,7 +1,7 @@
-"""One prompt pass for G responses. In GRPO on images a prompt is long and its G responses are short, yet they
-are usually run as G sequences, each with the whole prompt. Here a prompt, its images among it, is encoded
-once: in generation, and in the log-probs of its responses, with the same numbers up to rounding. For
-Qwen2-VL, Qwen2.5-VL and Qwen3-VL; no trainer in here."""
+"""One prompt pass for G responses to each of B prompts: rollouts from one cache of the prompts, and packed
+rows `[prompt | response 1 | ... | response G]` from which log-probs are read. A prompt's images are part of
+it. The numbers are those of B * G separate sequences, up to rounding. For Qwen2-VL, Qwen2.5-VL and Qwen3-VL;
+there is no trainer in here. The suffixes of tensors are explained in `rarl.shared_prefix`."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -24,7 +24,7 @@ MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def why_not(model: PreTrainedModel) -> str | None:
-    """Why this model can't share prompts, or None where it can."""
+    """Says why this model can't share prompts; None if it can."""
     if model.config.model_type not in MODEL_TYPES:
         return f"the model is a {model.config.model_type}, and only {', '.join(MODEL_TYPES)} are known"
     if "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
@@ -33,19 +33,19 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 def share(model: PreTrainedModel) -> None:
-    """Readies the model for the functions below; other passes give what attention by "sdpa" gives."""
+    """Makes the model ready for the functions below. Its other passes give what attention by "sdpa" gives."""
     set_shared_attention(model)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """B prompts with images.
+    """B prompts with their images.
 
     Attributes:
         ids: int[B, P], padded on the left.
-        mask: int or bool[B, P], false where there is padding.
-        images: what the processor makes of the images of all prompts, in their order: `pixel_values` and
-            `image_grid_thw` [images, 3]; empty where no prompt has any.
+        mask: int or bool[B, P], false at padding.
+        images: what the processor makes of the images of all prompts, in order: `pixel_values` [patches, V]
+            and `image_grid_thw` int[M, 3]; empty if no prompt has an image.
     """
 
     ids: torch.Tensor
@@ -53,21 +53,24 @@ class Prompts:
     images: dict[str, torch.Tensor]
 
     def positions(self, model: PreTrainedModel) -> torch.Tensor:
-        """int[3, B, P]: temporal, height and width of each token, as the model counts them."""
+        """int[3, B, P]: temporal, height and width position of each token, as the model counts them."""
         if not self.images:
-            text = (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
-            return text.expand(3, -1, -1)
-        positions, _ = _backbone(model).get_rope_index(
+            text_BP = (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            return text_BP.expand(3, -1, -1)
+        positions_3BP, _ = _backbone(model).get_rope_index(
             self.ids,
             mm_token_type_ids=self.token_types(model),
             image_grid_thw=self.images["image_grid_thw"],
             attention_mask=self.mask,
         )
-        return positions
+        return positions_3BP
 
     def token_types(self, model: PreTrainedModel) -> torch.Tensor:
-        """int[B, P]: 1 where an image stands."""
+        """int[B, P]: 1 where a token belongs to an image, else 0."""
         return (self.ids == model.config.image_token_id).int()
+
+
+# ── generation ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @torch.no_grad()
@@ -78,20 +81,20 @@ def rollouts(
     generation_config: GenerationConfig,
     generate: Callable[..., Any] | None = None,
 ) -> torch.Tensor:
-    """`count` responses to each prompt, as `model.generate` makes them for prompts that are repeated.
+    """Samples `count` responses to each prompt, as `model.generate` does for repeated prompts.
 
     Args:
         model: made ready by `share`.
         count: G.
-        generate: what is called as `model.generate`; None: that.
+        generate: called in place of `model.generate`; None means that one.
 
     Returns:
-        int[B * G, T]: the new tokens, a prompt's responses one after the other, padded on the right.
+        int[N, C]: the new tokens, a prompt's responses one after the other, padded on the right.
 
     Raises:
-        ModelError: if the model's attention is no longer that of `share`.
+        ModelError: if the model's attention is no longer the one that `share` set.
     """
-    _check_shared(model)
+    _check_attention(model)
     generate = generate or model.generate  # type: ignore[assignment]
     assert generate is not None
     generation_config = deepcopy(generation_config)
@@ -111,7 +114,7 @@ def rollouts(
         input_ids=prompts.ids[:, :-1],
         attention_mask=prompts.mask[:, :-1],
         mm_token_type_ids=prompts.token_types(model)[:, :-1] if prompts.images else None,
-        # Without images the model counts padding as tokens here, and does not when it generates.
+        # Without images the model counts padding as tokens here, but not when it generates.
         position_ids=None if prompts.images else prompts.positions(model)[:, :, :-1],
         past_key_values=cache,
         use_cache=True,
@@ -122,18 +125,23 @@ def rollouts(
         backbone.rope_deltas = backbone.rope_deltas.repeat_interleave(count, dim=0)
     shared = SharedPrefixCache(cache)
     with sharing(shared):
-        tokens = generate(past_key_values=shared, **repeated)
+        ids_NL = generate(past_key_values=shared, **repeated)
     backbone.rope_deltas = None
-    return tokens[:, length:]
+    return ids_NL[:, length:]
+
+
+# ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What the model is called with to score responses, and how its answers are read.
+    """The arguments of one forward pass over packed rows, and how to read its answer. L is S + T.
 
     Attributes:
-        inputs: arguments of the model's forward; `labels` are left to the caller.
-        labels: int[B, P - 1 + G * C], the token that follows each, -100 where there is nothing to score.
+        inputs: arguments of the model's forward, without `labels`.
+        labels: int[B, L], the token that follows each place; -100 where nothing is scored.
+        responses: G.
+        length: C.
     """
 
     inputs: dict[str, Any]
@@ -141,53 +149,54 @@ class Packed:
     responses: int
     length: int
 
-    def unpack(self, values: torch.Tensor) -> torch.Tensor:
-        """[B * G, C] of one value for each token of a response, from [B, P - 1 + G * C]."""
-        start = values.shape[1] - self.responses * self.length
-        return values[:, start:].reshape(-1, self.length)
+    def unpack(self, values_BL: torch.Tensor) -> torch.Tensor:
+        """Reads [N, C], one value per token of a response, out of [B, L]."""
+        start = values_BL.shape[1] - self.responses * self.length
+        return values_BL[:, start:].reshape(-1, self.length)
 
 
 def pack(
-    model: PreTrainedModel, prompts: Prompts, response_ids: torch.Tensor, response_mask: torch.Tensor
+    model: PreTrainedModel, prompts: Prompts, response_ids_NC: torch.Tensor, response_mask_NC: torch.Tensor
 ) -> Packed:
-    """One row for each prompt and its G responses, for one plain forward pass.
+    """Packs each prompt and its G responses into one row, for one plain forward pass.
 
-    A row is the prompt without its last token, then for each response that last token and the response
-    without *its* last one: at each place of a response stands the token before it, and every response begins
-    at the position of the prompt's last token.
+    A row is the prompt without its last token, followed by, for each response, that last token and the
+    response without *its* last token. So the token before each place of a response stands at that place, and
+    every response begins at the position of the prompt's last token.
 
     Args:
-        model: made ready by `share`, and wrapped in nothing but adapters.
-        response_ids: int[B * G, C], a prompt's responses one after the other, padded on the right.
-        response_mask: int or bool[B * G, C], which of them are scored.
+        model: made ready by `share`, and wrapped in nothing except adapters.
+        response_ids_NC: int[N, C], a prompt's responses one after the other, padded on the right.
+        response_mask_NC: int or bool[N, C], the tokens that are scored.
 
     Raises:
-        ModelError: if the model's attention is no longer that of `share`.
-        ValueError: if the responses are not equally many for each prompt.
+        ModelError: if the model's attention is no longer the one that `share` set.
+        ValueError: if the prompts have different numbers of responses.
     """
-    _check_shared(model)
+    _check_attention(model)
     size = len(prompts.ids)
-    rows, length = response_ids.shape
+    rows, length = response_ids_NC.shape
     count, rest = divmod(rows, size)
     if rest:
         raise ValueError(f"{rows} responses to {size} prompts: not equally many for each")
-    last = prompts.ids[:, -1:].repeat_interleave(count, dim=0)
-    responses = torch.cat([last, response_ids[:, :-1]], dim=1)
-    positions = prompts.positions(model)
-    steps = torch.arange(length, device=positions.device).repeat(count)
+    last_N1 = prompts.ids[:, -1:].repeat_interleave(count, dim=0)
+    shifted_NC = torch.cat([last_N1, response_ids_NC[:, :-1]], dim=1)
+    positions_3BP = prompts.positions(model)
+    steps_T = torch.arange(length, device=positions_3BP.device).repeat(count)
+    response_positions_3BT = positions_3BP[:, :, -1:] + steps_T
     inputs = {
-        "input_ids": torch.cat([prompts.ids[:, :-1], responses.view(size, -1)], dim=1),
-        "position_ids": torch.cat([positions[:, :, :-1], positions[:, :, -1:] + steps], dim=2),
+        "input_ids": torch.cat([prompts.ids[:, :-1], shifted_NC.view(size, -1)], dim=1),
+        "position_ids": torch.cat([positions_3BP[:, :, :-1], response_positions_3BT], dim=2),
         **prompts.images,
         "shared_prefix": Packing.of(prompts.mask[:, :-1].bool(), count, length),
     }
-    labels = response_ids.masked_fill(~response_mask.bool(), -100).view(size, -1)
-    nothing = labels.new_full((size, prompts.ids.shape[1] - 1), -100)
-    return Packed(inputs, torch.cat([nothing, labels], dim=1), count, length)
+    response_labels_BT = response_ids_NC.masked_fill(~response_mask_NC.bool(), -100).view(size, -1)
+    prompt_labels_BS = response_labels_BT.new_full((size, prompts.ids.shape[1] - 1), -100)
+    return Packed(inputs, torch.cat([prompt_labels_BS, response_labels_BT], dim=1), count, length)
 
 
-def _check_shared(model: PreTrainedModel) -> None:
-    """Any other attention takes no notice of what is shared, and would give other numbers without a word."""
+def _check_attention(model: PreTrainedModel) -> None:
+    """Any other attention ignores what is shared, and would silently give other numbers."""
     found = model.config.get_text_config()._attn_implementation
     if found != IMPLEMENTATION:
         raise ModelError(
@@ -197,5 +206,5 @@ def _check_shared(model: PreTrainedModel) -> None:
 
 
 def _backbone(model: PreTrainedModel) -> Any:
-    """The part that counts positions, whatever adapters are around it."""
+    """Returns the part of the model that counts positions, inside any adapters."""
     return next(module for module in model.modules() if "rope_deltas" in vars(module))

@@ -1,6 +1,8 @@
-"""One prompt pass for G responses in TRL's GRPOTrainer: a prompt's images are processed once, the prompt is
-encoded once in generation, in the reference pass and in the update, and groups stay whole in micro-batches.
-What is computed is in `rarl.models.shared_prefix`; here it takes the place of private methods of trl 1.16."""
+"""One prompt pass for G responses inside TRL's GRPOTrainer: a prompt's images are processed once, the prompt
+is encoded once in generation, in the reference pass and in the update, and groups stay whole in
+micro-batches. How that is computed is in packing.py and attention.py; this file only puts it in place of
+private methods of trl 1.16, each with a test. The suffixes of tensors are explained in
+`rarl.shared_prefix`."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,15 +21,25 @@ from rarl.shared_prefix.packing import Prompts, pack, rollouts, share, why_not
 
 logger = logging.getLogger(__name__)
 
-
-IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "num_images")
-
 Batch = dict[str, Any]
 
 
-class Sharing:
-    """Put before GRPOTrainer among the bases of a class, whose `__init__` calls `_start_sharing` at its end.
-    In evaluation, which has other batches, and where `_shares` is false, everything is TRL's own."""
+def torn_groups(args: GRPOConfig) -> str | None:
+    """Says why a micro-batch can't hold whole groups, as shared prompts need; None if it can."""
+    size, group = args.per_device_train_batch_size, args.num_generations or 1
+    if size % group == 0:
+        return None
+    return (
+        f"a micro-batch of {size} responses (per_device_train_batch_size) can't hold whole groups of {group} "
+        "(num_generations): make it a multiple, or in a run lower gradient_accumulation_steps or the number "
+        "of processes"
+    )
+
+
+class SharedPrefix:
+    """Makes a GRPOTrainer share prompts. It goes before GRPOTrainer among the bases of a class whose
+    `__init__` calls `_start_sharing` last. Until that call, in evaluation (which has other batches), and
+    where prompts are not shared, every method here passes its call on to TRL unchanged."""
 
     args: Any
     model: Any
@@ -36,35 +48,36 @@ class Sharing:
     _buffered_inputs: Any
     _step: int
 
+    _shares = False  # whether prompts are shared in training
+
+    # ── whether prompts are shared ───────────────────────────────────────────────────────────────────────
+
     def _start_sharing(self) -> None:
-        """Decides by `args.shared_prefix` whether prompts are shared, and readies the models.
+        """Decides by `args.shared_prefix` whether prompts are shared, and makes the models ready.
 
         Raises:
-            ConfigError: where it is "on" and not possible.
+            ConfigError: if it is "on" and not possible.
         """
         wanted = self.args.shared_prefix
-        reason = None if wanted == "off" else self._why_not_shared()
+        if wanted == "off":
+            return
+        reason = self._why_not_shared()
         if reason and wanted == "on":
             raise ConfigError(f"shared_prefix: on is not possible: {reason}")
         if reason and self.accelerator.is_main_process:
             logger.warning("shared_prefix is off, each response has its own prompt pass: %s", reason)
-        self._shares = wanted != "off" and reason is None
-        self._inputs: list[Batch] = []
+        self._shares = reason is None
+        self._whole_rows: list[Batch] = []
         self._images: Batch = {}
         if self._shares:
-            self._say_what_changes()
+            self._warn_of_changes()
             share(self._unwrapped(self.model))
             if getattr(self, "ref_model", None) is not None:
                 share(self._unwrapped(self.ref_model))  # type: ignore[attr-defined]
 
-    def _say_what_changes(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        if getattr(self, "use_vllm", False):
-            logger.warning("shared_prefix: vLLM generates, so that only the log-probs share their prompt")
-        attention = self._unwrapped(self.model).config.get_text_config()._attn_implementation
-        if attention not in ("sdpa", IMPLEMENTATION):
-            logger.warning("shared_prefix: the language model's attention is sdpa now, and not %s", attention)
+    @property
+    def _sharing(self) -> bool:
+        return self._shares and self.model.training
 
     def _why_not_shared(self) -> str | None:
         if reason := torn_groups(self.args):
@@ -89,40 +102,49 @@ class Sharing:
             return "an adapter that learns a prompt lengthens it"
         return why_not(model)
 
+    def _warn_of_changes(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if getattr(self, "use_vllm", False):
+            logger.warning("shared_prefix: vLLM generates, so that only the log-probs share their prompt")
+        attention = self._unwrapped(self.model).config.get_text_config()._attn_implementation
+        if attention not in ("sdpa", IMPLEMENTATION):
+            logger.warning("shared_prefix: the language model's attention is sdpa now, and not %s", attention)
+
     def _unwrapped(self, model: Any) -> Any:
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    @property
-    def _sharing(self) -> bool:
-        return self._shares and self.model.training
+    # ── a generation batch: images read once, prompts encoded once ───────────────────────────────────────
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
-        """TRL is given prompts that have their images within, one object for a whole group, and no column of
-        images: so it reads none for the log-probs, and gets what was read for generation."""
-        self._inputs = inputs  # below, TRL sees only a part of it
+        """Gives TRL prompts with their images inside, one object for a whole group, and no column of images.
+        So TRL reads no images for the log-probs; the micro-batches get the ones that were read for
+        generation."""
         if not self._sharing:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        prompts = [with_images(row) for row in inputs[:: self.num_generations]]
+        self._whole_rows = inputs
+        prompts = [_prompt_with_images(row) for row in inputs[:: self.num_generations]]
         rows = [
             {key: value for key, value in row.items() if key not in ("image", "images")}
             | {"prompt": prompts[index // self.num_generations]}
             for index, row in enumerate(inputs)
         ]
         output: Batch = super()._generate_and_score_completions(rows)  # type: ignore[misc]
-        images, self._images = self._images, {}  # the micro-batches have their own
+        images, self._images = self._images, {}  # from here on each micro-batch has its own
         if getattr(self, "log_multimodal", False) and {"image", "images"} & inputs[0].keys():
             self._log_images(inputs)
         return output | images
 
     def _log_images(self, inputs: list[Batch]) -> None:
-        images = gather_object([images_of(row) for row in inputs])
+        images = gather_object([_images_of(row) for row in inputs])
         if any(images):
             self._logs["images"].extend(images)  # type: ignore[attr-defined]
 
     def _calculate_rewards(self, inputs: list[Batch], *others: Any) -> Any:
-        """The rewards are given the columns as they are, images too."""
-        return super()._calculate_rewards(self._inputs if self._sharing else inputs, *others)  # type: ignore[misc]
+        """Gives the rewards the dataset's columns as they are, with the images."""
+        rows = self._whole_rows if self._sharing else inputs
+        return super()._calculate_rewards(rows, *others)  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Batch]:
         if not self._sharing:
@@ -138,13 +160,14 @@ class Sharing:
             self._images["num_images"] = [len(of_prompt or []) for of_prompt in images]
         return self._for_each(ids), None if images is None else self._for_each(images), {}
 
+    def _for_each(self, of_prompts: list[Any]) -> list[Any]:
+        """From one entry per prompt to one per response: B entries become N."""
+        return [each for each in of_prompts for _ in range(self.num_generations)]
+
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         output = super()._generate(prompts)  # type: ignore[misc]
-        # Without the images, of which TRL would read every response's for the log-probs.
+        # Without the images: TRL would process those of every response for the log-probs.
         return (*output[:6], None, output[7]) if self._sharing else output
-
-    def _for_each(self, of_prompts: list[Any]) -> list[Any]:
-        return [each for each in of_prompts for _ in range(self.num_generations)]
 
     def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
         if not self._sharing:
@@ -154,15 +177,15 @@ class Sharing:
 
     @contextmanager
     def _shared_generate(self) -> Iterator[None]:
-        """TRL's own generation, with the model's `generate` encoding each prompt once."""
+        """Inside, TRL generates as always, but the model's `generate` encodes each prompt once."""
         model = self.accelerator.unwrap_model(self.model)
         own, before = model.generate, vars(model).get("generate")
 
         def generate(input_ids: Any, attention_mask: Any, generation_config: Any) -> torch.Tensor:
             firsts = slice(None, None, self.num_generations)
-            prompts = Prompts(input_ids[firsts], attention_mask[firsts], tensors(self._images))
-            tokens = rollouts(model, prompts, self.num_generations, generation_config, own)
-            return torch.cat([input_ids, tokens], dim=1)
+            prompts = Prompts(input_ids[firsts], attention_mask[firsts], _image_tensors(self._images))
+            ids_NC = rollouts(model, prompts, self.num_generations, generation_config, own)
+            return torch.cat([input_ids, ids_NC], dim=1)
 
         model.generate = generate
         try:
@@ -172,23 +195,26 @@ class Sharing:
             if before is not None:
                 model.generate = before
 
+    # ── micro-batches of whole groups ────────────────────────────────────────────────────────────────────
+
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """As TRL's, but whole groups are shuffled, not rows."""
+        """Does what TRL's method does, but shuffles whole groups, not rows."""
         if not self._sharing:
             return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:  # type: ignore[attr-defined]
             batch = self._generate_and_score_completions(generation_batch)
-            # Drawn as TRL draws the order of the rows: a seed samples the same responses, shared or not.
-            rows = torch.randperm(len(batch["completion_ids"]))
-            groups = (rows[rows % self.num_generations == 0] // self.num_generations).tolist()
+            # Drawn as TRL draws the order of the rows, so that a seed samples the same responses, shared or
+            # not.
+            order_N = torch.randperm(len(batch["completion_ids"]))
+            groups = (order_N[order_N % self.num_generations == 0] // self.num_generations).tolist()
             size = len(groups) // steps
             self._buffered_inputs = [
-                self._part(batch, groups[at * size : (at + 1) * size]) for at in range(steps)
+                self._micro_batch(batch, groups[at * size : (at + 1) * size]) for at in range(steps)
             ]
         return self._buffered_inputs[self._step % steps]
 
-    def _part(self, batch: Batch, groups: list[int]) -> Batch:
+    def _micro_batch(self, batch: Batch, groups: list[int]) -> Batch:
         """The responses of these groups, with the images of their prompts."""
         size = self.num_generations
         rows = [group * size + index for group in groups for index in range(size)]
@@ -197,7 +223,9 @@ class Sharing:
             for key, value in batch.items()
             if key not in IMAGE_FIELDS
         }
-        return part | of_prompts(batch, groups)
+        return part | _images_of_prompts(batch, groups)
+
+    # ── log-probs from packed rows ───────────────────────────────────────────────────────────────────────
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -210,6 +238,7 @@ class Sharing:
         compute_aux_loss: bool = False,
         **fields: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Log-probs [N, C] and, if wanted, entropies [N, C] of the responses in `input_ids` [N, P + C]."""
         if not self._sharing:
             return super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
                 model,
@@ -221,69 +250,69 @@ class Sharing:
                 compute_aux_loss,
                 **fields,
             )
-        # Within a generation batch TRL knows of no images; in the update they are those of the micro-batch.
+        # While it generates TRL knows of no images; in the update it has those of the micro-batch.
         images = fields if fields.get("num_images") is not None else self._images
         count = self.num_generations
         size = batch_size or len(input_ids)
         logps, entropies = [], []
         for start in range(0, len(input_ids), size):
-            ids, mask = input_ids[start : start + size], attention_mask[start : start + size]
-            of_part = of_prompts(images, range(start // count, (start + len(ids)) // count))
-            answer = self._score_packed(model, ids, mask, logits_to_keep, tensors(of_part))
-            logps.append(answer[0])
-            entropies.append(answer[1])
+            ids_NL, mask_NL = input_ids[start : start + size], attention_mask[start : start + size]
+            of_part = _images_of_prompts(images, range(start // count, (start + len(ids_NL)) // count))
+            logps_NC, entropies_NC = self._score_packed(
+                model, ids_NL, mask_NL, logits_to_keep, _image_tensors(of_part)
+            )
+            logps.append(logps_NC)
+            entropies.append(entropies_NC)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _score_packed(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, images: Batch
+        self, model: Any, ids_NL: torch.Tensor, mask_NL: torch.Tensor, keep: int, images: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies [rows, keep] of whole groups, without the padding that all of them have."""
+        """Log-probs and entropies [N, keep] of whole groups. Padding that all of them have is cut before the
+        pass."""
         count = self.num_generations
-        prompt_mask, response_mask = mask[::count, :-keep], mask[:, -keep:]
-        begin = int((prompt_mask.shape[1] - prompt_mask.sum(dim=1)).min())
-        length = max(1, int(response_mask.sum(dim=1).max()))
-        prompts = Prompts(ids[::count, begin:-keep], prompt_mask[:, begin:], images)
-        packed = pack(self._unwrapped(model), prompts, ids[:, -keep:][:, :length], response_mask[:, :length])
+        prompt_mask_BP, response_mask_NC = mask_NL[::count, :-keep], mask_NL[:, -keep:]
+        begin = int((prompt_mask_BP.shape[1] - prompt_mask_BP.sum(dim=1)).min())
+        length = max(1, int(response_mask_NC.sum(dim=1).max()))
+        prompts = Prompts(ids_NL[::count, begin:-keep], prompt_mask_BP[:, begin:], images)
+        packed = pack(
+            self._unwrapped(model), prompts, ids_NL[:, -keep:][:, :length], response_mask_NC[:, :length]
+        )
         with self.accelerator.autocast():
             outputs = model(**packed.inputs, shift_labels=packed.labels, fused_lm_head=True)
-        entropy = torch.zeros_like(outputs.log_probs) if outputs.entropy is None else outputs.entropy
+        logps_BL = outputs.log_probs
+        entropies_BL = torch.zeros_like(logps_BL) if outputs.entropy is None else outputs.entropy
         rest = (0, keep - length)
         pad = torch.nn.functional.pad
-        return pad(packed.unpack(outputs.log_probs), rest), pad(packed.unpack(entropy), rest)
+        return pad(packed.unpack(logps_BL), rest), pad(packed.unpack(entropies_BL), rest)
 
 
-def torn_groups(args: GRPOConfig) -> str | None:
-    """Why a micro-batch can't hold whole groups, as shared prompts need; None where it can."""
-    size, group = args.per_device_train_batch_size, args.num_generations or 1
-    if size % group == 0:
-        return None
-    return (
-        f"a micro-batch of {size} responses (per_device_train_batch_size) can't hold whole groups of {group} "
-        "(num_generations): make it a multiple, or in a run lower gradient_accumulation_steps or the number "
-        "of processes"
-    )
+# ── images of prompts ────────────────────────────────────────────────────────────────────────────────────
+
+IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "num_images")  # of a batch
 
 
-def images_of(row: Batch) -> list[Any]:
-    """The images of a row, from its column `images` or `image`."""
+def _images_of(row: Batch) -> list[Any]:
+    """The images of a dataset's row, from its column `images` or `image`."""
     if row.get("images") is not None:
         return list(row["images"])
     return [] if row.get("image") is None else [row["image"]]
 
 
-def with_images(row: Batch) -> Any:
-    """The prompt of a row, with its images in their places."""
-    images = images_of(row)
+def _prompt_with_images(row: Batch) -> Any:
+    """The prompt of a dataset's row, with its images in their places."""
+    images = _images_of(row)
     return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
 
 
-def tensors(fields: Batch) -> Batch:
-    """What the model is given of the image fields."""
+def _image_tensors(fields: Batch) -> Batch:
+    """The part of the image fields that the model is given."""
     return {key: fields[key] for key in IMAGE_FIELDS[:2] if key in fields}
 
 
-def of_prompts(fields: Batch, prompts: Sequence[int]) -> Batch:
-    """The image fields of some of the prompts, in this order; without tensors where these have no images."""
+def _images_of_prompts(fields: Batch, prompts: Sequence[int]) -> Batch:
+    """The image fields of some of the prompts, in this order; without tensors if these prompts have no
+    images."""
     if "num_images" not in fields:
         return {}
     counts = fields["num_images"]
@@ -291,10 +320,11 @@ def of_prompts(fields: Batch, prompts: Sequence[int]) -> Batch:
     if not any(part["num_images"]):
         return part
     if list(prompts) == list(range(len(counts))):
-        return part | tensors(fields)
-    grids = fields["image_grid_thw"].split(counts)
-    pixels = fields["pixel_values"].split([int(grid.prod(dim=-1).sum()) for grid in grids])
+        return part | _image_tensors(fields)
+    grids_M3 = fields["image_grid_thw"].split(counts)  # one tensor per prompt, each image (1, height, width)
+    patches = [int(grid_M3.prod(dim=-1).sum()) for grid_M3 in grids_M3]
+    pixels = fields["pixel_values"].split(patches)
     return part | {
         "pixel_values": torch.cat([pixels[prompt] for prompt in prompts]),
-        "image_grid_thw": torch.cat([grids[prompt] for prompt in prompts]),
+        "image_grid_thw": torch.cat([grids_M3[prompt] for prompt in prompts]),
     }

@@ -1,8 +1,8 @@
-"""Training one arm, by GRPO or SFT, from its last complete checkpoint to a model folder that is whole. What
-the arms of a run are, and in which order, is `stages`'s."""
+"""Trains one arm, a stage of GRPO (section 3) or the supervised baseline, from its last complete checkpoint
+to a complete model folder. Which arms a run has, in which order, and how they are evaluated, is decided in
+run.py."""
 
 import json
-import os
 import shutil
 import time
 import warnings
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
-from trl import SFTTrainer
+from transformers import PrinterCallback
+from trl import SFTConfig, SFTTrainer
 
 from rarl.data.collection import TASK_FILE, task_text
 from rarl.data.dataset import to_dataset
@@ -24,32 +26,88 @@ from rarl.files import finish, unfinished
 from rarl.method.replies import reference_reply
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.callbacks import (
-    BEST,
-    GROUPS,
-    TRAINING,
+    BEST_FOLDER,
+    GROUPS_FILE,
+    TRAINING_FILE,
     GroupLog,
     ProgressLines,
-    Validation,
+    ValidationCallback,
     kept_step,
     training_record,
 )
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
 from rarl.training.sections import Stage, Weights
-from rarl.training.trainer import Resuming
-from rarl.training.trainer_keys import machine_defaults
+from rarl.training.trainer import RARLConfig, RARLTrainer, Resuming
+from rarl.training.trainer_keys import machine_defaults, process_count
+
+# ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────
+
+
+def train_stage(
+    config: RunConfig,
+    stage: Stage,
+    start: str | Path,
+    groups: list[Group],
+    folder: Path,
+    console: Console,
+    held_out: Sequence[Group] = (),
+) -> None:
+    """Trains one stage of GRPO from the model `start`, which is also the reference of the KL, into `folder`.
+
+    Args:
+        groups: the prompts, step after step.
+        folder: the model folder to write; its name is the arm's.
+        held_out: the prompts of the validation; empty if the run has none.
+    """
+    common = _common_arguments(config, folder.name)
+    args = RARLConfig(**(common | config.grpo_arguments(stage, processes=process_count())))
+    checkpoints = _checkpoints(config, folder.name)
+    start = _merged_start(start, checkpoints)
+    model, processor = load_model(start, training=True), load_processor(start)
+    lines = ProgressLines(folder.name, console)
+    trainer = RARLTrainer(
+        model,
+        args=args,
+        train_dataset=to_dataset(groups, config.task),
+        processing_class=processor,
+        callbacks=[lines],
+        peft_config=_lora(config),
+    )
+    trainer.add_callback(GroupLog(trainer, checkpoints / GROUPS_FILE))
+    _add_validation(trainer, config, stage.weights, held_out, reply_length(config))
+    _fit(trainer, lines, start, folder, config)
+
+
+def train_sft(
+    config: RunConfig, groups: list[Group], folder: Path, console: Console, held_out: Sequence[Group] = ()
+) -> None:
+    """Trains the supervised baseline from the run's model, on each of `groups` once, into `folder`."""
+    assert config.sft is not None
+    # Unless it is told not to, TRL 1.16 cuts at 1,024 tokens, which may be among those of the images.
+    common = _common_arguments(config, folder.name) | {"max_length": None}
+    args = SFTConfig(**(common | config.sft_arguments(processes=process_count())))
+    dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning)
+    model, processor = load_model(config.model, training=True), load_processor(config.model)
+    lines = ProgressLines(folder.name, console)
+    trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
+    _add_validation(trainer, config, Weights(), held_out, reply_length(config))
+    _fit(trainer, lines, config.model, folder, config)
+
+
+# ── the data and the trainer of SFT ───────────────────────────────────────────────────────────────────────
 
 SFTReasoning = Literal["template", "empty"]
 
 
 @dataclass(frozen=True)
 class WithReference:
-    """A dataset transform that adds the column `completion`, the reference reply, to what `rows` makes of a
-    batch.
+    """A dataset transform: it takes the batch that `rows` makes and adds the column `completion`, the
+    reference reply.
 
     Args:
         rows: the transform of `rarl.data.dataset.to_dataset`.
-        reasoning: `template` spells the values inside `<think>`; `empty` leaves the reply its answer alone.
+        reasoning: `template` spells out the values inside `<think>`; `empty` leaves only the answer.
     """
 
     rows: Any
@@ -66,25 +124,25 @@ class WithReference:
 
 
 def sft_dataset(groups: Dataset, reasoning: SFTReasoning) -> Dataset:
-    """The rows of `to_dataset` with a `completion` column, as SFTTrainer takes them.
+    """Adds a `completion` column to the rows of `to_dataset`, as SFTTrainer takes them.
 
     Raises:
-        ConfigError: if the rows have orders alone.
+        ConfigError: if the rows have orders and no values.
     """
     if "values" not in groups.column_names:
         raise ConfigError("the dataset has no column 'values': SFT imitates values, and orders have none")
     return groups.with_transform(WithReference(groups.format["format_kwargs"]["transform"], reasoning))
 
 
-class _Baseline(Resuming, SFTTrainer):
-    """TRL's SFTTrainer, which can be continued."""
+class _ResumableSFTTrainer(Resuming, SFTTrainer):
+    """TRL's SFTTrainer, reading checkpoints as `Resuming` does."""
 
 
 def sft_trainer(
     model: Any, processor: Any, dataset: Dataset, args: Any, callbacks: list[Any], peft_config: Any = None
 ) -> SFTTrainer:
-    """The trainer of the baseline; `dataset` is what `sft_dataset` made."""
-    return _Baseline(
+    """Makes the baseline's trainer; `dataset` is from `sft_dataset`."""
+    return _ResumableSFTTrainer(
         model=model,
         args=args,
         train_dataset=dataset,
@@ -94,73 +152,11 @@ def sft_trainer(
     )
 
 
-def train_stage(
-    config: RunConfig,
-    stage: Stage,
-    start: str | Path,
-    groups: list[Group],
-    folder: Path,
-    console: Console,
-    held_out: Sequence[Group] = (),
-) -> None:
-    """One stage of GRPO from the model `start`, which is also the KL's reference, into `folder`.
-
-    Args:
-        groups: the prompts, step after step.
-        folder: of the model; its name is the arm's.
-        held_out: the prompts of the validation, where the run has one.
-    """
-    from rarl.training.trainer import RARLConfig, RARLTrainer
-
-    common = _common(config, folder.name)
-    args = RARLConfig(**(common | config.grpo_arguments(stage, processes=_processes())))
-    checkpoints = _checkpoints(config, folder.name)
-    start = _whole(start, checkpoints)
-    model, processor = load_model(start, training=True), load_processor(start)
-    lines = ProgressLines(folder.name, console)
-    trainer = RARLTrainer(
-        model,
-        args=args,
-        train_dataset=to_dataset(groups, config.task),
-        processing_class=processor,
-        callbacks=[lines],
-        peft_config=_lora(config),
-    )
-    trainer.add_callback(GroupLog(trainer, checkpoints / GROUPS))
-    _add_validation(trainer, config, stage.weights, held_out, reply_length(config))
-    _fit(trainer, lines, start, folder, config)
+# ── what both kinds of arms share ─────────────────────────────────────────────────────────────────────────
 
 
-def train_sft(
-    config: RunConfig, groups: list[Group], folder: Path, console: Console, held_out: Sequence[Group] = ()
-) -> None:
-    """The supervised baseline from the run's model, over `groups` once, into `folder`."""
-    from trl import SFTConfig
-
-    from rarl.training.arms import sft_dataset, sft_trainer
-
-    assert config.sft is not None
-    # TRL 1.16 cuts at 1,024 tokens, which may be within the images, unless it is told not to.
-    common = _common(config, folder.name) | {"max_length": None}
-    args = SFTConfig(**(common | config.sft_arguments(processes=_processes())))
-    dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning)
-    model, processor = load_model(config.model, training=True), load_processor(config.model)
-    lines = ProgressLines(folder.name, console)
-    trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
-    _add_validation(trainer, config, Weights(), held_out, reply_length(config))
-    _fit(trainer, lines, config.model, folder, config)
-
-
-def _add_validation(
-    trainer: Any, config: RunConfig, weights: Weights, held_out: Sequence[Group], max_new_tokens: int
-) -> None:
-    if config.validation is not None:
-        checkpoints = Path(trainer.args.output_dir)
-        trainer.add_callback(Validation(trainer, config, weights, held_out, max_new_tokens, checkpoints))
-
-
-def _common(config: RunConfig, arm: str) -> dict[str, Any]:
-    """What every trainer of a run has; the configuration's own keys come on top."""
+def _common_arguments(config: RunConfig, arm: str) -> dict[str, Any]:
+    """The arguments of every trainer of a run. The configuration's own keys override them."""
     return machine_defaults() | {
         "output_dir": str(_checkpoints(config, arm)),
         "report_to": "none",
@@ -168,59 +164,78 @@ def _common(config: RunConfig, arm: str) -> dict[str, Any]:
     }
 
 
-def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, config: RunConfig) -> None:
-    """Trains from the last complete checkpoint, and gives the model folder its name once it is whole."""
-    from transformers import PrinterCallback
+def _add_validation(
+    trainer: Any, config: RunConfig, weights: Weights, held_out: Sequence[Group], max_new_tokens: int
+) -> None:
+    if config.validation is not None:
+        checkpoints = Path(trainer.args.output_dir)
+        trainer.add_callback(
+            ValidationCallback(trainer, config, weights, held_out, max_new_tokens, checkpoints)
+        )
 
+
+def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, config: RunConfig) -> None:
+    """Trains from the last complete checkpoint, and gives the model folder its name once it is complete."""
     trainer.remove_callback(PrinterCallback)
     checkpoints = _checkpoints(config, folder.name)
     with lines, warnings.catch_warnings():
-        # transformers 5.23 says at every step that TRL 1.16 asks for it under the old name.
+        # transformers 5.23 warns at every step that TRL 1.16 uses the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         continued, since = _last(checkpoints), time.monotonic()
         trainer.train(resume_from_checkpoint=continued)
     seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
-    main = trainer.is_world_process_zero()
-    temporary = unfinished(folder) if main else folder  # the others write nothing
-    keep = "last" if config.validation is None else config.validation.keep
-    weights = checkpoints / BEST if keep == "best" else checkpoints / "adapter" if config.lora else temporary
-    if keep == "last":
-        trainer.save_model(str(weights))  # all take part: weights may be spread over them
-    if main:
-        if config.lora is not None:
-            _merged(start, weights).save_pretrained(temporary)
-        elif keep == "best":
-            shutil.copytree(weights, temporary, dirs_exist_ok=True)
-        trainer.processing_class.save_pretrained(temporary)
-        history = trainer.state.log_history
-        logs = [json.dumps(log) for log in history]
-        (temporary / "log.jsonl").write_text("\n".join(logs) + "\n", encoding="utf-8")
-        if (checkpoints / GROUPS).is_file():
-            shutil.copy(checkpoints / GROUPS, temporary / GROUPS)
-        made = training_record(kept_step(history, keep), trainer.args.device.type, seconds)
-        (temporary / TRAINING).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
-        finish(temporary, folder)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        with suppress(OSError):  # the checkpoints of other arms are still there
-            checkpoints.parent.rmdir()
+    _write_model_folder(trainer, start, folder, config, seconds)
     trainer.accelerator.wait_for_everyone()
 
 
-def _merged(start: str | Path, adapter: Path) -> Any:
-    """The model `start` with the adapter in its weights: a whole model, which needs no other folder, and from
-    which the next stage can start with an adapter of its own."""
-    from peft import PeftModel
+def _write_model_folder(
+    trainer: Any, start: str | Path, folder: Path, config: RunConfig, seconds: float | None
+) -> None:
+    """Writes the model whose weights are kept, with its processor, logs and records, and drops the
+    checkpoints."""
+    checkpoints = _checkpoints(config, folder.name)
+    main = trainer.is_world_process_zero()
+    temporary = unfinished(folder) if main else folder  # the other processes write nothing
+    keep = "last" if config.validation is None else config.validation.keep
+    weights = (
+        checkpoints / BEST_FOLDER if keep == "best" else checkpoints / "adapter" if config.lora else temporary
+    )
+    if keep == "last":
+        trainer.save_model(str(weights))  # all processes take part: the weights may be spread over them
+    if not main:
+        return
+    if config.lora is not None:
+        _merged_model(start, weights).save_pretrained(temporary)
+    elif keep == "best":
+        shutil.copytree(weights, temporary, dirs_exist_ok=True)
+    trainer.processing_class.save_pretrained(temporary)
+    history = trainer.state.log_history
+    logs = [json.dumps(log) for log in history]
+    (temporary / "log.jsonl").write_text("\n".join(logs) + "\n", encoding="utf-8")
+    if (checkpoints / GROUPS_FILE).is_file():
+        shutil.copy(checkpoints / GROUPS_FILE, temporary / GROUPS_FILE)
+    made = training_record(kept_step(history, keep), trainer.args.device.type, seconds)
+    (temporary / TRAINING_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
+    finish(temporary, folder)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    with suppress(OSError):  # other arms still have checkpoints there
+        checkpoints.parent.rmdir()
 
-    return PeftModel.from_pretrained(load_model(start, training=True), adapter).merge_and_unload()
+
+def _checkpoints(config: RunConfig, arm: str) -> Path:
+    return config.output / "checkpoints" / arm
 
 
-def _whole(start: str | Path, checkpoints: Path) -> str | Path:
-    """`start`, or where it is an adapter, a folder with it merged: TRL 1.16 loads the KL's reference from the
-    folder that the model came from, and for an adapter that is the model without it."""
-    from accelerate import PartialState
+def _last(checkpoints: Path) -> str | None:
+    last = last_complete_checkpoint(checkpoints)
+    return None if last is None else str(last)
 
+
+def _merged_start(start: str | Path, checkpoints: Path) -> str | Path:
+    """Returns `start`; if that is an adapter, a folder with it merged into its base. TRL 1.16 loads the KL's
+    reference from the folder that the model came from, which for an adapter is the model without it."""
     if not (Path(check_model(start)) / "adapter_config.json").is_file():
         return start
     folder = checkpoints / "start"
@@ -233,17 +248,16 @@ def _whole(start: str | Path, checkpoints: Path) -> str | Path:
     return folder
 
 
-def _checkpoints(config: RunConfig, arm: str) -> Path:
-    return config.output / "checkpoints" / arm
+def _merged_model(start: str | Path, adapter: Path) -> Any:
+    """Merges the adapter into the weights of `start`. The result needs no other folder, and the next stage
+    can start from it with an adapter of its own."""
+    from peft import PeftModel
 
-
-def _last(checkpoints: Path) -> str | None:
-    last = last_complete_checkpoint(checkpoints)
-    return None if last is None else str(last)
+    return PeftModel.from_pretrained(load_model(start, training=True), adapter).merge_and_unload()
 
 
 def _lora(config: RunConfig) -> Any:
-    """The adapter of a run with `lora`, as TRL takes it; None trains all weights."""
+    """The adapter of a run with `lora`, as TRL takes it. None means that all weights are trained."""
     if config.lora is None:
         return None
     from peft import LoraConfig
@@ -255,7 +269,3 @@ def _lora(config: RunConfig) -> Any:
         target_modules=config.lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))

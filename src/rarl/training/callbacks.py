@@ -1,6 +1,7 @@
-"""Where an arm stands while it trains: greedy replies to prompts of the validation part, every so many steps,
-as lines of the log, and the best model so far put aside where the last is not what is kept. Training is the
-same with it and without."""
+"""What is watched while an arm trains, as callbacks of its trainer: `ProgressLines` for a person at the
+terminal, `GroupLog` for the groups that were trained on (groups.jsonl), and `ValidationCallback` for greedy
+replies on the validation split. The files' names and the record of an arm (training.json) stand here, too.
+None of this changes the training: its weights and logged numbers are the same with it and without."""
 
 import json
 import math
@@ -29,9 +30,11 @@ from rarl.method.tasks import Task
 from rarl.training.config import RunConfig
 from rarl.training.sections import Weights
 
-# What a line shows: its label, and the first of these metrics that the log has. A trainer with mutation logs
-# the policy's own responses apart from the injected ones; the line shows the former.
-COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+# ── progress: a bar, and a line for each log ─────────────────────────────────────────────────────────────
+
+# Each column's label, its metric (the first of these that the log has) and its format. A trainer with
+# mutation logs the policy's own responses apart from the injected ones; the line shows the policy's own.
+PROGRESS_COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("loss", ("loss",), ".3f"),
     ("reward", ("policy/reward", "reward"), ".3f"),
     ("reg", ("policy/rewards/regression_reward", "rewards/regression_reward/mean"), ".3f"),
@@ -43,19 +46,19 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 
-def line(log: dict[str, Any]) -> str:
-    """One log of TRL as one line; what was not logged is left out, and an undefined reward is a dash.
+def progress_line(log: dict[str, Any]) -> str:
+    """One log of TRL as one line. Columns that were not logged are left out; an undefined reward is a dash.
 
     Examples:
         `reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  KL 0.0121`
     """
     parts = []
-    for label, names, form in COLUMNS:
+    for label, names, form in PROGRESS_COLUMNS:
         name = next((name for name in names if name in log), None)
         if name is None or (label == "loss" and "policy/reward" in log):
             continue
         value = log[name]
-        # TRL logs None where no response of the step had this reward; NaN is left by a mean over nothing.
+        # TRL logs None if no response of the step had this reward; a mean over nothing is NaN.
         parts.append(f"{label} -" if value is None or value != value else f"{label} {value:{form}}")
         if label == "format" and "mutation/stagnant_before" in log:
             before, after = log["mutation/stagnant_before"], log["mutation/stagnant_after"]
@@ -64,7 +67,7 @@ def line(log: dict[str, Any]) -> str:
 
 
 def validation_line(log: dict[str, Any]) -> str:
-    """What was measured on the validation part as one line.
+    """The metrics on the validation split as one line.
 
     Examples:
         `validation  score 2.914  mae 0.870  tau2 0.660  tau8 0.412  parsed 1.000  valid 0.931`
@@ -77,11 +80,12 @@ def validation_line(log: dict[str, Any]) -> str:
 
 
 class ProgressLines(TrainerCallback):
-    """The bar and the lines of one arm. `with` it, the bar goes when training is interrupted, too.
+    """The progress bar and lines of one arm. In a `with` statement, the bar also ends if training is
+    interrupted.
 
     Args:
-        arm: the arm's name, in front of every line.
-        console: where they go.
+        arm: the arm's name, which begins every line.
+        console: where bar and lines go.
     """
 
     def __init__(self, arm: str, console: Console) -> None:
@@ -112,12 +116,12 @@ class ProgressLines(TrainerCallback):
             return
         if "validation/score" in logs:
             self._print(state, validation_line(logs))
-            self._since += time.monotonic() - self._stepped  # no part of a step
+            self._since += time.monotonic() - self._stepped  # validation is not part of a step
             return
         steps = max(state.global_step - self._logged, 1)
         seconds = (time.monotonic() - self._since) / steps
         self._since, self._logged = time.monotonic(), state.global_step
-        self._print(state, f"{line(logs)}  {seconds:.2f} s/step")
+        self._print(state, f"{progress_line(logs)}  {seconds:.2f} s/step")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop()
@@ -139,17 +143,18 @@ class ProgressLines(TrainerCallback):
             self._progress = None
 
 
-TRAINING = "training.json"
-GROUPS = "groups.jsonl"  # of a model folder, too; `group_log` writes it
+# ── the record of an arm ─────────────────────────────────────────────────────────────────────────────────
+
+TRAINING_FILE = "training.json"  # in a model folder
 
 
 def training_record(step: int, device: str, seconds: float | None) -> dict[str, Any]:
-    """What stands in the file.
+    """The contents of `training.json`.
 
     Args:
-        step: whose weights were kept.
-        device: what the model was on.
-        seconds: the training took; None where it was continued, so that nobody has seen the whole.
+        step: the step whose weights were kept.
+        device: the type of device that the model was on.
+        seconds: how long training took; None if it was continued, because then nobody has measured all of it.
     """
     libraries = {name: version(name) for name in ("rarl", "torch", "transformers", "trl")}
     return {
@@ -161,14 +166,19 @@ def training_record(step: int, device: str, seconds: float | None) -> dict[str, 
     }
 
 
-class GroupLog(TrainerCallback):
-    """Writes the first group of the last generation, whenever the trainer logs, as a line of `groups.jsonl`.
+# ── the groups that were trained on ──────────────────────────────────────────────────────────────────────
 
-    A run that is continued drops what was written after its checkpoint, and writes it again.
+GROUPS_FILE = "groups.jsonl"  # beside the checkpoints, later in the model folder
+
+
+class GroupLog(TrainerCallback):
+    """Writes a line of `groups.jsonl` whenever the trainer logs: the first group of the last generation.
+
+    A continued run drops the lines that were written after its checkpoint, and writes them again.
 
     Args:
         trainer: a `RARLTrainer`.
-        path: of the file.
+        path: the file.
     """
 
     def __init__(self, trainer: Any, path: Path) -> None:
@@ -180,7 +190,7 @@ class GroupLog(TrainerCallback):
             return
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
         *lines, last = text.split("\n")
-        with suppress(ValueError):  # an interruption may have cut it off
+        with suppress(ValueError):  # an interruption may have cut the last line off
             json.loads(last)
             lines.append(last)
         kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
@@ -192,7 +202,8 @@ class GroupLog(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **self._group()}) + "\n")
 
     def _group(self) -> dict[str, Any]:
-        """What TRL 1.16 keeps of the last generation, of which the first prompt is this process's first."""
+        """The first group of the last generation, from what TRL 1.16 keeps; its prompt is this process's
+        first."""
         trainer = self._trainer
         logs, prompt = trainer._logs, trainer._inputs[0]
         weights = trainer.reward_weights.tolist()
@@ -225,15 +236,18 @@ class GroupLog(TrainerCallback):
         }
 
 
-SCORE = "validation/score"
-BEST = "best"  # the folder of the best model so far, beside the checkpoints
+# ── validation ───────────────────────────────────────────────────────────────────────────────────────────
+
+SCORE_KEY = "validation/score"
+BEST_FOLDER = "best"  # holds the best model so far, beside the checkpoints
 
 
 def validation_groups(config: RunConfig, collection: Collection) -> list[Group]:
-    """The prompts to ask: as many for each number of images, the same for all arms and steps of a run.
+    """Draws the prompts of the validation: equally many for each number of images, and the same for all arms
+    and steps of a run.
 
     Raises:
-        DataError: if the collection has no such part, or too few images in it.
+        DataError: if the collection has no such split, or the split has too few images.
     """
     settings = config.validation
     if settings is None:
@@ -243,11 +257,20 @@ def validation_groups(config: RunConfig, collection: Collection) -> list[Group]:
     return [group for groups in drawn for group in groups]
 
 
-class Validation(TrainerCallback):
-    """Asks the model at the first step, every `validation.every` steps, and at the last.
+class ValidationCallback(TrainerCallback):
+    """Validates the model before the first step, every `validation.every` steps, and after the last.
 
-    A line of the log has `validation/METRIC` for the metrics of `rarl.evaluation.summary`, without their
-    intervals, and `validation/score`, the mean of Eq. 8 over the prompts with `weights`.
+    Each time it logs a line with `validation/METRIC` for the metrics of `rarl.evaluation.summary`, without
+    their intervals, and `validation/score`, the mean of Eq. 8 with `weights` over the prompts. With `keep:
+    best` it saves the model with the highest score so far to the folder `best`.
+
+    Args:
+        trainer: the arm's trainer.
+        config: the run, with a section `validation`.
+        weights: the lambdas of Eq. 8.
+        groups: the prompts, from `validation_groups`.
+        max_new_tokens: the length at which a reply is cut.
+        checkpoints: the folder of the arm's checkpoints.
 
     Raises:
         ConfigError: when training begins, if no process holds the whole model.
@@ -270,7 +293,7 @@ class Validation(TrainerCallback):
         self._weights = weights
         self._groups = groups
         self._max_new_tokens = max_new_tokens
-        self._best = checkpoints / BEST
+        self._best = checkpoints / BEST_FOLDER
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled:
@@ -282,19 +305,19 @@ class Validation(TrainerCallback):
             self._validate(state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Before the step's checkpoint is saved: a run that is continued from it knows this line.
+        # This runs before the step's checkpoint is saved, so a run that continues from it knows this line.
         if state.global_step % self._settings.every == 0 or state.global_step == state.max_steps:
             self._validate(state, control)
 
     def _validate(self, state: Any, control: Any) -> None:
-        before = [log[SCORE] for log in state.log_history if SCORE in log]
+        before = [log[SCORE_KEY] for log in state.log_history if SCORE_KEY in log]
         found: list[Any] = [self._measured() if state.is_world_process_zero else None]
         broadcast_object_list(found)
         should_log = control.should_log
-        # The trainer's own `log` would empty TRL's metrics, which are of the steps since the last line.
+        # The trainer's own `log` would empty TRL's metrics, which cover the steps since the last line.
         Trainer.log(self._trainer, dict(found[0]))
-        control.should_log = should_log  # transformers 5.23 takes a line for that of the step
-        if self._settings.keep == "best" and all(found[0][SCORE] > score for score in before):
+        control.should_log = should_log  # transformers 5.23 takes any line for the step's own
+        if self._settings.keep == "best" and all(found[0][SCORE_KEY] > score for score in before):
             temporary = unfinished(self._best) if state.is_world_process_zero else self._best
             self._trainer.save_model(str(temporary))
             if state.is_world_process_zero:
@@ -308,13 +331,14 @@ class Validation(TrainerCallback):
         )
         predictions = [predict(group, text) for group, text in answered]
         metrics = summarize(predictions, self._task, 0)
-        scores = [score(group, text, self._task, self._weights) for group, text in answered]
+        scores = [reply_score(group, text, self._task, self._weights) for group, text in answered]
         named = {f"validation/{name}": entry["value"] for name, entry in metrics.items()}
-        return {**named, SCORE: sum(scores) / len(scores)}
+        return {**named, SCORE_KEY: sum(scores) / len(scores)}
 
 
-def score(group: Group, text: str, task: Task, weights: Weights) -> float:
-    """Eq. 8 for one reply; a reward that is not defined for the group is left out, as in training."""
+def reply_score(group: Group, text: str, task: Task, weights: Weights) -> float:
+    """The total reward of one reply (Eq. 8). A reward that is not defined for the group is left out, as in
+    training."""
     columns: dict[str, Any] = {"delta": [task.delta], "range": [[task.low, task.high]]}
     columns |= {name: [known] for name, known in group.truth.items()}
     parts = [
@@ -328,8 +352,9 @@ def score(group: Group, text: str, task: Task, weights: Weights) -> float:
 
 
 def kept_step(history: Sequence[dict[str, Any]], keep: str) -> int:
-    """The step whose weights are kept: the first with the highest score, or the last."""
-    validated = [log for log in history if SCORE in log]
+    """The step whose weights are kept: with `best` the first that has the highest score, otherwise the
+    last."""
+    validated = [log for log in history if SCORE_KEY in log]
     if keep == "best" and validated:
-        return int(max(validated, key=lambda log: (log[SCORE], -log["step"]))["step"])
+        return int(max(validated, key=lambda log: (log[SCORE_KEY], -log["step"]))["step"])
     return max((int(log["step"]) for log in history), default=0)

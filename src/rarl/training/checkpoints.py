@@ -1,5 +1,6 @@
-"""What is whole on disk: the last complete checkpoint of a stage, a finished model folder, and whether a run
-to be continued is the run that was begun. Files are looked at and renamed, never loaded; no torch."""
+"""What is complete on disk: the last complete checkpoint of an arm, a finished model folder, and whether a
+run that is to be continued is the one that was begun. Files are looked at, never loaded into a model; no
+torch is needed."""
 
 import json
 import logging
@@ -11,21 +12,21 @@ from typing import Any
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
 
-logger = logging.getLogger(__name__)
-
-# What may change between a run and its continuation: where it stands, and what is measured after training.
+# The keys that may change between a run and its continuation: where it is, and what is measured after
+# training.
 FREE_KEYS = ("output", "evaluation")
 _MISSING = object()
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the highest step that holds everything needed to continue; None if there is none.
+    """Finds the checkpoint with the highest step that holds everything needed to continue; None if there is
+    none.
 
-    transformers takes the highest number, and trains on without an optimizer's state where `optimizer.pt` is
-    missing. Checkpoints that are not whole are passed over, each with a line in the log.
+    transformers would take the highest number, and train on without the optimizer's state if `optimizer.pt`
+    is missing. Here incomplete checkpoints are passed over, each with a line in the log.
 
     Args:
-        folder: the trainer's output folder, with folders `checkpoint-N` in it; it need not exist.
+        folder: the trainer's output folder, which holds folders `checkpoint-N`. It need not exist.
     """
     if not folder.is_dir():
         return None
@@ -38,12 +39,12 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         lacking = _lacking(steps[step], step)
         if lacking is None:
             return steps[step]
-        logger.warning("%s is not whole (%s): passed over", steps[step], lacking)
+        logging.getLogger(__name__).warning("%s is not whole (%s): passed over", steps[step], lacking)
     return None
 
 
 def _lacking(checkpoint: Path, step: int) -> str | None:
-    """What keeps a checkpoint from being continued; None if nothing does."""
+    """Says what a checkpoint lacks to be continued; None if it lacks nothing."""
     if not _has_weights(checkpoint):
         return "no model weights"
     for name in ("optimizer.pt", "scheduler.pt"):
@@ -64,7 +65,7 @@ def _lacking(checkpoint: Path, step: int) -> str | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether a model or an adapter is there, with every file that its index names."""
+    """Whether there is a model or an adapter, with every file that its index names."""
     for index in folder.glob("*.index.json"):
         try:
             parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -80,12 +81,13 @@ def _filled(path: Path) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a model folder is whole: `finish` gives a folder its name only once everything is in it."""
+    """Whether a model folder is complete: `finish` gives a folder its name only when everything is in it."""
     return folder.is_dir() and _has_weights(folder)
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:
-    """Where two configurations of plain values differ, as `stages[1].max_steps: 280 before, 300 now`."""
+    """Lists where two configurations of plain values differ, as `stages[1].max_steps: 280 before, 300
+    now`."""
     changes: list[str] = []
     for key in dict.fromkeys([*before, *after]):
         here = joined(path, key)
@@ -113,9 +115,9 @@ def check_same_run(before: Mapping[str, Any], after: Mapping[str, Any], where: s
     """Refuses to continue a run with another configuration.
 
     Args:
-        before: the configuration as resolved that the run was begun with, such as its config.yaml.
-        after: that of now.
-        where: what the error begins with, such as the run's config.yaml.
+        before: the resolved configuration that the run was begun with, such as its config.yaml.
+        after: the resolved configuration of now.
+        where: how the error begins, such as the path of the run's config.yaml.
 
     Raises:
         ConfigError: with a line for each key that differs. `output` and `evaluation` may differ.
@@ -132,9 +134,9 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
     """Refuses to write a new run over another, or to continue a run with another configuration.
 
     Args:
-        output: the run's folder, which need not exist.
-        resolved: the configuration of now, see `check_same_run`.
-        resume: whether the run in `output`, if there is one, is to be continued.
+        output: the run's folder. It need not exist.
+        resolved: the resolved configuration of now, see `check_same_run`.
+        resume: whether to continue the run in `output`, if there is one.
 
     Raises:
         ConfigError: if `output` is a file, holds a run and `resume` is false, or holds a run that differs.

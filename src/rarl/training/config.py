@@ -219,7 +219,7 @@ def _refused_by_trl(config: RunConfig) -> list[Problem]:
     return problems
 
 
-def arms(config: RunConfig) -> list[str]:
+def trained_arms(config: RunConfig) -> list[str]:
     """The names of the arms that are trained, which are their folders: SFT, then the stages."""
     baseline = [] if config.sft is None else [config.sft.name]
     return baseline + [stage.name for stage in config.stages]

@@ -1,7 +1,7 @@
-"""One run from its configuration: the SFT baseline, then the stages in order, each starting from the one
-before with its own start as the KL's reference, then every arm evaluated. Whatever is whole is kept: a run
-that was interrupted goes on from its last complete checkpoint, and an arm that is finished is not trained or
-evaluated again."""
+"""One run from its configuration: its checks, the SFT baseline, the stages in order (section 3), and the
+evaluation of every arm. A stage starts from the model of the stage before, and its own start is the reference
+of its KL. What is complete is kept: an interrupted run goes on from its last complete checkpoint, and a
+finished arm is not trained or evaluated again. How one arm is trained is in arms.py."""
 
 import gc
 import math
@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 
 from rarl.data.collection import Collection, Row, load_collection
@@ -27,61 +28,67 @@ from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import check_output, is_finished
-from rarl.training.config import RunConfig, arms, check_trainer_fields, completion_length, reply_length
+from rarl.training.config import (
+    RunConfig,
+    check_trainer_fields,
+    completion_length,
+    reply_length,
+    trained_arms,
+)
 from rarl.training.sections import Evaluation, Stage, Validation
 
+# ── a run ───────────────────────────────────────────────────────────────────────────────────────────────
 
-def run(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
-    """Trains and evaluates what is not yet.
 
-    Under torchrun or `accelerate launch` all processes train; the first alone evaluates and writes on the
+def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Trains and evaluates the arms of a run that are not finished.
+
+    Under torchrun or `accelerate launch` all processes train; only the first evaluates and writes to the
     console.
 
     Args:
         config: the whole run.
-        resume: whether a run in `config.output` is to be continued; otherwise that folder must hold none.
+        resume: whether to continue a run in `config.output`. If not, that folder must hold none.
         console: where the progress goes.
 
     Returns:
-        What `metrics.json` holds: every arm, the base among them. The other processes don't wait for it.
+        The contents of `metrics.json`: every arm, and the base. The other processes don't wait for it.
 
     Raises:
-        ConfigError, DataError, ModelError: for what can't work, before anything runs; a folder in which
-            another command trains, too.
+        ConfigError, DataError, ModelError: for whatever can't work, before anything runs; also if another
+            command is training in the folder.
     """
-    from accelerate import PartialState
-
-    # In every process: it makes TRL's configurations, and with them the processes join as they will to train.
+    # Every process does this: it makes TRL's configurations, which join the processes the way training needs.
     check_trainer_fields(config)
     state = PartialState()
     first = state.is_main_process
     console.quiet = console.quiet or not first
     with ExitStack() as work:
-        with state.main_process_first():  # the others find the run that the first has begun
-            collection = prepare(config, resume=resume or not first)
+        with state.main_process_first():  # the others then find the run that the first has begun
+            collection = check_and_begin(config, resume=resume or not first)
             if first:
                 work.enter_context(locked(config.output, "training"))
         if first:
             _forget_untrained(config)
-        train(config, collection, console)
+        train_arms(config, collection, console)
         if first:
-            # An arm's are gone already, unless the run was killed just when it had finished the arm.
+            # Each arm has removed its own, unless the run was killed just after it finished the arm.
             shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
             evaluate_arm(config, collection, "base", config.model, console)
-            for arm in arms(config):
+            for arm in trained_arms(config):
                 evaluate_arm(config, collection, arm, config.output / arm, console)
     return _open_metrics(config)
 
 
-def train(config: RunConfig, collection: Collection, console: Console) -> None:
-    """Trains the arms that are not finished. SFT sees the groups of all stages, in order and once each."""
+def train_arms(config: RunConfig, collection: Collection, console: Console) -> None:
+    """Trains the arms that are not finished. SFT sees the groups of all stages, in order, once each."""
     rows = collection.split("train")
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
     held_out = validation_groups(config, collection)
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
-        gc.collect()  # a trainer and its models refer to each other, and would stay while the next are loaded
+        gc.collect()  # a trainer and its models refer to each other, and would outlive it otherwise
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -91,10 +98,13 @@ def train(config: RunConfig, collection: Collection, console: Console) -> None:
         start = folder
 
 
+# ── results ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def evaluate_arm(
     config: RunConfig, collection: Collection, arm: str, model: str | Path, console: Console
 ) -> None:
-    """Evaluates one arm, unless every metric that is asked for is there."""
+    """Evaluates one arm, unless all metrics that the configuration asks for are there already."""
     settings = config.evaluation
     wanted = {"mae" if count == 1 else f"tau{count}" for count in settings.images}
     if settings.position_lists:
@@ -126,14 +136,14 @@ def _open_metrics(config: RunConfig) -> dict[str, Any]:
 
 
 def _forget_untrained(config: RunConfig) -> None:
-    """Drops the results of arms that are about to be trained (again): they are of models that are gone."""
-    for arm in arms(config):
+    """Drops the results of arms that will be trained (again): they belong to models that are gone."""
+    for arm in trained_arms(config):
         if not is_finished(config.output / arm):
-            forget(config, arm)
+            forget_results(config, arm)
 
 
-def forget(config: RunConfig, arm: str) -> None:
-    """Drops the results of an arm, if there are any."""
+def forget_results(config: RunConfig, arm: str) -> None:
+    """Drops the results of an arm from metrics.json and predictions.jsonl, if there are any."""
     metrics = _open_metrics(config)
     if arm in metrics["arms"]:
         write_predictions(config.output, arm, [])
@@ -141,54 +151,57 @@ def forget(config: RunConfig, arm: str) -> None:
         write_metrics(config.output, metrics)
 
 
-def prepare(config: RunConfig, *, resume: bool) -> Collection:
-    """Checks a run, as `check` does, and begins it."""
-    collection = check(config, resume=resume)
-    begin(config, resume=resume)
+# ── checks before anything runs ─────────────────────────────────────────────────────────────────────────
+
+
+def check_and_begin(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks a run with `check_run`, and begins it."""
+    collection = check_run(config, resume=resume)
+    begin_run(config, resume=resume)
     return collection
 
 
-def check(config: RunConfig, *, resume: bool) -> Collection:
-    """Checks what can be checked before anything runs, but for the trainers' keys.
+def check_run(config: RunConfig, *, resume: bool) -> Collection:
+    """Checks everything that can be checked before anything runs, except the trainers' keys.
 
     Returns:
-        The collection to train and evaluate on; the digits are built where `config.data` is not given.
+        The collection to train and evaluate on. The digits are built if `config.data` is not given.
 
     Raises:
-        ConfigError, DataError, ModelError: for what can't work. The run's folder is as it was then.
+        ConfigError, DataError, ModelError: for whatever can't work. The run's folder then stays as it was.
     """
     check_model(config.model)
-    processor = load_processor(config.model)  # a hub name that can't be reached is known only now
+    processor = load_processor(config.model)  # only this shows whether a hub name can be reached
     _check_folder(config, resume=resume)
     if config.data is not None:
         collection = load_collection(config.data)
-        check_collection(config, collection)
+        check_collection_fits(config, collection)
     else:
-        for key, settings in _held_out(config):
+        for key, settings in _measured_splits(config):
             if settings.split not in DIGITS_SPLITS:
                 raise ConfigError(
                     f"{key}.split: the digits have no split '{settings.split}', only "
                     f"{', '.join(DIGITS_SPLITS)}"
                 )
         collection = prepare_digits(config.output / "data")
-    _check_lengths(config, collection, processor.tokenizer)
+    _check_reference_lengths(config, collection, processor.tokenizer)
     split = config.evaluation.split
     open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
     return collection
 
 
-def begin(config: RunConfig, *, resume: bool) -> None:
-    """Writes the run's `config.yaml`, with which the folder is the run's.
+def begin_run(config: RunConfig, *, resume: bool) -> None:
+    """Writes the run's `config.yaml`, which makes the folder the run's.
 
     Raises:
-        ConfigError: if the folder holds a run that is not to be continued, or not of this configuration.
+        ConfigError: if the folder holds a run that must not be continued, or one with another configuration.
     """
     _check_folder(config, resume=resume)
     write_text(config.output / "config.yaml", config.to_yaml())
 
 
 def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[Group]:
-    """The prompts of a stage, step after step; the same for the same seed and stage name."""
+    """The prompts of a stage, step after step. The same seed and stage name give the same prompts."""
     prompts = config.trainer_for(stage)["prompts_per_step"]
     return training_groups(rows, stage.images, prompts, stage.max_steps, f"{config.seed}:{stage.name}")
 
@@ -196,8 +209,8 @@ def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[G
 def _check_folder(config: RunConfig, *, resume: bool) -> None:
     check_output(config.output, config.to_dict(), resume=resume)
     if not (config.output / "config.yaml").is_file():
-        # Taken for the run's own, they would stand in its table without having been trained by it.
-        parts = [*arms(config), "checkpoints", "metrics.json", "predictions.jsonl"]
+        # If they were taken for the run's own, they would be in its table although it never trained them.
+        parts = [*trained_arms(config), "checkpoints", "metrics.json", "predictions.jsonl"]
         if strays := [part for part in parts if (config.output / part).exists()]:
             raise ConfigError(
                 f"output: {config.output} holds {', '.join(strays)}, but no config.yaml that says of which "
@@ -213,17 +226,22 @@ def _check_folder(config: RunConfig, *, resume: bool) -> None:
             )
 
 
-def _held_out(config: RunConfig) -> list[tuple[str, Evaluation | Validation]]:
-    """The sections that name a split which is not trained on, by their keys."""
+def _measured_splits(config: RunConfig) -> list[tuple[str, Evaluation | Validation]]:
+    """The sections that name a split for measuring, each with its key."""
     return [
         ("evaluation", config.evaluation),
         *([("validation", config.validation)] if config.validation else []),
     ]
 
 
-def check_collection(config: RunConfig, collection: Collection) -> None:
-    """Refuses a collection of another task, and one that has too few images for the run's groups."""
-    for key, settings in _held_out(config):
+def check_collection_fits(config: RunConfig, collection: Collection) -> None:
+    """Refuses a collection that doesn't fit the run: one of another task, without a split that the run names,
+    with too few images for its groups, or with only orders where the run needs values.
+
+    Raises:
+        ConfigError, DataError: what doesn't fit, by the configuration's key.
+    """
+    for key, settings in _measured_splits(config):
         if settings.split not in collection.splits:
             raise ConfigError(
                 f"{key}.split: {collection.root} has no split '{settings.split}', only "
@@ -253,7 +271,7 @@ def check_collection(config: RunConfig, collection: Collection) -> None:
 
 
 def _check_orders(config: RunConfig, collection: Collection) -> None:
-    """Refuses what needs values where only orders are known."""
+    """Refuses a configuration that needs values if only orders are known."""
     if not collection.knows_values("train"):
         where = f"{collection.root / 'train'} knows orders alone"
         if config.sft is not None:
@@ -261,7 +279,7 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
         for number, stage in enumerate(config.stages):
             if (weight := stage.weights.regression) > 0:
                 raise ConfigError(f"stages[{number}].weights.regression: must be 0, not {weight:g}: {where}")
-    for key, settings in _held_out(config):
+    for key, settings in _measured_splits(config):
         if not collection.knows_values(settings.split) and 1 in settings.images:
             raise ConfigError(
                 f"{key}.images: must not have 1: {collection.root / settings.split} knows orders alone, and "
@@ -269,9 +287,9 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
             )
 
 
-def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:
-    """Refuses a stage whose responses may not be long enough for the references that replace them (RMO): the
-    trainer would, at the first such group."""
+def _check_reference_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:
+    """Refuses a stage whose longest reference reply (RMO) doesn't fit into `max_completion_length`. The
+    trainer would refuse it, too, but only at the first such group."""
     task, rows = config.task, collection.split("train")
     for number, stage in enumerate(config.stages):
         mutation = stage.mutation
@@ -280,12 +298,12 @@ def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) ->
         groups = stage_groups(config, stage, rows)
         if collection.knows_values("train"):
             known = [group.values for group in groups]
-        else:  # the values are the response's own, and may be any of the grid
+        else:  # the values are the response's own, and can be any of the task's grid
             value = _longest_value(task, tokenizer)
             known = [[value] * count for count in sorted({len(group.rows) for group in groups})]
         reasoned = mutation.reasoning != "empty"
         replies = [reference_reply(values, task.step, reasoned=reasoned) for values in known]
-        longest = max(_lengths(replies, tokenizer)) + 1
+        longest = max(_token_counts(replies, tokenizer)) + 1
         given = completion_length(config, stage)
         if longest > given:
             raise ConfigError(
@@ -295,13 +313,14 @@ def _check_lengths(config: RunConfig, collection: Collection, tokenizer: Any) ->
 
 
 def _longest_value(task: Task, tokenizer: Any) -> float:
-    """The value of the task's grid with the most tokens; of a grid of thousands, among a thousand of it."""
+    """The value of the task's grid with the most tokens. Of a larger grid about a thousand values are
+    tried."""
     steps = math.floor((task.high - task.low) / task.step + 0.5)
     places = {*range(0, steps + 1, steps // 1000 + 1), steps}
     grid = [min(task.low + task.step * place, task.high) for place in sorted(places)]
-    lengths = _lengths([reference_reply([value], task.step) for value in grid], tokenizer)
+    lengths = _token_counts([reference_reply([value], task.step) for value in grid], tokenizer)
     return grid[lengths.index(max(lengths))]
 
 
-def _lengths(texts: Sequence[str], tokenizer: Any) -> list[int]:
+def _token_counts(texts: Sequence[str], tokenizer: Any) -> list[int]:
     return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

@@ -1,7 +1,9 @@
-"""`RARLTrainer`: TRL's GRPOTrainer with the paper's rewards, settings and Response Mutation Operation
-(section 3). Responses are replaced at the end of `_generate`, so that everything after it (log-probs of
-policy and reference, rewards, advantages of Eqs. 2 and 9, loss) is TRL's own. Its seams are private: pinned
-to trl 1.16, each with a test."""
+"""`RARLTrainer`: TRL's GRPOTrainer with the paper's rewards, settings and Response Mutation Operation (RMO,
+section 3), and `RARLConfig`, its arguments (section 4.1). Responses are replaced at the end of `_generate`,
+so everything after it is TRL's own: log-probs of policy and reference, rewards, the advantages of Eqs. 2 and
+9, and the loss. `Resuming` makes any transformers Trainer read a checkpoint's weights correctly. What is
+replaced by what is decided in `rarl.method.mutation`. The private methods of TRL that this file relies on are
+pinned to trl 1.16, each with a test."""
 
 import copy
 import math
@@ -20,19 +22,27 @@ from rarl.errors import ConfigError, ModelError
 from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
 from rarl.method.replies import Item, parse, reasoning_template, reference_items, write_answer, write_reply
 from rarl.method.rewards import format_reward, ranking_reward, regression_reward
-from rarl.shared_prefix.trainer import Sharing, torn_groups
+
+# One prompt pass for a whole group makes a step cheaper and changes nothing else. To be rid of it, delete the
+# folder `rarl/shared_prefix` and, in this file, every line that ends in "# shared prefix": training is then
+# TRL's own, as it is with `shared_prefix: off`.
+from rarl.shared_prefix.trainer import SharedPrefix, torn_groups  # shared prefix
+
+# ── arguments ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
 class RARLConfig(GRPOConfig):
-    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1) and the fields of
-    `rarl.method.mutation.Mutation`, each with the prefix `mutation_`; `mutation_probability` 0, the default,
-    gives plain GRPO. `shared_prefix` says whether a prompt is encoded once for its group
-    (`rarl.shared_prefix`): with `auto` where that is possible, and with `on` it is an error where it is not.
+    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1).
+
+    Its own fields beside TRL's: those of `rarl.method.mutation.Mutation` carry the prefix `mutation_`; a
+    `mutation_probability` of 0, the default, gives plain GRPO. `shared_prefix` says whether a prompt is
+    encoded once for its whole group (`rarl.shared_prefix`): `auto` does so where it can, and `on` makes it an
+    error where it can't.
 
     Raises:
         ConfigError: for a mutation that is not possible, a `mutation_k` that is not below `num_generations`,
-            another word for `shared_prefix`, or `on` with a batch that can't hold whole groups.
+            another word for `shared_prefix`, or `on` with micro-batches that can't hold whole groups.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
@@ -44,21 +54,23 @@ class RARLConfig(GRPOConfig):
         default="auto", metadata={"help": "One prompt pass for the responses of a group: auto, on, or off."}
     )
     mutation_k: int = field(
-        default=2, metadata={"help": "At most so many responses of a group are replaced."}
+        default=2, metadata={"help": "At most this many responses of a group are replaced."}
     )
-    mutation_probability: float = field(default=0.0, metadata={"help": "That a group is mutated at a step."})
+    mutation_probability: float = field(
+        default=0.0, metadata={"help": "Probability that a group is mutated at a step."}
+    )
     mutation_when: str = field(default="always", metadata={"help": "always, or stagnant."})
     mutation_reference: str = field(default="ground_truth", metadata={"help": "ground_truth, or best."})
     mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not torch.accelerator.is_available():
-            self.bf16 = False  # TRL 1.16 takes True where nothing is said, and refuses it on a CPU
+            self.bf16 = False  # TRL 1.16 defaults to True, which it then refuses on a CPU
         super().__post_init__()
         if self.shared_prefix not in ("auto", "on", "off"):
             raise ConfigError(f"shared_prefix must be auto, on or off, not {self.shared_prefix!r}")
-        if self.shared_prefix == "on" and (reason := torn_groups(self)):
-            raise ConfigError(f"shared_prefix: on is not possible: {reason}")
+        if self.shared_prefix == "on" and (reason := torn_groups(self)):  # shared prefix
+            raise ConfigError(f"shared_prefix: on is not possible: {reason}")  # shared prefix
         mutation = self.mutation
         if mutation.probability > 0 and mutation.k >= (self.num_generations or 0):
             raise ConfigError(
@@ -72,10 +84,17 @@ class RARLConfig(GRPOConfig):
         return Mutation.of(**{key: getattr(self, f"mutation_{key}") for key in keys})
 
 
+# ── resuming ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
 class Resuming:
-    """Put before a transformers Trainer among the bases of a class: what it resumes from is read as
-    `from_pretrained` reads it. Adapters and sharded training are left to the Trainer, which has them
-    right."""
+    """Goes before a transformers Trainer among the bases of a class, and makes it read a checkpoint's weights
+    the way `from_pretrained` does. Adapters and sharded training are left to the Trainer, which reads them
+    correctly.
+
+    Raises:
+        ModelError: when training resumes from a checkpoint that lacks weights.
+    """
 
     model: Any
     is_fsdp_enabled: bool
@@ -96,20 +115,27 @@ class Resuming:
         policy.load_state_dict(saved.state_dict())
 
 
+# ── the trainer ──────────────────────────────────────────────────────────────────────────────────────────
+
 REWARDS: list[Callable[..., Any]] = [regression_reward, ranking_reward, format_reward]
 
 
-class RARLTrainer(Sharing, Resuming, GRPOTrainer):
+class RARLTrainer(
+    SharedPrefix,  # shared prefix
+    Resuming,
+    GRPOTrainer,
+):
     """GRPO with ranking-aware rewards and RMO.
 
-    Takes what `trl.GRPOTrainer` takes. Without `reward_funcs` they are the regression, ranking and format
-    rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). These need the columns
-    `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values`
-    and `step`. Where only orders are known, with a column `order` in place of `values`, the regression reward
-    is left out, and its weight must be 0. `rarl.data.dataset.to_dataset` makes them all.
+    It takes the arguments of `trl.GRPOTrainer`. The default `reward_funcs` are the regression, ranking and
+    format rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). They need the
+    columns `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs
+    `values` and `step`. If only orders are known, there is a column `order` in place of `values`, the
+    regression reward is left out, and its weight must be 0. `rarl.data.dataset.to_dataset` makes all of these
+    columns.
 
-    The responses of a group share one pass over their prompt where `args.shared_prefix` says so and the model
-    can (`rarl.shared_prefix`); the attention of its language model is changed for that, to one that is
+    The responses of a group share one pass over their prompt if `args.shared_prefix` says so and the model
+    can (`rarl.shared_prefix`). For that, the attention of the language model is replaced by one that computes
     "sdpa" wherever nothing is shared.
 
     Logged beside TRL's own metrics, each over all processes:
@@ -117,17 +143,17 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
             of the policy's own responses, without the injected ones;
         mutation/fraction: share of responses that were replaced;
         mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
-    The last two lines are left out where nothing is mutated and the dataset can't say the ground truth.
-    For these metrics and for mutation the reward functions are called three times a step: for the policy's
-    own responses, for the references, and by TRL for the group as it is trained on.
+    The mutation metrics are left out if nothing is mutated and the dataset has no ground truth. For these
+    metrics and for mutation, the reward functions are called three times a step: for the policy's own
+    responses, for the references, and by TRL for the group as it is trained on.
 
     Raises:
-        ConfigError: if `args` is no RARLConfig, prompts can't be shared and must be, or regression has a
-            weight and there are orders alone; in training, if mutation lacks a column, or a reference is
-            longer than `max_completion_length`.
+        ConfigError: if `args` is not a RARLConfig, prompts must be shared and can't be, or the regression
+            reward has a weight and only orders are known; in training, if a column for mutation is missing,
+            or a reference is longer than `max_completion_length`.
     """
 
-    # Set by the configurations; TRL's types allow for none.
+    # The configuration always sets both; TRL's types also allow None.
     num_generations: int
     max_completion_length: int
 
@@ -150,8 +176,13 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
                 reward_funcs, args = _without_regression(args)
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
+        self._inputs: list[dict[str, Any]] = []
         self._scored = "group"
-        self._start_sharing()
+        self._start_sharing()  # shared prefix
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._inputs = inputs  # one row per response, with all columns of the dataset
+        return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         output = super()._generate(prompts)
@@ -162,7 +193,7 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         if not self._has_references():
             return output
         references = self._reference_ids(completion_ids, own)
-        as_text = isinstance(completions[0], str)  # TRL's, where the prompts are texts
+        as_text = isinstance(completions[0], str)  # as TRL has them if the prompts are texts
         reference_completions = [self._completion(ids, as_text) for ids in references]
         reference_rewards = self._score("reference", prompts, reference_completions, references)
         chosen = self._choose(own, reference_rewards)
@@ -171,17 +202,19 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
             if offset + index in chosen:
                 completion_ids[index] = references[index]
                 completions[index] = reference_completions[index]
-                if logprobs is not None:  # vLLM: it was not sampled, so TRL gives it an importance ratio of 1
+                if logprobs is not None:  # vLLM: not sampled, so TRL gives it an importance ratio of 1
                     logprobs[index] = [None] * len(references[index])
                 if tool_mask is not None:
                     tool_mask[index] = [1] * len(references[index])
         self._log_completion_extra("mutated", [offset + index in chosen for index in range(len(prompts))])
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
 
+    # ── the choice of responses ──────────────────────────────────────────────────────────────────────────
+
     def _score(
         self, scored: str, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
     ) -> list[float]:
-        """Eq. 8 for the local responses, gathered over all processes, as TRL computes it."""
+        """The total reward (Eq. 8) of each response of all processes, as TRL computes it."""
         self._scored = scored
         parts = self._calculate_rewards(self._inputs, prompts, completions, completion_ids)
         self._scored = "group"
@@ -196,11 +229,12 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         return rewards.tolist()
 
     def _choose(self, rewards: list[float], references: list[float]) -> set[int]:
-        """Which responses, of those of all processes, are replaced."""
+        """The indices of the responses, among those of all processes, that are replaced (section 3.2)."""
         size = self.num_generations
         chosen: set[int] = set()
         stagnant_before = stagnant_after = 0
-        # The same at a resumed run: a step's place in the accumulation cycle, not the number of calls so far.
+        # A resumed run draws the same: the step's place in the accumulation cycle counts, not the number of
+        # calls.
         place = f"{self.state.global_step}:{self._step % self.args.gradient_accumulation_steps}"
         starts = range(0, len(rewards), size)
         for start in starts:
@@ -218,7 +252,7 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         return chosen
 
     def _has_references(self) -> bool:
-        """Whether there is something to replace responses by; without mutation a dataset need not say it."""
+        """Whether there is something to replace responses by. A dataset needs none if nothing is mutated."""
         columns = self._inputs[0]
         orders_alone = "order" in columns and "values" not in columns
         wanted = ("order", "range", "step") if orders_alone else ("values", "step")
@@ -230,26 +264,28 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
             )
         return not lacking or self._mutation.reference == "best"
 
+    # ── the references that take their place ─────────────────────────────────────────────────────────────
+
     def _reference_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
-        """What each local response would be replaced by, as token ids with the end token."""
+        """The token ids, with the end token, that would replace each local response."""
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._reference(ids, self._true_items(ids, example), example["step"])
+            self._true_reference(ids, self._true_items(ids, example), example["step"])
             for ids, example in zip(completion_ids, self._inputs, strict=True)
         ]
 
     def _true_items(self, own: list[int], example: dict[str, Any]) -> list[Item]:
-        """The true list; where only the order is known, in that order with the response's own values."""
+        """The true list. If only the order is known, it is in that order, with the response's own values."""
         if "values" in example:
             return reference_items(example["values"])
         order = example["order"]
         given = parse(self._decode(own)).values(len(order))
         values = values_in_order(given, order, example["range"], example["step"])
-        # By place and not by value: the response's own values may be tied.
+        # Sorted by place, not by value: the response's own values may be tied.
         return [Item(index + 1, values[index]) for index in sorted(range(len(order)), key=order.__getitem__)]
 
-    def _reference(self, own: list[int], items: list[Item], step: float) -> list[int]:
+    def _true_reference(self, own: list[int], items: list[Item], step: float) -> list[int]:
         ids = None
         if self._mutation.reasoning == "keep":
             ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>")
@@ -265,7 +301,8 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         return [*ids, self._tokenizer.eos_token_id]
 
     def _best_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
-        """The best response of each local response's group, with its own reasoning where that is kept."""
+        """The best response of each local response's group; with `keep`, after the response's own
+        reasoning."""
         everyone = gather_object(completion_ids)
         offset = self.accelerator.process_index * len(completion_ids)
         result = []
@@ -297,8 +334,10 @@ class RARLTrainer(Sharing, Resuming, GRPOTrainer):
         text = self._decode(ids)
         return text if as_text else [{"role": "assistant", "content": text}]
 
+    # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────
+
     def _log_metric(self, name: str, value: float) -> None:
-        """The rewards' own metrics, kept apart by what is being scored."""
+        """Keeps the rewards' own metrics apart by what is being scored."""
         if self._scored == "group":
             super()._log_metric(name, value)
         elif self._scored == "policy":
@@ -315,7 +354,7 @@ def _knows_orders_alone(dataset: Any) -> bool:
 
 
 def _without_regression(args: RARLConfig) -> tuple[list[Callable[..., Any]], RARLConfig]:
-    """The rewards and their weights where an order is all that is known; `args` itself stays as it is."""
+    """The rewards and their weights if only orders are known; `args` itself is not changed."""
     weights = args.reward_weights or [1.0] * len(REWARDS)
     if len(weights) != len(REWARDS):
         raise ConfigError(
