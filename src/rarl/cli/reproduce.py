@@ -14,8 +14,6 @@ from rarl.cli.arguments import JSON, checked_model, continued_by, machine, quiet
 from rarl.cli.arguments import seeds as seeds_in
 from rarl.errors import ConfigError
 
-TABLES = ("table2", "table3", "table4", "table5", "table6")
-
 
 def reproduce(
     table: Annotated[
@@ -55,10 +53,12 @@ def reproduce(
     What is finished is not run again, nor by another table of the same grid, and what was interrupted goes
     on where it stopped.
     """
-    if table not in TABLES:
-        near = get_close_matches(table, TABLES, n=1, cutoff=0.4)
+    from rarl.paper.published import PUBLISHED_TABLES
+
+    if table not in PUBLISHED_TABLES:
+        near = get_close_matches(table, PUBLISHED_TABLES, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(TABLES)}{hint}")
+        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(PUBLISHED_TABLES)}{hint}")
     runs, here, further = seeds_in(seeds), machine(shard), words(arms, "--arms")
 
     from rarl.files import read_yaml_mapping
@@ -91,12 +91,11 @@ def reproduce(
     with continued_by(again), redirect_stdout(sys.stderr) if as_json else nullcontext():
         from rich.console import Console
 
-        from rarl.paper.reproduce import plan, show
-        from rarl.paper.reproduce import reproduce as run
-        from rarl.paper.tables import tables_of
+        from rarl.paper.reproduce import plan_grid, print_table, run_grid
+        from rarl.paper.tables import grid_tables
 
-        planned = plan(table, mapping, str(recipe), out=out, seeds=runs, further=further, machine=here)
-        results = run(planned, Console(stderr=as_json))
+        planned = plan_grid(table, mapping, str(recipe), out=out, seeds=runs, further=further, shard=here)
+        results = run_grid(planned, Console(stderr=as_json))
     if not results:  # not the first process
         return
     if as_json:
@@ -104,6 +103,6 @@ def reproduce(
         return
     console = Console()
     made = "report.html, report.md and results.json are" if results["arms"] else "results.json is"
-    for laid in tables_of(results, planned.recipe.task):
-        show(laid, console)
+    for shown in grid_tables(results, planned.recipe.task):
+        print_table(shown, console)
     console.print(f"{made} in {planned.folder}", highlight=False)

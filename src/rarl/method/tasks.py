@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from rarl.errors import ConfigError, DataError
 
-Metric = Literal["mae", "accuracy", "srcc"]
-METRICS: tuple[Metric, ...] = ("mae", "accuracy", "srcc")
+HeadlineMetric = Literal["mae", "accuracy", "srcc"]
+HEADLINE_METRICS: tuple[HeadlineMetric, ...] = ("mae", "accuracy", "srcc")
 LARGEST = 1e15  # up to here every whole number is a float, and is written without an exponent
 
 
@@ -37,7 +37,7 @@ class Task:
     high: float
     step: float
     delta: float
-    metric: Metric = "mae"
+    metric: HeadlineMetric = "mae"
 
     def __post_init__(self) -> None:
         where = f"task '{self.name}'"
@@ -59,8 +59,10 @@ class Task:
         for key in ("step", "delta"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"{where}: {key} must be greater than 0, not {getattr(self, key):g}")
-        if self.metric not in METRICS:
-            raise ConfigError(f"{where}: metric must be one of {', '.join(METRICS)}, not {self.metric!r}")
+        if self.metric not in HEADLINE_METRICS:
+            raise ConfigError(
+                f"{where}: metric must be one of {', '.join(HEADLINE_METRICS)}, not {self.metric!r}"
+            )
 
     @property
     def value_range(self) -> str:
