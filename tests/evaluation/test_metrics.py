@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import ROOT
 from rarl.evaluation.metrics import (
     METRICS,
     SINGLE_IMAGE_METRICS,
@@ -303,3 +304,8 @@ def test_the_lengths_of_the_lists_that_were_ranked() -> None:
 @pytest.mark.parametrize("row", SINGLE_IMAGE_METRICS, ids=lambda row: row.name)
 def test_a_row_s_function_takes_predictions_truths_and_the_task(row: Any) -> None:
     assert row.score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], DIGITS) == pytest.approx(float(row.better == "more"))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_document_says_what_a_metric_is(name: str) -> None:
+    assert f"\n| `{name}` | " in (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")

@@ -202,7 +202,7 @@ def test_a_cell_that_another_command_trains_is_left_to_it(whole, small, recipe, 
 
 
 def test_a_base_that_has_to_be_built_is_built_once_for_its_seed(digits, tmp_path, monkeypatch):
-    """The digits have a part for it; seed 0 is shipped. The building itself is `pretraining`'s."""
+    """The digits have a split for it; seed 0 is shipped. The building itself is `pretraining`'s."""
     import rarl.paper.reproduce
     from rarl.demo import CONFIG
     from rarl.models.pretraining import copy_base

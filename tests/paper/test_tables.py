@@ -137,7 +137,7 @@ def test_printed_zeros_are_printed():
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5", "table6"])
 def test_measured_and_printed_numbers_never_share_a_table(name):
-    """Another task, model and test part are not the same experiment."""
+    """Another task, model and test split are not the same experiment."""
     for table in published_tables(published(name)):
         assert table.title.startswith("Published")
         assert "\n" not in "".join(cell for row in table.rows for cell in row)  # no intervals of ours

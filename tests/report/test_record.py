@@ -22,7 +22,7 @@ def test_a_run(tmp_path):
     assert [line["step"] for line in rarl.groups] == [5, 10, 20, 40]
     assert rarl.training["device"] == "cpu"
     assert rarl.subgroups["light"]["sun"]["mae"]["value"] == 2
-    # Of the parts that a report shows images of.
+    # Of the splits that a report shows images of.
     assert len(record.images) == 32
     assert record.images["test-3"] == tmp_path / "run/data/test/test-3.png"
 

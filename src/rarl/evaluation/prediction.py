@@ -74,7 +74,7 @@ class Prediction:
         if missing := [key for key in KEYS if key not in line and key not in ROTATED_ONLY]:
             raise DataError(f"{where} is not a prediction: it has no {', '.join(missing)}")
         prediction = cls(**{key: line[key] for key in KEYS if key in line})
-        if problem := _problem(prediction):
+        if problem := _wrong_value_in(prediction):
             raise DataError(f"{where} is not a prediction: {problem}")
         return prediction
 
@@ -103,7 +103,7 @@ def predict(group: Group, text: str, *, arm: str = "", split: str = "") -> Predi
     )
 
 
-def _problem(line: Prediction) -> str | None:
+def _wrong_value_in(line: Prediction) -> str | None:
     """What is wrong with the values of a line that has all keys; None if nothing is."""
     for key, value in (("ids", line.ids), ("truth", line.truth), ("values", line.values)):
         if not isinstance(value, list) or len(value) != line.images:

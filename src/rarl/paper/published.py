@@ -16,8 +16,8 @@ PRINTED_COUNTS = (1, 2, 4, 8)
 """The numbers of images of the printed columns."""
 
 # YAML has lists where the models have tuples; everything else must have the type it should have.
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Values = Annotated[tuple[float | None, float | None, float | None, float | None], Field(strict=False)]
+PrintedTexts = Annotated[tuple[str, ...], Field(strict=False)]
+PrintedValues = Annotated[tuple[float | None, float | None, float | None, float | None], Field(strict=False)]
 
 
 class Printed(BaseModel):
@@ -36,7 +36,7 @@ class PublishedRow(Printed):
     """
 
     name: str
-    values: Values
+    values: PrintedValues
     model: str | None = None
     arm: str | None = None
 
@@ -54,9 +54,9 @@ class PublishedTable(Printed):
 
     name: str
     caption: str
-    arms: Texts
+    arms: PrintedTexts
     parts: Annotated[tuple[PublishedPart, ...], Field(strict=False)]
-    notes: Texts = ()
+    notes: PrintedTexts = ()
 
     @property
     def title(self) -> str:

@@ -112,8 +112,8 @@ def _duration(seconds: float | None) -> str:
 
 
 def _markdown_page(title: str, tables: Sequence[TextTable]) -> str:
-    parts = [f"# {title}\n"]
+    sections = [f"# {title}\n"]
     for table in tables:
         notes = "".join(f"\n{note}\n" for note in table.notes)
-        parts.append(f"## {table.title}\n\n{table.markdown()}{notes}")
-    return "\n".join(parts)
+        sections.append(f"## {table.title}\n\n{table.markdown()}{notes}")
+    return "\n".join(sections)

@@ -125,7 +125,7 @@ def load_records(runs: Sequence[Path]) -> Record:
         "There are no predictions, so no lists are shown.": not any(arm.predictions for arm in arms.values()),
         "No list was asked in several orders of its pictures.": not any(a.rotated for a in arms.values()),
         "There is no log of the training, so there are no curves.": trained and not logged,
-        "Nothing was measured on a validation part in training.": logged
+        "Nothing was measured on a validation split in training.": logged
         and not any("validation/score" in log for arm in trained for log in arm.log),
         "No groups of responses were kept while training.": not any(arm.groups for arm in trained),
         "It is not known how long, and with what, the arms were trained.": trained

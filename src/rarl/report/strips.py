@@ -123,7 +123,7 @@ def response_groups(record: Record, thumbnails: Thumbnails) -> list[ResponseGrou
     lines = [line for line in record.main.groups if len(line["ids"]) > 1] or record.main.groups
     lines = [line for line in lines if any(r["mutated"] for r in line["responses"])] or lines
     places = (
-        sorted({round(part * (len(lines) - 1) / (GROUPS_SHOWN - 1)) for part in range(GROUPS_SHOWN)})
+        sorted({round(third * (len(lines) - 1) / (GROUPS_SHOWN - 1)) for third in range(GROUPS_SHOWN)})
         if lines
         else []
     )
