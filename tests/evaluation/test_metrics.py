@@ -303,7 +303,7 @@ def test_the_lengths_of_the_lists_that_were_ranked() -> None:
 
 @pytest.mark.parametrize("row", SINGLE_IMAGE_METRICS, ids=lambda row: row.name)
 def test_a_row_s_function_takes_predictions_truths_and_the_task(row: Any) -> None:
-    assert row.score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], DIGITS) == pytest.approx(float(row.better == "more"))
+    assert row.score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], DIGITS) == pytest.approx(float(row.better == "higher"))
 
 
 @pytest.mark.parametrize("name", METRICS)

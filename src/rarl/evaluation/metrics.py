@@ -107,7 +107,7 @@ class Metric:
         label: what tables and plots call it.
         of: what it is a mean over or a statistic of: single images, lists as they were drawn, lists in all
             their rotations, or replies to images and lists alike.
-        better: whether less or more is better; None where that is not known.
+        better: whether lower or higher numbers are better; None if that is not known.
         percent: whether it is a share, shown in per cent; the file has it between 0 and 1.
         decimals: of the value as it is shown.
         interval_decimals: of the interval as it is shown; None for no interval (the file has it).
@@ -120,7 +120,7 @@ class Metric:
     name: str
     label: str
     of: Literal["images", "lists", "rotations", "replies"]
-    better: Literal["less", "more"] | None = "more"
+    better: Literal["lower", "higher"] | None = "higher"
     percent: bool = False
     decimals: int = 3
     interval_decimals: int | None = 2
@@ -131,8 +131,8 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """ "↓" where less is better, "↑" where more is."""
-        return {"less": "↓", "more": "↑", None: ""}[self.better]
+        """Down if lower is better, up if higher is; empty if neither is known to be."""
+        return {"lower": "↓", "higher": "↑", None: ""}[self.better]
 
     @property
     def title(self) -> str:
@@ -155,7 +155,7 @@ METRICS: dict[str, Metric] = {
             "mae",
             "MAE",
             of="images",
-            better="less",
+            better="lower",
             decimals=2,
             score=lambda predicted, truths, task: mae(predicted, truths),
         ),
@@ -199,7 +199,7 @@ METRICS: dict[str, Metric] = {
         Metric("tauN", "Kendall's τ", "lists"),
         Metric("tauN_values", "Kendall's τ of the values", "lists", in_progress_line=False),
         Metric("agreementN", "agreement", "rotations"),
-        Metric("position_biasN", "position bias", "rotations", better="less"),
+        Metric("position_biasN", "position bias", "rotations", better="lower"),
         Metric("parsed", "parsed", "replies", percent=True, decimals=1, interval_decimals=None),
         Metric("valid", "valid", "replies", percent=True, decimals=1, interval_decimals=None),
     )

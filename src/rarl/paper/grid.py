@@ -158,7 +158,7 @@ def _stage_of(recipe: RunConfig, stage: PaperStage) -> dict[str, Any]:
     if not stage.regression:
         made["weights"] = {**made["weights"], "regression": 0.0}
         made["images"] = [count for count in made["images"] if count > 1]
-    if stage.alone:
+    if stage.alone:  # as many prompts as the two stages together, so that it is no worse off
         prompts = [own.max_steps * recipe.trainer_for(own)["prompts_per_step"] for own in recipe.stages]
         made["max_steps"] = -(-sum(prompts) // recipe.trainer_for(recipe.stages[1])["prompts_per_step"])
     return made
