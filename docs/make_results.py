@@ -3,7 +3,7 @@
     python docs/make_results.py runs/demo runs/demo-1 runs/demo-2
     python docs/make_results.py runs/sign_digits runs/sign_digits-1 runs/sign_digits-2
 
-All tables are read from the runs' files."""
+All tables are read from the runs' files; nothing is measured here."""
 
 import sys
 from pathlib import Path
@@ -17,10 +17,10 @@ HERE = Path(__file__).parent
 DIGITS = """# Digits: the demo's tables for three bases and seeds
 
 `rarl demo --seed N` for N = {seeds}: base N, groups and training of seed N, everything else as in
-[`src/rarl/demo.yaml`](../../src/rarl/demo.yaml). Test part: {images} single digits, {lists} lists each of
+[`src/rarl/demo.yaml`](../../src/rarl/demo.yaml). Test split: {images} single digits, {lists} lists each of
 2, 4 and 8; MAE for one image, Kendall's tau by listed order for lists, an invalid list counting 0. Below
 each number its 95 % bootstrap interval over replies; parsed and valid replies are in %. The trainers'
-settings were chosen on the validation part.
+settings were chosen on the validation split.
 
 {tables}
 ## RARL against its base
@@ -35,7 +35,7 @@ settings were chosen on the validation part.
   rough. That share was set with test numbers of base and RARL in view; the trainers' settings were not, but
   on validation with earlier bases. So the tables show that training gets above such a base, and are no fair
   estimate of how far; they say nothing about another model.
-- Three seeds and the intervals of one test part are too few to tell the trained arms apart where their
+- Three seeds and the intervals of one test split are too few to tell the trained arms apart where their
   intervals overlap.
 - Not every difference to the base is beyond its interval: τ of 2 and of 4 images is not for seeds 0 and 1,
   τ of 8 images not for seed 1.
@@ -67,7 +67,7 @@ for N in 1 2; do
 done
 ```
 
-Test part: {images} single photos, {lists} lists each of 2, 4 and 8; MAE for one image, Kendall's tau by
+Test split: {images} single photos, {lists} lists each of 2, 4 and 8; MAE for one image, Kendall's tau by
 listed order for lists, an invalid list counting 0. Below each number its 95 % bootstrap interval over
 replies; parsed and valid replies are in %.
 
@@ -79,7 +79,7 @@ replies; parsed and valid replies are in %.
 {ratios}
 ## What was chosen, and on what
 
-The stages, in four trials with seed 0, each on a validation part:
+The stages, in four trials with seed 0, each on a validation split:
 
 | trial | stage 1 | stage 2 | MAE | τ 2 | τ 4 | τ 8 |
 |---|---|---|---:|---:|---:|---:|
@@ -89,22 +89,22 @@ The stages, in four trials with seed 0, each on a validation part:
 | 4, **used** | 200 at 1.5e-4 | 800 at 3e-4 | 1.71 → 1.34 | .480 → .645 | .458 → .532 | .368 → .500 |
 
 Steps and learning rates; base → RARL; 200 lists in trial 1, 400 in the others. Trials 1 to 3 were made with
-an earlier division of the same photos: 38 of its 209 validation photos are in the test part here. Trial 4 is
-on the validation part of the division used, and nothing else was tried there. In trial 2 stage 1 brought τ of
-2 images down from .585 to .350; so its learning rate stayed as it was for the digits. SFT's settings are
+an earlier division of the same photos: 38 of its 209 validation photos are in the test split here. Trial 4 is
+on the validation split of the division used, and nothing else was tried there. In trial 2 stage 1 brought τ
+of 2 images down from .585 to .350; so its learning rate stayed as it was for the digits. SFT's settings are
 those of the digits, and no others were tried.
 
 The size of the images: trained on 1,238 single photos with right labels for 1,000 steps, the model reached an
 MAE of 0.46 with 28 x 28 pixels and of 0.51 with 56 x 56, on 206 validation photos of a division yet earlier.
 The smaller, which cost less, were taken. The base's recipe is that of the digits, unchanged, and the pretrain
-part has about as many images as theirs; no other size or share of wrong labels was tried.
+split has about as many images as theirs; no other size or share of wrong labels was tried.
 
 ## What these numbers do not show
 
 - The level of the base is designed: it is pre-trained on 309 photos, 80 % of which have their label moved
   once and for all by a rounded normal of deviation 1.5, so that the format is right and the values are
   rough. The tables show that training gets above such a base; they say nothing about another model.
-- The parts are drawn photo by photo, without regard to whose hand it is. File numbers run through the digits
+- The splits are drawn photo by photo, without regard to whose hand it is. File numbers run through the digits
   0 to 9 as if each hand had shown all ten in a row, and for 80 % of the test photos the photo just before or
   after is in train: most hands are likely in both. What the model does with hands it has never seen is not
   measured.

@@ -20,6 +20,7 @@ FLOORS = {
     "ranker": 3,
     "training": 4,
     "report": 5,
+    "paper.arms": 3,
     "paper": 6,
     "demo": 6,
     "cli": 7,

@@ -1,6 +1,6 @@
 """Score and rank any images with a trained model: what the method is for, once training is over. Up to 8
-images go into one prompt and the listed order is the ranking (Table 1); more are scored one by one. How good
-a model is at it, `evaluation` says."""
+images go into one prompt, and the order of the reply is the ranking (Table 1); more than 8 are scored one by
+one. How good a model is at it is measured in `evaluation`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rarl.models.generation import greedy_replies
 from rarl.models.loading import load_model, load_processor
 
 LONGEST_LIST = 8
-"""Images in one prompt: as many as the models are trained and evaluated on."""
+"""The most images in one prompt; the paper's models are trained and evaluated on no more."""
 
 Picture = str | Path | Image.Image
 
@@ -28,12 +28,12 @@ class Ranked:
     """One image in its place.
 
     Attributes:
-        rank: place in ascending order, from 1; `None` for an image that got no value and so has no place.
-        image: the path as given, or the place in the input (from 0) of an image that was given opened.
-        value: what the model wrote, in units of the task; `None` where it gave none. Nothing keeps a model
-            from writing a value outside the task's range, and it is not altered here.
-        method: `listed` if the model itself put all images in order in one reply, so that the values need not
-            ascend with the ranks; `values` if every image was scored alone and the values were sorted.
+        rank: its place in ascending order, from 1; `None` for an image that got no value.
+        image: the path as given; for an image that was given opened, its place in the input, from 0.
+        value: what the model wrote, in units of the task; `None` if it gave no value. It may be outside the
+            task's range: a model can write any number, and none is altered here.
+        method: `listed` if the model itself put all images in order in one reply; the values may then fail to
+            ascend with the ranks. `values` if every image was scored alone and the values were sorted.
     """
 
     rank: int | None
@@ -49,7 +49,7 @@ class Ranker:
         model: a model folder, a hub name, or `tiny` for the embedded base.
         task: the rule, the value range and the step that the prompt names.
         batch_size: prompts in one pass.
-        max_new_tokens: where a reply that doesn't end by itself is cut.
+        max_new_tokens: where a reply is cut that does not end by itself.
 
     Raises:
         ModelError: if there is no such model.
@@ -65,29 +65,28 @@ class Ranker:
         self._processor = load_processor(model)
 
     def score(self, images: Iterable[Picture]) -> list[float | None]:
-        """The value of each image, each asked for in a prompt of its own; `None` where the reply gives none.
+        """The value of each image, asked for in a prompt of its own; `None` if the reply gives no value.
 
         Raises:
-            DataError: if a file is missing or is no image; every file is tried before the model runs.
+            DataError: if a file is missing or is no image. Every file is opened once before the model runs.
         """
         pictures = list(images)
         for picture in pictures:
-            _opened(picture)
+            _as_image(picture)
         values: list[float | None] = []
-        # Images are opened a batch at a time: any number of them can be scored.
+        # Images are opened a batch at a time, so that any number of them can be scored.
         for start in range(0, len(pictures), self.batch_size):
-            batch = [[_opened(picture)] for picture in pictures[start : start + self.batch_size]]
+            batch = [[_as_image(picture)] for picture in pictures[start : start + self.batch_size]]
             values += [reply.values(1)[0] for reply in self._ask(batch)]
         return values
 
     def rank(self, images: Iterable[Picture]) -> list[Ranked]:
         """The images in ascending order of their value.
 
-        From 2 to 8 images the model sees all of them in one prompt, in the order given, and the order it
-        lists them in is the ranking (`listed`). Where its reply is not a list of each image exactly once, and
-        where there is one image or more than 8, every image is scored alone and the values are sorted
-        (`values`); images of equal value stay in the order given. Images without a value come last and have
-        no rank.
+        The model sees 2 to 8 images in one prompt, in the order given, and the order in which it lists them
+        is the ranking (`listed`). If its reply does not list each image exactly once, and for one image or
+        more than 8, every image is scored alone and the values are sorted (`values`). Images of equal value
+        stay in the order given. Images without a value come last and have no rank.
 
         Raises:
             DataError: if there is no image, or a file is missing or is no image.
@@ -100,7 +99,7 @@ class Ranker:
             for place, picture in enumerate(pictures)
         ]
         if 2 <= len(pictures) <= LONGEST_LIST:
-            [reply] = self._ask([[_opened(picture) for picture in pictures]])
+            [reply] = self._ask([[_as_image(picture) for picture in pictures]])
             if reply.items is not None and reply.is_permutation(len(pictures)):
                 return [
                     Ranked(rank, names[item.image_id - 1], item.value, "listed")
@@ -109,7 +108,7 @@ class Ranker:
         return _sorted_by_value(names, self.score(pictures))
 
     def _ask(self, groups: Sequence[Sequence[Image.Image]]) -> list[Reply]:
-        """The reply to one prompt per group."""
+        """Asks one prompt for each group of images; its replies, in order."""
         prompts = [messages(len(group), self.task.rule, self.task.value_range) for group in groups]
         texts = greedy_replies(
             self._model,
@@ -134,7 +133,7 @@ def _sorted_by_value(names: Sequence[str | int], values: Sequence[float | None])
     ]
 
 
-def _opened(picture: Picture) -> Image.Image:
+def _as_image(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, str | Path):

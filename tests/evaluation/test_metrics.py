@@ -11,18 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import ROOT
 from rarl.evaluation.metrics import (
+    METRICS,
+    SINGLE_IMAGE_METRICS,
     accuracy,
     bootstrap_interval,
     filled,
+    list_lengths,
     list_tau,
     mae,
+    metric_of,
     plcc,
     srcc,
     tau_values,
     within_one,
 )
-from rarl.method.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
+from rarl.method.tasks import AESTHETICS, AGE, COUNT, DIGITS, HEADLINE_METRICS, Task
 
 HALVES = Task("halves", "length", low=0.5, high=9.5, step=1, delta=2)
 
@@ -256,3 +261,51 @@ def test_95_of_100_intervals_hold_the_true_mean() -> None:
 def test_an_interval_needs_a_row() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         bootstrap_interval([], seed=0)
+
+
+# ── the rows ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_headline_metric_is_one_of_single_images() -> None:
+    assert {METRICS[name].of for name in HEADLINE_METRICS} == {"images"}
+    assert set(HEADLINE_METRICS) <= {row.name for row in SINGLE_IMAGE_METRICS}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "count"),
+    [
+        ("mae", "mae", None),
+        ("within_one", "within_one", None),
+        ("valid", "valid", None),
+        ("tau2", "tauN", 2),
+        ("tau16", "tauN", 16),
+        ("tau8_values", "tauN_values", 8),
+        ("agreement4", "agreementN", 4),
+        ("position_bias4", "position_biasN", 4),
+    ],
+)
+def test_a_key_of_the_file_is_read_into_its_row(key: str, name: str, count: int | None) -> None:
+    assert metric_of(key) == (METRICS[name], count)
+
+
+@pytest.mark.parametrize("key", ["score", "mae2", "tau", "tau4_by_hand"])
+def test_a_key_that_no_row_has_stands_for_itself(key: str) -> None:
+    row, count = metric_of(key)
+    assert (row.name, row.label, row.arrow, count) == (key, key, "", None)
+
+
+def test_the_lengths_of_the_lists_that_were_ranked() -> None:
+    keys = ["tau8", "tau2_values", "mae", "tau2", "tau16_values", "agreement4", "tau2"]
+    assert list_lengths(keys) == [2, 8]
+    assert list_lengths(keys, "agreementN") == [4]
+    assert list_lengths(["mae"]) == []
+
+
+@pytest.mark.parametrize("row", SINGLE_IMAGE_METRICS, ids=lambda row: row.name)
+def test_a_row_s_function_takes_predictions_truths_and_the_task(row: Any) -> None:
+    assert row.score([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], DIGITS) == pytest.approx(float(row.better == "higher"))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_document_says_what_a_metric_is(name: str) -> None:
+    assert f"\n| `{name}` | " in (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")

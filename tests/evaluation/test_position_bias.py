@@ -1,12 +1,14 @@
 """Agreement and position bias: lists of two, three and four images worked by hand, what missing replies do,
-and that chance makes no bias. Which lists are rotated is in `test_evaluation`."""
+and that chance makes no bias. Which lists are rotated is in `test_rotations`."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.asking import prediction
 from rarl.evaluation.position_bias import mean_places, order_metrics
 
 # The images A, B, C of a list, as the rotations show them: ABC, BCA, CAB.
@@ -15,13 +17,9 @@ SHOWN = {2: ("AB", "BA"), 3: ("ABC", "BCA", "CAB"), 4: ("ABCD", "BCDA", "CDAB", 
 
 def line(shown, listed, number, rotation):
     """A reply that lists the images `listed`, such as "BA"; None for one that is no ranking."""
-    return {
-        "images": len(shown),
-        "valid": listed is not None,
-        "positions": None if listed is None else [listed.index(image) for image in shown],
-        "list": number,
-        "rotation": rotation,
-    }
+    positions = None if listed is None else [listed.index(image) for image in shown]
+    valid = listed is not None
+    return prediction(len(shown), valid=valid, positions=positions, list=number, rotation=rotation)
 
 
 def lines(*lists):
@@ -200,9 +198,7 @@ def test_lines_in_any_order_and_of_several_counts():
         *lines(TWO_AS_SHOWN, TWO_AS_SHOWN, ("ABC", "ABC", "ACB")),
     ]
     # The same images asked once, as they were drawn: no part of this.
-    plain = [{**entry} for entry in some]
-    for entry in plain:
-        del entry["list"], entry["rotation"]
+    plain = [replace(entry, list=None, rotation=None) for entry in some]
     metrics = order_metrics(some, seed=0)
     assert metrics.keys() == {"agreement2", "position_bias2", "agreement3", "position_bias3"}
     random.Random(0).shuffle(some)
@@ -234,7 +230,7 @@ def test_mean_places(lists, expected):
 
 
 def test_mean_places_are_of_rotated_lists_alone():
-    plain = {"images": 2, "valid": True, "positions": [0, 1]}
+    plain = prediction(2)
     assert mean_places([plain, *lines(BY_IMAGE)], 2) == [0.5, 0.5]
     assert mean_places([plain], 2) == []
 

@@ -1,12 +1,19 @@
 """The files of an evaluated folder, read back: one that is missing or foreign is an error that names it. How
-arms share them is in `test_evaluation`."""
+arms share them is in `test_evaluate`."""
 
 import json
 
 import pytest
 
+from helpers.asking import prediction
 from rarl.errors import ConfigError, DataError
-from rarl.evaluation.results import load_metrics, open_metrics, write_metrics, write_predictions
+from rarl.evaluation.results import (
+    load_metrics,
+    open_metrics,
+    read_predictions,
+    write_metrics,
+    write_predictions,
+)
 
 METRICS = {
     "task": "digits",
@@ -66,12 +73,21 @@ def test_a_foreign_file(tmp_path, text):
         load_metrics(tmp_path / "metrics.json")
 
 
-@pytest.mark.parametrize("write", [write_metrics, lambda out, x: write_predictions(out, "base", [x])])
+def write_a_number(out, value):
+    write_metrics(out, {**METRICS, "arms": {"base": {"tau2": {"value": value}}}})
+
+
+def write_a_prediction(out, value):
+    write_predictions(out, "base", [prediction(2, tau=value)])
+
+
+@pytest.mark.parametrize("write", [write_a_number, write_a_prediction])
 def test_a_number_that_json_has_no_word_for_leaves_the_old_file(tmp_path, write):
-    write_metrics(tmp_path, METRICS)
+    write(tmp_path, 0.5)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="JSON"):
-        write(tmp_path, {"arm": "base", "value": float("nan")})
+        write(tmp_path, float("nan"))
+    assert len(before) == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -80,10 +96,51 @@ def test_results_belong_to_one_collection(tmp_path):
     write_metrics(tmp_path, {**METRICS, "collection": "one"})
     assert open_metrics(tmp_path, "digits", "test", 0, "one")["arms"] == METRICS["arms"]
     assert open_metrics(tmp_path, "digits", "test", 0)["collection"] == "one"
-    with pytest.raises(ConfigError, match="is of another collection, or of this one before its test part"):
+    with pytest.raises(ConfigError, match="is of another collection, or of this one before its test split"):
         open_metrics(tmp_path, "digits", "test", 0, "two")
 
 
 def test_results_from_before_collections_were_told_apart_go_on(tmp_path):
     write_metrics(tmp_path, METRICS)
     assert open_metrics(tmp_path, "digits", "test", 0, "one")["collection"] == "one"
+
+
+# ── predictions.jsonl ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_predictions_are_read_as_written(tmp_path):
+    """Also with marks in a reply that some take for line ends."""
+    ours = [prediction(reply="a\u2028b\x85c\nd\x1c\r"), prediction(2, list=0, rotation=1)]
+    theirs = [prediction(arm="rarl")]
+    write_predictions(tmp_path, "rarl", theirs)
+    write_predictions(tmp_path, "base", ours)
+    assert list(read_predictions(tmp_path / "predictions.jsonl")) == [*theirs, *ours]
+    write_predictions(tmp_path, "rarl", [])
+    assert list(read_predictions(tmp_path / "predictions.jsonl")) == ours
+
+
+def test_the_lines_of_other_arms_keep_keys_that_are_not_ours(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    line = json.dumps(prediction(arm="rarl").to_json() | {"note": 3}) + "\n"
+    path.write_text(line)
+    write_predictions(tmp_path, "base", [prediction()])
+    assert path.read_text().startswith(line)
+    assert len(list(read_predictions(path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n{", "line 2: not JSON"),
+        ("[1, 2]", r"line 1: must be an object, not \[1, 2\]"),
+        ('{"arm": "base"}', "line 1 is not a prediction: it has no split, images, ids"),
+    ],
+)
+def test_a_line_that_is_no_prediction_is_named_and_stays(tmp_path, text, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"predictions\.jsonl {message}"):
+        list(read_predictions(path))
+    with pytest.raises(DataError, match=rf"predictions\.jsonl {message}.*; move the file away"):
+        write_predictions(tmp_path, "base", [prediction()])
+    assert path.read_text() == text

@@ -2,7 +2,8 @@
 files that training and evaluation write. No model has seen them, and the numbers mean nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from rarl.data.collection import Collection
 from rarl.data.writing import write_collection
+from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import write_metrics, write_predictions
 from rarl.method.tasks import Task
 from rarl.training.config import RunConfig, config_from
@@ -42,7 +44,7 @@ def numbers(mae: float) -> dict[str, Any]:
 
 
 def make_collection(folder: Path, task: Task = SHADES, sizes: Sequence[int] = (24,)) -> Collection:
-    """Parts `train` and `test` of 16 images each; image number n is square, of value n mod 10, its side the
+    """Splits `train` and `test` of 16 images each; image number n is square, of value n mod 10, its side the
     next of `sizes`. `test` has a column `light`: lamp, sun, lamp, ..."""
     splits = {}
     for split in ("train", "test"):
@@ -68,28 +70,31 @@ def reply(listed: Sequence[int], values: Sequence[float]) -> str:
     return f"<think>A guess.</think>\n<answer>{json.dumps(answer)}</answer>"
 
 
-def asked(arm: str, images: Sequence[int], listed: Sequence[int] | None, tau: float | None, **more: Any):
-    """A line of `predictions.jsonl`: these images of `test`, by number, and a reply that gives every picture
-    its true value and lists them as `listed`; None is a reply without an answer."""
+def asked(
+    arm: str, images: Sequence[int], listed: Sequence[int] | None, tau: float | None, **more: Any
+) -> Prediction:
+    """A prediction: these images of `test`, by number, and a reply that gives every picture its true value
+    and lists them as `listed`; None is a reply without an answer. `more` replaces fields of it."""
     truth = [float(number % 10) for number in images]
     count = len(images)
-    return {
-        "arm": arm,
-        "split": "test",
-        "images": count,
-        "ids": [f"test-{number}" for number in images],
-        "truth": truth,
-        "reply": "I can't say." if listed is None else reply(listed, truth),
-        "values": [None] * count if listed is None else truth,
-        "positions": None if listed is None else [listed.index(picture + 1) for picture in range(count)],
-        "parsed": listed is not None,
-        "valid": listed is not None,
-        "tau": tau,
-        "tau_values": tau,
-    } | more
+    known = Prediction(
+        arm=arm,
+        split="test",
+        images=count,
+        ids=[f"test-{number}" for number in images],
+        truth=truth,
+        reply="I can't say." if listed is None else reply(listed, truth),
+        values=[None] * count if listed is None else truth,
+        positions=None if listed is None else [listed.index(picture + 1) for picture in range(count)],
+        parsed=listed is not None,
+        valid=listed is not None,
+        tau=tau,
+        tau_values=tau,
+    )
+    return replace(known, **more)
 
 
-def predictions(arm: str) -> list[dict[str, Any]]:
+def predictions(arm: str) -> list[Prediction]:
     """16 single images, 3 lists of two, 5 lists of four of which one reply is no ranking, and 2 of them in
     every rotation."""
     lines = [asked(arm, [number], [1], None) for number in range(16)]
@@ -177,9 +182,10 @@ def config_of(run: Path, **more: Any) -> RunConfig:
     return config_from(mapping | more, "made up")
 
 
-def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any] | Prediction]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    plain = [line.to_json() if isinstance(line, Prediction) else line for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in plain), encoding="utf-8")
 
 
 def metrics_of(arms: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Grids of the paper's arms: what each cell trains, which share what, who of several machines makes which,
-and that what is finished stays."""
+"""Grids of the paper's arms: what each cell trains, which share what, how they are divided into shards, and
+that what is finished stays."""
 
 import hashlib
 import io
@@ -13,11 +13,20 @@ from rarl.demo import CONFIG
 from rarl.errors import ConfigError
 from rarl.files import read_yaml_mapping
 from rarl.models.pretraining import copy_base
-from rarl.paper import grid as experiments
-from rarl.paper.grid import ARMS, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
+from rarl.paper import grid as grid_module
+from rarl.paper.arms import PAPER_ARMS, SHARED_STAGE
+from rarl.paper.grid import (
+    cells,
+    cells_of_shard,
+    evaluate_cell,
+    prepare_cells,
+    total_steps,
+    train_cell,
+)
 from rarl.training.config import config_from
 from rarl.training.run import stage_groups
 
+ARMS = list(PAPER_ARMS)
 TWO = ["rarl_no_mutation", "rarl"]
 
 
@@ -87,6 +96,13 @@ STEPS = {
     **{"base": 0, "sft": 600, "sft_answer_only": 600, "regression": 200, "ranking": 600, "joint": 600},
     **{"rarl_no_mutation": 600, "rarl": 600},
 }
+
+
+def test_arms_stand_after_the_one_they_begin_with():
+    assert [name for name, arm in PAPER_ARMS.items() if arm.begins_with_first_stage] == TWO
+    assert ARMS.index(SHARED_STAGE) < min(map(ARMS.index, TWO))
+    assert [name for name, arm in PAPER_ARMS.items() if not arm.trained] == ["base"]
+    assert [name for name, arm in PAPER_ARMS.items() if arm.label is None] == ["base"]
 
 
 def test_the_steps_since_the_base(by_arm):
@@ -209,7 +225,9 @@ def unit(cell, seeds_whole):
 @pytest.mark.parametrize("machines", [1, 2, 3, 4, 5, 40])
 def test_every_cell_is_made_by_one_machine(machines, seeds_whole):
     grid = grid_of(seeds=(0, 1, 2))
-    shards = [shard(grid, number, machines, seeds_whole=seeds_whole) for number in range(1, machines + 1)]
+    shards = [
+        cells_of_shard(grid, number, machines, seeds_whole=seeds_whole) for number in range(1, machines + 1)
+    ]
     made = [(cell.seed, cell.arm) for cell in grid for some in shards if cell in some]
     assert made == [(cell.seed, cell.arm) for cell in grid]  # each once, none left out
     machine_of = {}
@@ -224,7 +242,7 @@ def test_every_cell_is_made_by_one_machine(machines, seeds_whole):
 def test_the_work_is_spread_by_steps():
     """Of one seed: the first stage and its two arms are 200 + 400 + 400, four arms of 600, the base."""
     grid = grid_of()
-    shards = [shard(grid, number, 2, seeds_whole=False) for number in (1, 2)]
+    shards = [cells_of_shard(grid, number, 2, seeds_whole=False) for number in (1, 2)]
     own = STEPS | dict.fromkeys(TWO, 400)
     assert sorted(sum(own[cell.arm] for cell in some) for some in shards) == [1600, 1800]
 
@@ -234,7 +252,7 @@ def test_machines_agree_whatever_further_arms_are_asked_for():
     grid = grid_of(arms=["base", "rarl"], seeds=(0, 1))
     again = grid_of(arms=["rarl", "base"], seeds=(0, 1))
     for number in (1, 2, 3):
-        one, other = (shard(some, number, 3, seeds_whole=False) for some in (grid, again))
+        one, other = (cells_of_shard(some, number, 3, seeds_whole=False) for some in (grid, again))
         assert [(cell.seed, cell.arm) for cell in one] == [(cell.seed, cell.arm) for cell in other]
 
 
@@ -345,8 +363,8 @@ def trained(monkeypatch):
     def sft(config, groups, folder, console, held_out=()):
         asked.append((folder.name, config.model, None, len(groups)))
 
-    monkeypatch.setattr(experiments, "train_stage", stage)
-    monkeypatch.setattr(experiments, "train_sft", sft)
+    monkeypatch.setattr(grid_module, "train_stage", stage)
+    monkeypatch.setattr(grid_module, "train_sft", sft)
     return asked
 
 
@@ -401,13 +419,13 @@ def test_a_model_that_is_gone_is_made_again_and_its_numbers_go_first(finished, c
     rarl = finished[-1]
     before = tree(copy)
     shutil.rmtree(rarl.folder / "rarl")
-    train, seen = experiments.train_stage, []
+    train, seen = grid_module.train_stage, []
 
     def watched(*args):
         seen.append(list(json.loads((rarl.folder / "metrics.json").read_text())["arms"]))
         train(*args)
 
-    monkeypatch.setattr(experiments, "train_stage", watched)
+    monkeypatch.setattr(grid_module, "train_stage", watched)
     run(finished)
     assert seen == [[]]
     after = tree(copy)

@@ -3,10 +3,11 @@
 import tomllib
 
 import pytest
+from pydantic import ValidationError
 
 from helpers import ROOT
-from rarl.paper.grid import ARMS
-from rarl.paper.published import COUNTS, TABLES, published
+from rarl.paper.arms import PAPER_ARMS
+from rarl.paper.published import PRINTED_COUNTS, PUBLISHED_TABLES, PublishedRow, PublishedTable, published
 
 # Read off the paper, column by column: 1 image, and tau of lists of 2, 4 and 8. None is a dash.
 AGE_3B = {
@@ -102,7 +103,7 @@ PRINTED = {
 }
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", PUBLISHED_TABLES)
 def test_every_number_is_as_printed(name):
     table = published(name)
     found = {
@@ -113,17 +114,19 @@ def test_every_number_is_as_printed(name):
 
 
 def test_the_tables_are_those_with_numbers():
-    assert TABLES == ("table2", "table3", "table4", "table5", "table6")
-    assert COUNTS == (1, 2, 4, 8)
-    assert [published(name).title for name in TABLES] == [f"Table {number}" for number in range(2, 7)]
-    assert all(published(name).caption for name in TABLES)
+    assert PUBLISHED_TABLES == ("table2", "table3", "table4", "table5", "table6")
+    assert PRINTED_COUNTS == (1, 2, 4, 8)
+    assert [published(name).title for name in PUBLISHED_TABLES] == [
+        f"Table {number}" for number in range(2, 7)
+    ]
+    assert all(published(name).caption for name in PUBLISHED_TABLES)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", PUBLISHED_TABLES)
 def test_every_row_with_an_arm_is_measured_by_it(name):
     table = published(name)
-    assert set(table.arms) <= set(ARMS)
-    assert list(table.arms) == [arm for arm in ARMS if arm in table.arms]  # in the order of the tables
+    assert set(table.arms) <= set(PAPER_ARMS)
+    assert list(table.arms) == [arm for arm in PAPER_ARMS if arm in table.arms]  # in the order of the tables
     named = {row.arm for part in table.parts for row in part.rows} - {None}
     assert named <= set(table.arms)
     assert (table.arms[0], table.arms[-1]) == ("base", "rarl")
@@ -156,3 +159,22 @@ def test_what_the_paper_leaves_open_is_said():
 def test_the_numbers_come_with_the_package():
     fields = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "paper/published.yaml" in fields["tool"]["setuptools"]["package-data"]["rarl"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"colour": 3}, {"values": [1.0, 0.5, 0.5]}, {"values": [1.0, 0.5, 0.5, "0.5"]}, {"name": 3}, {"arm": 1}],
+)
+def test_a_row_that_is_not_as_it_should_be_is_refused(change):
+    row = {"name": "a", "values": [1.0, 0.5, None, 1]}
+    assert PublishedRow.model_validate(row).values == (1.0, 0.5, None, 1)
+    with pytest.raises(ValidationError):
+        PublishedRow.model_validate(row | change)
+
+
+def test_a_table_does_not_change_once_it_is_read():
+    table = published("table6")
+    with pytest.raises(ValidationError, match="frozen"):
+        table.name = "table7"
+    with pytest.raises(ValidationError, match="parts"):
+        PublishedTable.model_validate({"name": "table7", "caption": "", "arms": []})

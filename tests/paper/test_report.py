@@ -6,15 +6,11 @@ import shutil
 
 import pytest
 
-from helpers.runs import entry, make_cell, make_collection
+from helpers.grids import grid_entry, results_of
+from helpers.runs import make_cell, make_collection
 from rarl.cli import main
 
 ARMS = ("base", "regression", "rarl_no_mutation", "rarl")
-
-
-def of_one_seed(value, low, high):
-    """An entry of results.json, which has every seed's value."""
-    return {**entry(value, low, high), "seeds": [value]}
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +21,18 @@ def whole(tmp_path_factory):
     for arm in ARMS:
         make_cell(out, arm, data)
     found = {
-        arm: {"mae": of_one_seed(1.5 - place / 4, 0.5, 2.0), "tau2": of_one_seed(0.5, 0.25, 0.75)}
+        arm: {"mae": grid_entry(1.5 - place / 4, 0.5, 2.0), "tau2": grid_entry(0.5, 0.25, 0.75)}
         for place, arm in enumerate(ARMS)
     }
-    results = {
-        "table": "table6",
-        "task": "shades",
-        "split": "test",
-        "model": "grey-eyes",
-        "seeds": [0],
-        "lists": {"2": {"n": 3, "tie_rate": 0.0}},
-        "steps": {"base": 0, "regression": 20, "rarl_no_mutation": 60, "rarl": 60},
-        "arms": found,
-        "differences": {arm: {"mae": of_one_seed(-0.5, -0.75, -0.25)} for arm in ARMS[:-1]},
-        "missing": [],
-    }
+    results = results_of(
+        task="shades",
+        model="grey-eyes",
+        lists={"2": {"n": 3, "tie_rate": 0.0}},
+        steps={"base": 0, "regression": 20, "rarl_no_mutation": 60, "rarl": 60},
+        arms=found,
+        differences={arm: {"mae": grid_entry(-0.5, -0.75, -0.25)} for arm in ARMS[:-1]},
+        missing=[],
+    )
     (out / "table6").mkdir()
     (out / "table6/results.json").write_text(json.dumps(results))
     return out

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.asking import prediction
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
 from rarl.paper.grid import Cell
@@ -45,11 +46,8 @@ def test_one_seed_keeps_its_own_interval():
 
 
 def line_of(arm, ids, truth, values, tau=None, **further):
-    return {"arm": arm, "split": "test", "images": len(ids), "ids": ids, "truth": truth, "values": values} | {
-        "tau": tau,
-        "reply": "a\u2028b",
-        **further,
-    }
+    known = {"arm": arm, "ids": ids, "truth": truth, "values": values, "reply": "a\u2028b"}
+    return prediction(len(ids), **known | {"tau": tau, "tau_values": tau} | further)
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def cell_of(tmp_path):
             saved = {"task": "digits", "split": "test", "seed": seed, "collection": "c0ffee"}
             saved |= {"lists": {"2": {"n": 4, "tie_rate": 0.0}}, "arms": {arm: entries}}
             (folder / "metrics.json").write_text(json.dumps(saved | head))
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            text = "".join(json.dumps(line.to_json(), ensure_ascii=False) + "\n" for line in lines)
             (folder / "predictions.jsonl").write_text(text, encoding="utf-8")
         return cell
 

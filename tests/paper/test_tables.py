@@ -2,41 +2,10 @@
 
 import pytest
 
+from helpers.grids import grid_entry, results_of
 from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
 from rarl.paper.published import published
 from rarl.paper.tables import differences_table, measured_table, published_tables
-
-
-def entry(value, low, high, seeds=1):
-    return {"value": value, "low": low, "high": high, "n": 400, "seeds": [value] * seeds}
-
-
-def results_of(**changes):
-    """Of Table 6, one seed, `rarl` not finished."""
-    return {
-        "table": "table6",
-        "task": "digits",
-        "split": "test",
-        "model": "embedded base",
-        "seeds": [0],
-        "lists": {"8": {"n": 200, "tie_rate": 0.0}, "2": {"n": 200, "tie_rate": 0.0}},
-        "steps": {"base": 0, "regression": 200, "rarl_no_mutation": 600, "rarl": 600},
-        "arms": {
-            "base": {
-                "mae": entry(1.3275, 1.1549, 1.5051),
-                "accuracy": entry(0.3875, 0.3374, 0.4325),
-                "srcc": entry(0.6869, 0.6041, 0.7614),
-                "tau2": entry(0.8, 0.4, 1.0),
-                "tau8": entry(0.1786, -0.0286, 0.3929),
-                "parsed": entry(1.0, 1.0, 1.0),
-                "valid": entry(0.9907, 0.98, 0.9977),
-            },
-            "regression": {"mae": entry(1.0, 0.5, 1.5), "tau2": entry(-0.25, -0.5, -0.125)},
-        },
-        "differences": {"base": {}, "regression": {}, "rarl_no_mutation": {}},
-        "missing": ["seed 0 rarl_no_mutation", "seed 0 rarl"],
-        **changes,
-    }
 
 
 def test_the_measured_arms():
@@ -63,7 +32,7 @@ def test_what_the_numbers_are_is_said_below():
 
 
 def test_several_seeds_are_named_and_so_is_their_interval():
-    arms = {arm: {"mae": entry(1, 0, 2, seeds=3)} for arm in ("base", "rarl")}
+    arms = {arm: {"mae": grid_entry(1, 0, 2, seeds=3)} for arm in ("base", "rarl")}
     results = results_of(seeds=[0, 1, 7], missing=[], arms=arms)
     notes = measured_table(results, DIGITS, published("table6")).notes
     assert "the seeds 0, 1, 7" in notes[0]
@@ -95,8 +64,8 @@ def test_a_grid_of_which_nothing_is_measured_yet_has_its_rows():
 
 def test_the_differences_have_their_sign():
     found = {
-        "base": {"mae": entry(-0.27, -0.42, 0.12), "tau2": entry(0.2, 0.1, 0.3)},
-        "regression": {"mae": entry(0.0, 0.0, 0.0), "tau8": entry(-0.05, -0.2, -0.01)},
+        "base": {"mae": grid_entry(-0.27, -0.42, 0.12), "tau2": grid_entry(0.2, 0.1, 0.3)},
+        "regression": {"mae": grid_entry(0.0, 0.0, 0.0), "tau8": grid_entry(-0.05, -0.2, -0.01)},
         "rarl_no_mutation": {},
     }
     table = differences_table(results_of(differences=found), DIGITS)
@@ -112,14 +81,14 @@ def test_the_differences_have_their_sign():
 
 
 def test_the_differences_over_seeds_say_so():
-    found = {"base": {"mae": entry(-0.27, -0.42, 0.12, seeds=2)}}
+    found = {"base": {"mae": grid_entry(-0.27, -0.42, 0.12, seeds=2)}}
     table = differences_table(results_of(seeds=[0, 1], differences=found), DIGITS)
     assert "Student's t" in table.notes[0]
     assert "bootstrap" not in table.notes[0]
 
 
 def test_where_some_arms_have_one_seed_and_others_more_both_intervals_are_told():
-    arms = {"base": {"mae": entry(1, 0, 2, seeds=2)}, "regression": {"mae": entry(1, 0, 2)}}
+    arms = {"base": {"mae": grid_entry(1, 0, 2, seeds=2)}, "regression": {"mae": grid_entry(1, 0, 2)}}
     results = results_of(seeds=[0, 1], arms=arms, differences={"base": arms["regression"]})
     note = measured_table(results, DIGITS, published("table6")).notes[0]
     assert "(Student's t over seeds; bootstrap over replies where one seed alone is finished)" in note
@@ -168,7 +137,7 @@ def test_printed_zeros_are_printed():
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5", "table6"])
 def test_measured_and_printed_numbers_never_share_a_table(name):
-    """Another task, model and test part are not the same experiment."""
+    """Another task, model and test split are not the same experiment."""
     for table in published_tables(published(name)):
         assert table.title.startswith("Published")
         assert "\n" not in "".join(cell for row in table.rows for cell in row)  # no intervals of ours

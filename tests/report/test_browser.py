@@ -5,7 +5,7 @@ set."""
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -19,8 +19,8 @@ from helpers.runs import (
     write_lines,
 )
 from rarl.evaluation.results import load_metrics, write_metrics, write_predictions
+from rarl.paper.arms import PAPER_ARMS
 from rarl.report.page import write_report
-from rarl.report.tables import ARM_NAMES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -204,7 +204,7 @@ def test_it_asks_for_nothing_and_says_nothing(at_desk, report):
 @pytest.fixture(scope="module")
 def wide_report(tmp_path_factory):
     """Eight arms, so that the tables are as wide as they get."""
-    return write_report(make_run(tmp_path_factory.mktemp("runs") / "eight", ["base", *ARM_NAMES]))
+    return write_report(make_run(tmp_path_factory.mktemp("runs") / "eight", list(PAPER_ARMS)))
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
@@ -367,9 +367,11 @@ def hostile(tmp_path_factory):
         columns[f"light{SCRIPT}"] = {f"{SCRIPT}": found, LONG: found, TURNED: found}
     write_metrics(run, metrics)
     for arm in metrics["arms"]:
-        of_arm = predictions(arm)
-        write_predictions(run, arm, [line | {"reply": REPLY, "ids": [f"{SCRIPT}{id}" for id in line["ids"]]}
-                                     for line in of_arm])  # fmt: skip
+        lines = [
+            replace(line, reply=REPLY, ids=[f"{SCRIPT}{name}" for name in line.ids])
+            for line in predictions(arm)
+        ]
+        write_predictions(run, arm, lines)
     write_lines(run / "rarl/groups.jsonl", [group(5, REPLY, LONG, rule=SCRIPT, ids=[SCRIPT, '"onload="'])])
     return write_report(run)
 

@@ -163,7 +163,7 @@ def cut_off(name):
 
 
 def no_rotated_lists(run):
-    lines = [line for arm in ARMS for line in predictions(arm) if "rotation" not in line]
+    lines = [line for arm in ARMS for line in predictions(arm) if not line.is_rotated]
     write_lines(run / "predictions.jsonl", lines)
 
 
@@ -248,7 +248,7 @@ def orders(run):
             del found[name]
     del metrics["subgroups"]
     write_metrics(run, metrics)
-    lines = [line for arm in ARMS for line in predictions(arm) if line["images"] > 1]
+    lines = [line for arm in ARMS for line in predictions(arm) if line.images > 1]
     write_lines(run / "predictions.jsonl", lines)
     return run
 

@@ -1,13 +1,16 @@
 """The plots of a report as SVG: where their points lie, and that all their colours are those of the page."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+import rarl.report.page
 from helpers.runs import ARMS, asked, make_cell, make_collection, make_run, predictions, write_lines
 from rarl.evaluation.results import load_metrics, write_metrics
+from rarl.paper.arms import PAPER_ARMS
 from rarl.report.plots import (
-    colour,
+    arm_colour,
     position_bias,
     predicted_against_true,
     tau_by_length,
@@ -15,10 +18,9 @@ from rarl.report.plots import (
     validation_curves,
 )
 from rarl.report.record import load_record, load_records
-from rarl.report.tables import ARM_NAMES
 
 NUMBER = r"-?[\d.]+"
-ARM = {arm: place for place, arm in enumerate(["base", *ARM_NAMES])}
+ARM = {name: arm.colour for name, arm in PAPER_ARMS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_without_lists_and_single_images_there_are_no_plots_of_them(run, tmp_pat
     for found in metrics["arms"].values():
         del found["tau2"], found["tau4"]
     write_metrics(copy, metrics)
-    write_lines(copy / "predictions.jsonl", [line for line in predictions("rarl") if line["images"] == 2])
+    write_lines(copy / "predictions.jsonl", [line for line in predictions("rarl") if line.images == 2])
     record = load_record(copy)
     assert predicted_against_true(record) == []
     assert tau_by_length(record) is None
@@ -202,16 +204,28 @@ def test_without_lists_and_single_images_there_are_no_plots_of_them(run, tmp_pat
 
 
 def test_arms_of_any_names_have_colours_of_their_own():
-    known = ["base", *ARM_NAMES]
-    assert [colour(arm, known) for arm in known] == [0, 1, 2, 3, 4, 5, 6, 7]
+    known = list(PAPER_ARMS)
+    assert [arm_colour(arm, known) for arm in known] == [0, 1, 2, 3, 4, 5, 6, 7]
     own = ["base", "warm-up", "middle", "rarl", "end", "sft"]
-    found = [colour(arm, own) for arm in own]
+    found = [arm_colour(arm, own) for arm in own]
     assert len(set(found)) == 6
     assert (found[0], found[3], found[5]) == (0, 7, 1)
     assert set(found) <= set(range(8))
     many = [f"stage{number}" for number in range(20)]  # more than there are
-    assert set(colour(arm, many) for arm in many) == set(range(8))
-    assert len({colour(arm, many[:8]) for arm in many[:8]}) == 8
+    assert set(arm_colour(arm, many) for arm in many) == set(range(8))
+    assert len({arm_colour(arm, many[:8]) for arm in many[:8]}) == 8
+
+
+def test_the_page_has_a_colour_for_every_arm_of_the_paper():
+    """Light, dark and in print, and none that two arms share."""
+    assert sorted(arm.colour for arm in PAPER_ARMS.values()) == list(range(len(PAPER_ARMS)))
+    style = Path(rarl.report.page.__file__).with_name("page.css").read_text(encoding="utf-8")
+    schemes = re.findall(r":root {(.*?)}", style, re.DOTALL)
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = dict(re.findall(r"--arm-(\d+): (#[0-9a-f]{6})", scheme))
+        assert [int(place) for place in colours] == list(range(len(PAPER_ARMS)))
+        assert len(set(colours.values())) == len(colours)
 
 
 def test_all_colours_are_variables_of_the_page(record):

@@ -1,6 +1,7 @@
 """What is read of a run and of a grid's cells: whose line is whose, and after how many steps an arm began."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,11 +18,11 @@ def test_a_run(tmp_path):
     rarl = record.arms["rarl"]
     assert record.main is rarl
     assert (len(rarl.predictions), len(rarl.rotated)) == (16 + 3 + 5, 2 * 4)
-    assert {line["arm"] for line in [*rarl.predictions, *rarl.rotated]} == {"rarl"}
+    assert {line.arm for line in [*rarl.predictions, *rarl.rotated]} == {"rarl"}
     assert [line["step"] for line in rarl.groups] == [5, 10, 20, 40]
     assert rarl.training["device"] == "cpu"
     assert rarl.subgroups["light"]["sun"]["mae"]["value"] == 2
-    # Of the parts that a report shows images of.
+    # Of the splits that a report shows images of.
     assert len(record.images) == 32
     assert record.images["test-3"] == tmp_path / "run/data/test/test-3.png"
 
@@ -61,10 +62,10 @@ def test_the_last_arm_is_the_main_one_where_there_is_no_rarl(tmp_path):
 @pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "\r"])
 def test_a_mark_in_a_reply_that_some_take_for_a_line_end_is_none(tmp_path, mark):
     run = make_run(tmp_path / "run", ["base"])
-    line = json.dumps(predictions("base")[0] | {"reply": f"a{mark}b"}, ensure_ascii=False)
+    line = json.dumps(replace(predictions("base")[0], reply=f"a{mark}b").to_json(), ensure_ascii=False)
     (run / "predictions.jsonl").write_text(line + "\n", encoding="utf-8")
     (read,) = load_record(run).arms["base"].predictions
-    assert read["reply"] == f"a{mark}b"
+    assert read.reply == f"a{mark}b"
 
 
 def test_a_line_that_is_no_object_is_named(tmp_path):
@@ -98,3 +99,34 @@ def test_arms_are_those_of_the_metrics(tmp_path):
     record = load_record(run)
     assert list(record.arms) == ["base", "regression", "rarl"]
     assert list(record.metrics["arms"]) == ["base", "regression", "rarl"]
+
+
+def test_a_line_that_is_no_prediction_is_named(tmp_path):
+    run = make_run(tmp_path / "run", ["base"])
+    write_lines(run / "predictions.jsonl", [predictions("base")[0], {"arm": "base", "images": 1}])
+    with pytest.raises(DataError, match=r"predictions\.jsonl line 2 is not a prediction: it has no split"):
+        load_record(run)
+
+
+@pytest.mark.parametrize("rest", ['{"step": 5', '{"step": 5}'])
+def test_a_last_line_of_a_log_without_an_end_is_left_out(tmp_path, rest):
+    run = make_run(tmp_path / "run", ["base", "rarl"])
+    (run / "rarl/log.jsonl").write_text('{"step": 1}\n\n' + rest)
+    arm = load_record(run).arms["rarl"]
+    assert (arm.log, arm.cut) == ([{"step": 1}], True)
+
+
+@pytest.mark.parametrize("rest", ["", '{"step": 5', '{"step": 5}'])
+def test_another_line_of_a_log_that_is_broken_is_named(tmp_path, rest):
+    run = make_run(tmp_path / "run", ["base", "rarl"])
+    (run / "rarl/log.jsonl").write_text('{"step": 1}\n{"step"\n' + rest)
+    with pytest.raises(DataError, match=r"log\.jsonl line 2: not JSON .*was it changed\?"):
+        load_record(run)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[3]", r"must be an object, not \[3\]")])
+def test_a_training_json_that_is_none_is_named(tmp_path, text, message):
+    run = make_run(tmp_path / "run", ["base", "rarl"])
+    (run / "rarl/training.json").write_text(text)
+    with pytest.raises(DataError, match=rf"training\.json: {message}"):
+        load_record(run)

@@ -9,7 +9,7 @@ from PIL import Image
 from helpers.runs import SHADES, asked, group, make_run, predictions, write_lines
 from rarl.evaluation.results import load_metrics, write_metrics
 from rarl.report.record import load_record
-from rarl.report.strips import Thumbnails, groups, ranked
+from rarl.report.strips import Thumbnails, ranked_strips, response_groups
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def strips_of(run, lines):
     """What is shown of the lists of `rarl` with these lines, and of the base with its own."""
     write_lines(run / "predictions.jsonl", [*predictions("base"), *lines])
     record = load_record(run)
-    return ranked(record, Thumbnails(record.images))
+    return ranked_strips(record, Thumbnails(record.images))
 
 
 def pictures(strip):
@@ -54,8 +54,8 @@ def test_images_stand_in_the_order_of_the_reply(run):
 
 def test_a_reply_that_is_no_ranking_leaves_the_order_of_the_prompt(run):
     """Three of four pictures were listed, one without need of its place."""
-    line = asked("rarl", [1, 9, 0, 4], [3, 1, 4, 2], 0.0)
-    line |= {"valid": False, "positions": [1, None, 0, 2], "values": [1.0, None, 0.0, 4.5]}
+    changes = {"valid": False, "positions": [1, None, 0, 2], "values": [1.0, None, 0.0, 4.5]}
+    line = asked("rarl", [1, 9, 0, 4], [3, 1, 4, 2], 0.0, **changes)
     ((_, (strip,)), *_) = strips_of(run, [line])
     assert pictures(strip) == [(1, "1", "1"), (2, "9", "–"), (3, "0", "0"), (4, "4", "4.5")]
     # 4.5 goes up to 5 on the grid of whole numbers.
@@ -84,7 +84,7 @@ def steps_shown(run, lines):
     write_lines(run / "rarl/groups.jsonl", lines)
     record = load_record(run)
     # They are counted since the base, and the stage before has 20.
-    return [shown.step - 20 for shown in groups(record, Thumbnails(record.images))]
+    return [shown.step - 20 for shown in response_groups(record, Thumbnails(record.images))]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_groups_of_several_images_come_before_single_ones(run):
 def test_a_group_as_it_was_trained_on(run):
     write_lines(run / "rarl/groups.jsonl", [group(7, "one", "two", mutated=[1])])
     record = load_record(run)
-    (shown,) = groups(record, Thumbnails(record.images))
+    (shown,) = response_groups(record, Thumbnails(record.images))
     assert [(tile.picture, tile.truth, tile.given) for tile in shown.tiles] == [(1, "1", ""), (2, "2", "")]
     assert all(tile.source for tile in shown.tiles)
     first, second = shown.responses

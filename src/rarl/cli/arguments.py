@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from rarl.errors import ConfigError, ModelError
-from rarl.method.tasks import DIGITS, METRICS, Metric, Task, task_named
+from rarl.method.tasks import DIGITS, HEADLINE_METRICS, HeadlineMetric, Task, task_named
 
 MOST_IMAGES = 16
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -102,16 +102,16 @@ def parse_range(text: str, option: str = "--range") -> ValueRange:
     return ValueRange(float(match[1]), float(match[2]))
 
 
-def parse_metric(text: str) -> Metric:
+def parse_metric(text: str) -> HeadlineMetric:
     """A headline metric.
 
     Raises:
         ConfigError: if there is no such metric.
     """
-    for metric in METRICS:
+    for metric in HEADLINE_METRICS:
         if text == metric:
             return metric
-    raise ConfigError(f"--metric {text}: must be one of {', '.join(METRICS)}")
+    raise ConfigError(f"--metric {text}: must be one of {', '.join(HEADLINE_METRICS)}")
 
 
 def quiet_loading(model: str) -> None:

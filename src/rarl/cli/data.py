@@ -24,7 +24,7 @@ from rarl.cli.arguments import (
 )
 from rarl.data.shares import SHARES, parse_shares, shares_text
 from rarl.errors import ConfigError, DataError
-from rarl.method.tasks import Metric
+from rarl.method.tasks import HeadlineMetric
 
 if TYPE_CHECKING:
     from rarl.data.sources import Source
@@ -226,7 +226,7 @@ def folder(
         float | None, typer.Option(help="The tolerance of Eq. 3; default: a fifth of the range.")
     ] = None,
     metric: Annotated[
-        Metric | None,
+        HeadlineMetric | None,
         typer.Option(
             metavar="<str>",
             parser=parse_metric,

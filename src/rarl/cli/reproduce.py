@@ -23,8 +23,6 @@ from rarl.cli.arguments import (
 )
 from rarl.errors import ConfigError
 
-TABLE_NAMES = ("table2", "table3", "table4", "table5", "table6")
-
 
 def reproduce(
     table: Annotated[
@@ -69,10 +67,12 @@ def reproduce(
     What is finished is not run again, nor by another table of the same grid, and what was interrupted goes
     on where it stopped.
     """
-    if table not in TABLE_NAMES:
-        near = get_close_matches(table, TABLE_NAMES, n=1, cutoff=0.4)
+    from rarl.paper.published import PUBLISHED_TABLES
+
+    if table not in PUBLISHED_TABLES:
+        near = get_close_matches(table, PUBLISHED_TABLES, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(TABLE_NAMES)}{hint}")
+        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(PUBLISHED_TABLES)}{hint}")
     runs, here, further = parse_seeds(seeds), parse_shard(shard), arms or ()
 
     from rarl.files import read_yaml_mapping
@@ -109,12 +109,11 @@ def reproduce(
     with continued_by(again), redirect_stdout(sys.stderr) if as_json else nullcontext():
         from rich.console import Console
 
-        from rarl.paper.reproduce import plan, show
-        from rarl.paper.reproduce import reproduce as run
-        from rarl.paper.tables import tables_of
+        from rarl.paper.reproduce import plan_grid, print_table, run_grid
+        from rarl.paper.tables import grid_tables
 
-        planned = plan(table, mapping, str(recipe), out=out, seeds=runs, further=further, machine=here)
-        results = run(planned, Console(stderr=as_json))
+        planned = plan_grid(table, mapping, str(recipe), out=out, seeds=runs, further=further, shard=here)
+        results = run_grid(planned, Console(stderr=as_json))
     if not results:  # not the first process
         return
     if as_json:
@@ -122,6 +121,6 @@ def reproduce(
         return
     console = Console()
     made = "report.html, report.md and results.json are" if results["arms"] else "results.json is"
-    for laid in tables_of(results, planned.recipe.task):
-        show(laid, console)
+    for shown in grid_tables(results, planned.recipe.task):
+        print_table(shown, console)
     console.print(f"{made} in {planned.folder}", highlight=False)

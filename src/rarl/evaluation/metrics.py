@@ -1,9 +1,11 @@
-"""What the paper's tables report (section 4.1): MAE, exact accuracy and SRCC for single images, Kendall's
-tau for lists; off-by-one accuracy, PLCC and bootstrap intervals beside them. Numbers in, numbers out: which
-lists are drawn and what stands in for a missing value is decided in `evaluation`, with `filled` from here.
-"""
+"""The metrics of section 4.1, one row each, and the functions behind those of single images and of one list:
+MAE, exact accuracy and SRCC for single images, Kendall's tau for lists, and beside them off-by-one accuracy,
+PLCC and bootstrap intervals. Which lists are drawn, and what a whole arm comes to, is decided elsewhere."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,8 +14,15 @@ from scipy.stats import rankdata
 from rarl.method.equations import kendall_tau, pairs_against_truth
 from rarl.method.tasks import Task
 
-Entry = dict[str, float]
-"""A metric of `metrics.json`: `value`, its interval from `low` to `high`, and `n`, how many it is of."""
+MetricEntry = dict[str, float]
+"""A metric in `metrics.json`: its `value`, the interval from `low` to `high`, and `n`, how many replies or
+lists it is of."""
+
+SingleImageScore = Callable[[ArrayLike, ArrayLike, Task], float]
+"""Takes the predicted values, the true values and the task."""
+
+
+# ── of single images ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def filled(predicted: Sequence[float | None], task: Task) -> list[float]:
@@ -28,7 +37,7 @@ def mae(predicted: ArrayLike, truths: ArrayLike) -> float:
         ValueError: if there is no prediction, not one for each truth, or one that is not finite. The other
             metrics of single images refuse the same.
     """
-    guesses, targets = _pair(predicted, truths)
+    guesses, targets = _checked_pair(predicted, truths)
     # Divided before adding: a few absurd predictions can't overflow to infinity.
     return float(np.sum(np.abs(guesses / len(guesses) - targets / len(guesses))))
 
@@ -46,13 +55,16 @@ def within_one(predicted: ArrayLike, truths: ArrayLike, task: Task) -> float:
 
 def srcc(predicted: ArrayLike, truths: ArrayLike) -> float:
     """Spearman's rank correlation, within [-1, 1]; ties share their mean rank; 0 if either is constant."""
-    guesses, targets = _pair(predicted, truths)
+    guesses, targets = _checked_pair(predicted, truths)
     return _correlation(_ranks(guesses), _ranks(targets))
 
 
 def plcc(predicted: ArrayLike, truths: ArrayLike) -> float:
     """Pearson's linear correlation, within [-1, 1]; 0 if either is constant."""
-    return _correlation(*_pair(predicted, truths))
+    return _correlation(*_checked_pair(predicted, truths))
+
+
+# ── of a list ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def list_tau(positions: Sequence[int | None] | None, truths: Sequence[float]) -> float:
@@ -80,6 +92,145 @@ def tau_values(
     if positions is None or None in positions:
         return 0.0
     return kendall_tau(pairs_against_truth(values, truths))
+
+
+# ── the rows ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is named, read, written, and, for single images, computed.
+
+    Attributes:
+        name: its key in `metrics.json`; an N in it stands for the number of images of the lists, as in
+            `tauN_values`.
+        label: what tables and plots call it.
+        of: what it is a mean over or a statistic of: single images, lists as they were drawn, lists in all
+            their rotations, or replies to images and lists alike.
+        better: whether lower or higher numbers are better; None if that is not known.
+        percent: whether it is a share, shown in per cent; the file has it between 0 and 1.
+        decimals: of the value as it is shown.
+        interval_decimals: of the interval as it is shown; None for no interval (the file has it).
+        score: computes a metric of single images; None for the others.
+        ranks_suffice: whether `score` depends on the order of the values alone.
+        needs_spread: whether it says nothing where all true values are the same.
+        in_progress_line: whether the line that training prints after a validation has it.
+    """
+
+    name: str
+    label: str
+    of: Literal["images", "lists", "rotations", "replies"]
+    better: Literal["lower", "higher"] | None = "higher"
+    percent: bool = False
+    decimals: int = 3
+    interval_decimals: int | None = 2
+    score: SingleImageScore | None = None
+    ranks_suffice: bool = False
+    needs_spread: bool = False
+    in_progress_line: bool = True
+
+    @property
+    def arrow(self) -> str:
+        """Down if lower is better, up if higher is; empty if neither is known to be."""
+        return {"lower": "↓", "higher": "↑", None: ""}[self.better]
+
+    @property
+    def title(self) -> str:
+        """The label with its unit, such as "accuracy in %"."""
+        return f"{self.label} in %" if self.percent else self.label
+
+    @property
+    def factor(self) -> int:
+        """What a number of the file is multiplied by when it is shown."""
+        return 100 if self.percent else 1
+
+
+# To add a metric of single images: write its function above, and give it a row here. Evaluation, the tables,
+# the paired differences of a grid and the line of a validation take it from the row; `docs/evaluation.md`
+# says what it is. To make it the headline of a task, name it in `rarl.method.tasks.HEADLINE_METRICS` too.
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        Metric(
+            "mae",
+            "MAE",
+            of="images",
+            better="lower",
+            decimals=2,
+            score=lambda predicted, truths, task: mae(predicted, truths),
+        ),
+        Metric(
+            "accuracy",
+            "accuracy",
+            "images",
+            percent=True,
+            decimals=2,
+            interval_decimals=1,
+            score=accuracy,
+            in_progress_line=False,
+        ),
+        Metric(
+            "within_one",
+            "off-by-one accuracy",
+            "images",
+            percent=True,
+            decimals=1,
+            interval_decimals=1,
+            score=within_one,
+            in_progress_line=False,
+        ),
+        Metric(
+            "srcc",
+            "SRCC",
+            "images",
+            score=lambda predicted, truths, task: srcc(predicted, truths),
+            ranks_suffice=True,
+            needs_spread=True,
+            in_progress_line=False,
+        ),
+        Metric(
+            "plcc",
+            "PLCC",
+            "images",
+            score=lambda predicted, truths, task: plcc(predicted, truths),
+            needs_spread=True,
+            in_progress_line=False,
+        ),
+        Metric("tauN", "Kendall's τ", "lists"),
+        Metric("tauN_values", "Kendall's τ of the values", "lists", in_progress_line=False),
+        Metric("agreementN", "agreement", "rotations"),
+        Metric("position_biasN", "position bias", "rotations", better="lower"),
+        Metric("parsed", "parsed", "replies", percent=True, decimals=1, interval_decimals=None),
+        Metric("valid", "valid", "replies", percent=True, decimals=1, interval_decimals=None),
+    )
+}
+"""NAME -> row, in the order of `metrics.json`."""
+
+SINGLE_IMAGE_METRICS = tuple(row for row in METRICS.values() if row.score is not None)
+
+
+def metric_of(key: str) -> tuple[Metric, int | None]:
+    """The row behind a key of `metrics.json`, and the number of images in the lists where it names one.
+
+    A key that no row has, such as one of a later version, gets a plain row under its own name.
+
+    Examples:
+        `tau8_values` is the row `tauN_values` and 8; `mae` is the row `mae` and None.
+    """
+    count = re.search(r"\d+", key)
+    name = key if count is None else f"{key[: count.start()]}N{key[count.end() :]}"
+    if name not in METRICS:
+        return Metric(key, key, "replies", better=None, interval_decimals=3), None
+    return METRICS[name], None if count is None else int(count[0])
+
+
+def list_lengths(keys: Iterable[str], name: str = "tauN") -> list[int]:
+    """The numbers of images for which some of these keys have the metric, ascending."""
+    found = (metric_of(key) for key in set(keys))
+    return sorted({count for row, count in found if row.name == name and count is not None})
+
+
+# ── intervals ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def bootstrap_interval(
@@ -117,7 +268,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _pair(predicted: ArrayLike, truths: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _checked_pair(predicted: ArrayLike, truths: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     guesses, targets = np.asarray(predicted, dtype=np.float64), np.asarray(truths, dtype=np.float64)
     if guesses.ndim != 1 or len(guesses) == 0 or guesses.shape != targets.shape:
         raise ValueError(f"a metric needs one prediction per truth, not {guesses.shape} for {targets.shape}")
@@ -130,7 +281,7 @@ def _steps_apart(predicted: ArrayLike, truths: ArrayLike, task: Task) -> np.ndar
     """How many steps of the task lie between predictions and truths; halves go up to the next."""
     with np.errstate(over="ignore", invalid="ignore"):  # absurd numbers may be infinitely many steps away
         guesses, targets = (
-            np.floor((numbers - task.low) / task.step + 0.5) for numbers in _pair(predicted, truths)
+            np.floor((numbers - task.low) / task.step + 0.5) for numbers in _checked_pair(predicted, truths)
         )
         return np.abs(guesses - targets)
 

@@ -1,15 +1,16 @@
-"""The two files of an evaluated folder, `metrics.json` and `predictions.jsonl`: several arms in a file, of
-one task, split and seed. A file is replaced whole, so a reader never sees half of one. What the
-numbers mean is `evaluation`'s."""
+"""The two files of an evaluated folder, `metrics.json` and `predictions.jsonl`, read and written. Each holds
+several arms of one task, split and seed, and is replaced as a whole, so a reader never sees half of one. What
+the numbers mean is in `docs/evaluation.md`."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rarl.errors import ConfigError, DataError
-from rarl.files import write_text
+from rarl.evaluation.prediction import Prediction
+from rarl.files import read_jsonl, write_text
 
 HEAD = ("task", "split", "seed")
 """What all arms of a `metrics.json` have in common."""
@@ -30,7 +31,7 @@ def load_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
             **({"collection": str(saved["collection"])} if "collection" in saved else {}),
             "lists": dict(saved["lists"]),
             "arms": {arm: dict(metrics) for arm, metrics in saved["arms"].items()},
-            **({"subgroups": _subgroups(saved["subgroups"])} if "subgroups" in saved else {}),
+            **({"subgroups": _read_subgroups(saved["subgroups"])} if "subgroups" in saved else {}),
         }
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror}); rarl evaluate writes one") from error
@@ -61,15 +62,15 @@ def open_metrics(
             )
     if collection and saved.setdefault("collection", collection) != collection:
         raise ConfigError(
-            f"{path} is of another collection, or of this one before its {split} part was changed: "
+            f"{path} is of another collection, or of this one before its {split} split was changed: "
             "evaluate into another folder"
         )
     return saved
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Replace the folder's `metrics.json`; of `subgroups` the arms that are in `arms` and have any are kept,
-    so that an arm which is dropped there leaves nothing behind."""
+    """Replace the folder's `metrics.json`. Of `subgroups`, only arms that are in `arms` are kept, so that an
+    arm which is dropped leaves nothing behind."""
     written = {key: value for key, value in metrics.items() if key != "subgroups"}
     found = metrics.get("subgroups", {})
     if kept := {arm: columns for arm, columns in found.items() if columns and arm in metrics["arms"]}:
@@ -77,7 +78,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     write_text(folder / "metrics.json", json.dumps(written, indent=2, allow_nan=False) + "\n")
 
 
-def _subgroups(saved: dict[str, Any]) -> dict[str, Any]:
+def _read_subgroups(saved: dict[str, Any]) -> dict[str, Any]:
     return {
         arm: {
             column: {value: dict(metrics) for value, metrics in values.items()}
@@ -87,21 +88,29 @@ def _subgroups(saved: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_predictions(folder: Path, arm: str, predictions: Sequence[Mapping[str, Any]]) -> None:
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """The predictions of a `predictions.jsonl`, line by line, of all its arms.
+
+    Raises:
+        DataError: for a line that is no prediction; it names the file and the line.
+        OSError: if the file can't be read.
+    """
+    for where, line in read_jsonl(path, mend="was it changed?"):
+        yield Prediction.from_json(line, where)
+
+
+def write_predictions(folder: Path, arm: str, predictions: Sequence[Prediction]) -> None:
     """Replace the arm's lines in the folder's `predictions.jsonl` and keep those of the other arms.
 
     Raises:
         DataError: if the file that is there holds something else.
     """
     path = folder / "predictions.jsonl"
+    lines = [prediction.to_json() for prediction in predictions]
     kept = []
-    # Not splitlines: other marks that it takes for line ends may stand inside a reply.
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
+    if path.exists():
         try:
-            if line and json.loads(line)["arm"] != arm:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} line {number} is not a prediction; move the file away") from error
-    kept += [json.dumps(prediction, allow_nan=False) for prediction in predictions]
-    write_text(path, "".join(f"{line}\n" for line in kept))
+            kept = [line for where, line in read_jsonl(path) if Prediction.from_json(line, where).arm != arm]
+        except DataError as error:
+            raise DataError(f"{error}; move the file away") from error
+    write_text(path, "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in [*kept, *lines]))

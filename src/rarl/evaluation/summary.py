@@ -1,97 +1,100 @@
-"""What the predictions of one arm come to: the metrics of `metrics.json`, each with its 95 % bootstrap
-interval, and those of single images for each value of a column. Nothing is asked, read or written here."""
+"""From the predictions of one arm to its metrics, as they stand in `metrics.json`: each with its 95 %
+bootstrap interval, and those of single images also for each value of a column. No model is asked here, and
+no file is read or written."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from rarl.data.columns import NONE
-from rarl.evaluation.metrics import Entry, accuracy, bootstrap_interval, filled, mae, plcc, srcc, within_one
+from rarl.evaluation.metrics import SINGLE_IMAGE_METRICS, Metric, MetricEntry, bootstrap_interval, filled
 from rarl.evaluation.position_bias import order_metrics
+from rarl.evaluation.prediction import Prediction
 from rarl.method.tasks import Task
 
-Groups = dict[str, dict[str, dict[str, Entry]]]
+Subgroups = dict[str, dict[str, dict[str, MetricEntry]]]
 """COLUMN -> VALUE -> METRIC -> entry."""
 
 
-def summarize(predictions: Sequence[Mapping[str, Any]], task: Task, seed: int) -> dict[str, Entry]:
+def summarize(predictions: Sequence[Prediction], task: Task, seed: int) -> dict[str, MetricEntry]:
     """The metrics of one arm's predictions, each with a 95 % bootstrap interval over replies.
 
-    A single image without a value is scored as the midpoint of the range, and a value outside the range as
-    the nearer end: one absurd number must not decide a mean. Rotated lists count in `agreementN` and
+    A single image without a value counts as the midpoint of the range, and a value outside the range as the
+    nearer end, so that no absurd number decides a mean. Rotated lists count in `agreementN` and
     `position_biasN` alone. `seed` is that of the resampling.
     """
-    plain = [line for line in predictions if "rotation" not in line]
-    metrics: dict[str, Entry] = {}
-    alone = [line for line in plain if line["images"] == 1]
+    plain = [line for line in predictions if not line.is_rotated]
+    metrics: dict[str, MetricEntry] = {}
+    alone = [line for line in plain if line.images == 1]
     if alone:
-        metrics |= _of_single_images(_pairs(alone, task), task, seed)
-    for count in sorted({line["images"] for line in plain} - {1}):
-        some = [line for line in plain if line["images"] == count]
-        metrics[f"tau{count}"] = _mean([line["tau"] for line in some], seed)
-        metrics[f"tau{count}_values"] = _mean([line["tau_values"] for line in some], seed)
-    for key in ("parsed", "valid"):
-        metrics[key] = _mean([float(line[key]) for line in plain], seed)
+        pairs = guesses_and_truths(alone, task)
+        metrics |= {row.name: _single_image_entry(row, pairs, task, seed) for row in SINGLE_IMAGE_METRICS}
+    for count in sorted({line.images for line in plain} - {1}):
+        lists = [line for line in plain if line.images == count]
+        metrics[f"tau{count}"] = _mean_entry([line.tau for line in lists], seed)
+        metrics[f"tau{count}_values"] = _mean_entry([line.tau_values for line in lists], seed)
+    metrics["parsed"] = _mean_entry([line.parsed for line in plain], seed)
+    metrics["valid"] = _mean_entry([line.valid for line in plain], seed)
     return metrics | order_metrics(predictions, seed)
 
 
 def by_column(
-    predictions: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, str]], task: Task, seed: int
-) -> Groups:
+    predictions: Sequence[Prediction], columns: Mapping[str, Mapping[str, str]], task: Task, seed: int
+) -> Subgroups:
     """The metrics of single images for each value of each column.
 
-    `srcc` and `plcc` are missing where all true values are the same: nothing could correlate with them.
+    A metric that needs spread, such as `srcc`, is missing where all true values are the same: nothing could
+    correlate with them.
 
     Args:
         columns: COLUMN -> id of an image -> its value, for every image that was asked for alone.
     """
-    alone = [line for line in predictions if line["images"] == 1]
-    pairs = _pairs(alone, task)
-    groups: Groups = {}
+    alone = [line for line in predictions if line.images == 1]
+    pairs = guesses_and_truths(alone, task)
+    groups: Subgroups = {}
     for column, value_of in columns.items():
         places: dict[str, list[int]] = {}
         for place, line in enumerate(alone):
-            places.setdefault(value_of[line["ids"][0]], []).append(place)
+            places.setdefault(value_of[line.ids[0]], []).append(place)
         groups[column] = {}
         for value in sorted(places, key=_by_size):
-            metrics = _of_single_images(pairs[places[value]], task, seed)
-            if len(np.unique(pairs[places[value], 1])) == 1:
-                del metrics["srcc"], metrics["plcc"]
-            groups[column][value] = metrics
+            some = pairs[places[value]]
+            has_spread = len(np.unique(some[:, 1])) > 1
+            groups[column][value] = {
+                row.name: _single_image_entry(row, some, task, seed)
+                for row in SINGLE_IMAGE_METRICS
+                if has_spread or not row.needs_spread
+            }
     return groups
 
 
+def guesses_and_truths(alone: Sequence[Prediction], task: Task) -> np.ndarray:
+    """For each single image its predicted and its true value, [image, 2]. A missing value is the midpoint of
+    the task's range, and a value outside the range is its nearer end."""
+    given = np.clip(filled([line.values[0] for line in alone], task), task.low, task.high)
+    return np.column_stack([given, [line.truth[0] for line in alone]])
+
+
 def _by_size(value: str) -> tuple[bool, bool, int, str]:
-    """Sorts whole numbers by size, then texts, then what has no value."""
+    """Sorts whole numbers by size, then texts, then images without a value."""
     is_number = re.fullmatch(r"-?[0-9]{1,15}", value) is not None
     return value == NONE, not is_number, int(value) if is_number else 0, value
 
 
-def _pairs(alone: Sequence[Mapping[str, Any]], task: Task) -> np.ndarray:
-    """A row of predicted and true value for each single image."""
-    given = np.clip(filled([line["values"][0] for line in alone], task), task.low, task.high)
-    return np.column_stack([given, [line["truth"][0] for line in alone]])
+def _single_image_entry(row: Metric, pairs: np.ndarray, task: Task, seed: int) -> MetricEntry:
+    score = row.score
+    assert score is not None
+    if row.ranks_suffice:  # whole numbers are ranked in a fraction of the time
+        pairs = np.column_stack([np.unique(column, return_inverse=True)[1] for column in pairs.T])
+    return _entry(pairs, lambda given, truths: score(given, truths, task), seed)
 
 
-def _of_single_images(pairs: np.ndarray, task: Task, seed: int) -> dict[str, Entry]:
-    # SRCC sees the order alone, and ranks whole numbers in a fraction of the time.
-    order = np.column_stack([np.unique(column, return_inverse=True)[1] for column in pairs.T])
-    return {
-        "mae": _entry(pairs, mae, seed),
-        "accuracy": _entry(pairs, lambda given, truths: accuracy(given, truths, task), seed),
-        "within_one": _entry(pairs, lambda given, truths: within_one(given, truths, task), seed),
-        "srcc": _entry(order, srcc, seed),
-        "plcc": _entry(pairs, plcc, seed),
-    }
-
-
-def _mean(numbers: Sequence[float], seed: int) -> Entry:
+def _mean_entry(numbers: Sequence[float | None], seed: int) -> MetricEntry:
     return _entry(np.asarray(numbers, dtype=np.float64), np.mean, seed)
 
 
-def _entry(rows: np.ndarray, statistic: Callable[..., float], seed: int) -> Entry:
+def _entry(rows: np.ndarray, statistic: Callable[..., float], seed: int) -> MetricEntry:
     low, high = bootstrap_interval(rows, statistic, seed=seed)
     columns = rows.reshape(len(rows), -1).T
     return {"value": float(statistic(*columns)), "low": low, "high": high, "n": len(rows)}

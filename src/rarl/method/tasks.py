@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from rarl.errors import ConfigError, DataError, known_keys, nearest_word
 
-Metric = Literal["mae", "accuracy", "srcc"]
-METRICS: tuple[Metric, ...] = ("mae", "accuracy", "srcc")
+HeadlineMetric = Literal["mae", "accuracy", "srcc"]
+HEADLINE_METRICS: tuple[HeadlineMetric, ...] = ("mae", "accuracy", "srcc")
 LARGEST = 1e15  # up to here every whole number is a float, and is written without an exponent
 
 # A number keeps its type, so that a task.yaml says 116 and not 116.0.
@@ -42,7 +42,7 @@ class Task:
     high: _Number
     step: _Number
     delta: _Number
-    metric: Metric = "mae"
+    metric: HeadlineMetric = "mae"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -148,7 +148,7 @@ def _mistake(error: ValidationError) -> str:
     if key in ("name", "rule"):
         return f"{key} must be a text that is not empty"
     if key == "metric":
-        return f"metric must be one of {', '.join(METRICS)}, not {found['input']!r}"
+        return f"metric must be one of {', '.join(HEADLINE_METRICS)}, not {found['input']!r}"
     if key in keys:
         return f"{key} must be a finite number, not {found['input']!r}"
     return f"unknown key '{key}'{known_keys(str(key), keys)}"

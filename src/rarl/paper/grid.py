@@ -1,6 +1,6 @@
-"""The paper's comparisons as grids of cells: an arm and a seed each (Tables 2-6, section 4). A grid is a
-folder; what is whole in it is not made again, arms that begin alike share what they begin with, and the cells
-may be spread over machines. What the paper printed, and the tables, are not here."""
+"""The paper's comparisons (section 4, Tables 2-6) as grids of cells, each an arm with a seed. A grid is a
+folder. What is whole in it is not made again, arms that begin alike share what they begin with, and the cells
+may be divided into shards for several machines. What the paper printed, and the tables, are not here."""
 
 import gc
 import shutil
@@ -14,16 +14,12 @@ from rich.console import Console
 from rarl.data.collection import Collection
 from rarl.errors import ConfigError
 from rarl.files import read_yaml_mapping
+from rarl.paper.arms import PAPER_ARMS, SHARED_STAGE, PaperArm, PaperStage
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, check_trainer_fields, config_from
 from rarl.training.run import begin_run, check_run, evaluate_arm, forget_results, stage_groups
-
-ARMS = ("base", "sft", "sft_answer_only", "regression", "ranking", "joint", "rarl_no_mutation", "rarl")
-"""In the order in which tables show them."""
-TWO_STAGES = ("rarl_no_mutation", "rarl")
-SHARED = "regression"  # the first stage of the arms with two
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,10 @@ class Cell:
     """One arm with one seed.
 
     Attributes:
-        config: a run of this arm alone; `output` is the cell's folder, and the model folder in it has the
-            arm's name.
-        start: the model that its training begins with; for `base` the one that is evaluated.
+        arm: a name in `PAPER_ARMS`.
+        config: a run of this arm alone. Its `output` is the cell's folder, and the model's folder in there
+            has the arm's name.
+        start: the model that its training starts from; for `base`, the one that is evaluated.
     """
 
     arm: str
@@ -47,71 +44,77 @@ class Cell:
 
     @property
     def model(self) -> str | Path:
-        """What is evaluated."""
-        return self.start if self.arm == "base" else self.folder / self.arm
+        """The model that is evaluated."""
+        return self.folder / self.arm if self.row.trained else self.start
+
+    @property
+    def row(self) -> PaperArm:
+        """How its arm is trained."""
+        return PAPER_ARMS[self.arm]
 
 
 def cells(
     recipe: RunConfig, arms: Iterable[str], seeds: Sequence[int], models: Mapping[int, str]
 ) -> list[Cell]:
-    """The cells of a grid, each after the one it begins with; first stages that others need are among them.
+    """The cells of a grid, each after the one it starts from. First stages that others start from are among
+    them, asked for or not.
 
     Args:
-        recipe: a run of two stages, of which the first is regression alone; `output` is the grid's folder,
-            `data` the collection.
-        arms: names out of `ARMS`.
-        models: the base of each seed.
+        recipe: a run of two stages, the first of them regression alone. `output` is the grid's folder, `data`
+            the collection.
+        arms: names in `PAPER_ARMS`.
+        models: SEED -> its base.
 
     Raises:
-        ConfigError: if the recipe has not what the arms need.
+        ConfigError: if an arm is unknown, or the recipe lacks what the arms need.
     """
     wanted = set(arms)
-    if unknown := wanted - set(ARMS):
-        raise ConfigError(f"unknown arm '{min(unknown)}': the arms are {', '.join(ARMS)}")
+    if unknown := wanted - set(PAPER_ARMS):
+        raise ConfigError(f"unknown arm '{min(unknown)}': the arms are {', '.join(PAPER_ARMS)}")
     _check_recipe(recipe)
-    if wanted & set(TWO_STAGES):
-        wanted.add(SHARED)
+    if any(PAPER_ARMS[arm].begins_with_first_stage for arm in wanted):
+        wanted.add(SHARED_STAGE)
     return [
-        _cell(recipe, arm, seed, models[seed])
+        _make_cell(recipe, arm, seed, models[seed])
         for seed in seeds
-        for arm in ARMS  # the first stage comes before the arms that begin with it
-        if arm in wanted
+        for arm in PAPER_ARMS.values()
+        if arm.name in wanted
     ]
 
 
-def shard(grid: Sequence[Cell], number: int, count: int, *, seeds_whole: bool) -> list[Cell]:
-    """The cells of machine `number` (from 1) of `count`.
+def cells_of_shard(grid: Sequence[Cell], number: int, count: int, *, seeds_whole: bool) -> list[Cell]:
+    """The cells of shard `number` (from 1) of `count`.
 
-    Cells that share something which is made on the way stay together: a first stage and the arms that begin
-    with it; with `seeds_whole` all cells of a seed, where its base has to be built. The rest goes, by its
-    steps, to whoever has least to do.
+    Cells that share something which is made on the way stay together: a first stage and the arms that start
+    from it, or, with `seeds_whole`, all cells of a seed, because its base has to be built. Such a unit goes,
+    the longest first, to the shard with the fewest steps so far.
     """
     units: dict[tuple[int, str], list[Cell]] = {}
     for cell in grid:
-        together = SHARED if cell.arm in TWO_STAGES else cell.arm
+        together = SHARED_STAGE if cell.row.begins_with_first_stage else cell.arm
         units.setdefault((cell.seed, "" if seeds_whole else together), []).append(cell)
     loads = [0] * count
     chosen: list[Cell] = []
-    for unit in sorted(units.values(), key=lambda unit: -sum(_steps(cell) for cell in unit)):
-        machine = loads.index(min(loads))
-        loads[machine] += sum(_steps(cell) for cell in unit) + 1
-        if machine == number - 1:
+    for unit in sorted(units.values(), key=lambda unit: -sum(_own_steps(cell) for cell in unit)):
+        least = loads.index(min(loads))
+        loads[least] += sum(_own_steps(cell) for cell in unit) + 1
+        if least == number - 1:
             chosen += unit
     return [cell for cell in grid if cell in chosen]
 
 
 def total_steps(cell: Cell) -> int:
     """The steps of gradient descent between the base and the cell's model."""
-    if cell.arm == "base":
+    if not cell.row.trained:
         return 0
     if cell.config.sft is not None:
         return int(cell.config.sft_arguments()["max_steps"])
     return sum(stage.max_steps for stage in cell.config.stages)
 
 
-def _steps(cell: Cell) -> int:
-    """The steps that a cell trains by itself."""
-    return cell.config.stages[-1].max_steps if cell.arm in TWO_STAGES else total_steps(cell)
+def _own_steps(cell: Cell) -> int:
+    """The steps that a cell trains itself, after those of a first stage that it shares."""
+    return cell.config.stages[-1].max_steps if cell.row.begins_with_first_stage else total_steps(cell)
 
 
 def _check_recipe(recipe: RunConfig) -> None:
@@ -130,58 +133,60 @@ def _check_recipe(recipe: RunConfig) -> None:
         raise ConfigError("stages[1].images: must have lists of 2 images or more, to be ranked")
 
 
-def _cell(recipe: RunConfig, arm: str, seed: int, model: str) -> Cell:
+def _make_cell(recipe: RunConfig, arm: PaperArm, seed: int, model: str) -> Cell:
     """The run of one arm, with the recipe's prompts: arms that see the same groups see them in one order."""
     plain = recipe.to_dict()
-    first, second = plain["stages"]
-    without_mutation = {**second, "mutation": None}
-    # As many prompts as the two stages have together, so that the arms of one stage are no worse off.
-    prompts = [stage.max_steps * recipe.trainer_for(stage)["prompts_per_step"] for stage in recipe.stages]
-    whole = -(-sum(prompts) // recipe.trainer_for(recipe.stages[1])["prompts_per_step"])
-    stages: dict[str, list[dict[str, Any]]] = {
-        "regression": [first],
-        "joint": [{**without_mutation, "max_steps": whole}],
-        "ranking": [
-            {
-                **without_mutation,
-                "max_steps": whole,
-                "weights": {**second["weights"], "regression": 0.0},
-                "images": [count for count in second["images"] if count > 1],
-            }
-        ],
-        "rarl_no_mutation": [first, without_mutation],
+    changes: dict[str, Any] = {
+        "seed": seed,
+        "model": model,
+        "output": str(recipe.output / f"seed-{seed}" / arm.name),
+        "sft": None if arm.sft is None else {**(plain["sft"] or {}), "reasoning": arm.sft},
+        "stages": [_stage_of(recipe, stage) for stage in arm.stages],
     }
-    sft = None
-    if arm in ("sft", "sft_answer_only"):
-        sft = {**(plain["sft"] or {}), "reasoning": "template" if arm == "sft" else "empty"}
-    output = recipe.output / f"seed-{seed}" / arm
-    changes = {"seed": seed, "model": model, "output": str(output), "sft": sft}
-    config = config_from(plain | changes | {"stages": stages.get(arm, [first, second])}, f"the arm {arm}")
-    start = recipe.output / f"seed-{seed}" / SHARED / SHARED if arm in TWO_STAGES else model
-    return Cell(arm, seed, config, start)
+    config = config_from(plain | changes, f"the arm {arm.name}")
+    shared = recipe.output / f"seed-{seed}" / SHARED_STAGE / SHARED_STAGE
+    return Cell(arm.name, seed, config, shared if arm.begins_with_first_stage else model)
+
+
+def _stage_of(recipe: RunConfig, stage: PaperStage) -> dict[str, Any]:
+    """A stage of the recipe, changed as an arm has it."""
+    first, second = recipe.to_dict()["stages"]
+    made: dict[str, Any] = dict(first if stage.of == "first" else second)
+    if not stage.mutation:
+        made["mutation"] = None
+    if not stage.regression:
+        made["weights"] = {**made["weights"], "regression": 0.0}
+        made["images"] = [count for count in made["images"] if count > 1]
+    if stage.alone:  # as many prompts as the two stages together, so that it is no worse off
+        prompts = [own.max_steps * recipe.trainer_for(own)["prompts_per_step"] for own in recipe.stages]
+        made["max_steps"] = -(-sum(prompts) // recipe.trainer_for(recipe.stages[1])["prompts_per_step"])
+    return made
 
 
 def prepare_cells(grid: Sequence[Cell]) -> list[Collection]:
-    """Checks every cell and begins its run, so that nothing runs where something can't; the collections.
+    """Checks every cell and begins its run; nothing is begun unless all of them can run.
+
+    Returns:
+        The collection of each cell.
 
     Raises:
-        ConfigError, DataError, ModelError: for what can't work, or a cell that was begun otherwise.
+        ConfigError, DataError, ModelError: for what can't work, or a cell that was begun differently.
     """
     for cell in grid:
         check_trainer_fields(cell.config)
         _check_evaluated_alike(cell)
     collections = [check_run(cell.config, resume=True) for cell in grid]
-    for cell in grid:  # nothing has begun where one is refused
+    for cell in grid:  # if one was refused, none has begun
         begin_run(cell.config, resume=True)
-        if cell.arm != "base" and not is_finished(cell.folder / cell.arm):
-            forget_results(cell.config, cell.arm)  # of a model that is gone
+        if cell.row.trained and not is_finished(cell.folder / cell.arm):
+            forget_results(cell.config, cell.arm)  # the results of a model that is gone
     return collections
 
 
 def train_cell(cell: Cell, collection: Collection, console: Console) -> None:
-    """Trains the cell's arm, unless it is finished, from its last complete checkpoint where there is one."""
+    """Trains the cell's arm, unless it is finished; from its last complete checkpoint if there is one."""
     config, folder = cell.config, cell.folder / cell.arm
-    if cell.arm == "base" or is_finished(folder):
+    if not cell.row.trained or is_finished(folder):
         return
     rows, held_out = collection.split("train"), validation_groups(config, collection)
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
@@ -193,13 +198,13 @@ def train_cell(cell: Cell, collection: Collection, console: Console) -> None:
 
 
 def evaluate_cell(cell: Cell, collection: Collection, console: Console) -> None:
-    """Evaluates the cell's arm, unless it is evaluated, and takes away what its training left."""
+    """Evaluates the cell's arm, unless it is evaluated, and removes the checkpoints of its training."""
     shutil.rmtree(cell.folder / "checkpoints", ignore_errors=True)
     evaluate_arm(cell.config, collection, cell.arm, cell.model, console)
 
 
 def _check_evaluated_alike(cell: Cell) -> None:
-    """Unlike a run, whose evaluation may change, a grid compares cells."""
+    """Refuses another evaluation than before. A run may change it, but a grid compares its cells."""
     saved = cell.folder / "config.yaml"
     if saved.is_file():
         before, now = read_yaml_mapping(saved).get("evaluation"), cell.config.to_dict()["evaluation"]

@@ -1,53 +1,62 @@
 """What the paper printed in its Tables 2-6, row by row, and which arms stand for its rows. It is read from
-`published.yaml` and is never mixed with what was measured."""
+`published.yaml` and never mixed with what was measured here."""
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from rarl.files import read_yaml_mapping
-from rarl.method.tasks import Metric
+from rarl.method.tasks import HeadlineMetric
 
 SOURCE = "arXiv 2601.20585"
-TABLES = ("table2", "table3", "table4", "table5", "table6")
-COUNTS = (1, 2, 4, 8)
+PUBLISHED_TABLES = ("table2", "table3", "table4", "table5", "table6")
+PRINTED_COUNTS = (1, 2, 4, 8)
 """The numbers of images of the printed columns."""
 
+# YAML has lists where the models have tuples; everything else must have the type it should have.
+PrintedTexts = Annotated[tuple[str, ...], Field(strict=False)]
+PrintedValues = Annotated[tuple[float | None, float | None, float | None, float | None], Field(strict=False)]
 
-@dataclass(frozen=True)
-class PublishedRow:
+
+class Printed(BaseModel):
+    """A part of `published.yaml`: no key more or less, and nothing changes once it is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PublishedRow(Printed):
     """One printed row.
 
     Attributes:
-        model: the model a row such as "+ SFT" belongs to; None where the row names itself.
-        arm: what the row is called here; None for a method that this library has not.
-        values: by `COUNTS`; None for a printed dash.
+        model: the model that a row such as "+ SFT" belongs to; None if the row names itself.
+        arm: what the row is called here; None for a method that this library does not have.
+        values: by `PRINTED_COUNTS`; None for a printed dash.
     """
 
     name: str
-    values: tuple[float | None, ...]
+    values: PrintedValues
     model: str | None = None
     arm: str | None = None
 
 
-@dataclass(frozen=True)
-class PublishedPart:
-    """The rows of one dataset; `metric` is that of one image, Kendall's tau that of lists."""
+class PublishedPart(Printed):
+    """The rows of one dataset. `metric` is that of one image; for lists it is Kendall's tau."""
 
     dataset: str
-    metric: Metric
-    rows: tuple[PublishedRow, ...]
+    metric: HeadlineMetric
+    rows: Annotated[tuple[PublishedRow, ...], Field(strict=False)]
 
 
-@dataclass(frozen=True)
-class PublishedTable:
-    """One table of the paper; `arms` are those that measure it here."""
+class PublishedTable(Printed):
+    """One table of the paper. `arms` are those that measure it here."""
 
     name: str
     caption: str
-    arms: tuple[str, ...]
-    parts: tuple[PublishedPart, ...]
-    notes: tuple[str, ...]
+    arms: PrintedTexts
+    parts: Annotated[tuple[PublishedPart, ...], Field(strict=False)]
+    notes: PrintedTexts = ()
 
     @property
     def title(self) -> str:
@@ -57,17 +66,6 @@ class PublishedTable:
 
 @cache
 def published(name: str) -> PublishedTable:
-    """The table of that name, one of `TABLES`."""
-    file = Path(__file__).with_name("published.yaml")
-    fields = read_yaml_mapping(file)[name]
-    parts = tuple(
-        PublishedPart(part["dataset"], part["metric"], tuple(_row(row) for row in part["rows"]))
-        for part in fields["parts"]
-    )
-    return PublishedTable(
-        name, fields["caption"], tuple(fields["arms"]), parts, tuple(fields.get("notes", ()))
-    )
-
-
-def _row(fields: dict) -> PublishedRow:
-    return PublishedRow(**{**fields, "values": tuple(fields["values"])})
+    """The table of that name, one of `PUBLISHED_TABLES`."""
+    fields = read_yaml_mapping(Path(__file__).with_name("published.yaml"))[name]
+    return PublishedTable.model_validate({"name": name, **fields})

@@ -1,6 +1,6 @@
-"""The paper's tables by one command: `rarl reproduce`. It puts a recipe, a collection and a model together
-into a grid (`experiments`), runs the cells that are not finished, and shows what was measured beside what was
-published."""
+"""The paper's tables by one command, `rarl reproduce`: a recipe, a collection and a model make a grid, the
+cells that are not finished are run, and what was measured is shown beside what was published. What a cell
+trains is decided in `arms` and `grid`."""
 
 import json
 from collections.abc import Sequence
@@ -18,25 +18,35 @@ from rarl.errors import ConfigError
 from rarl.files import locked, write_text
 from rarl.models.loading import use_one_thread
 from rarl.models.pretraining import copy_base, make_base
-from rarl.paper.grid import ARMS, Cell, cells, evaluate_cell, prepare_cells, shard, total_steps, train_cell
+from rarl.paper.arms import PAPER_ARMS
+from rarl.paper.grid import (
+    Cell,
+    cells,
+    cells_of_shard,
+    evaluate_cell,
+    prepare_cells,
+    total_steps,
+    train_cell,
+)
 from rarl.paper.published import PublishedTable, published
 from rarl.paper.results import differences, measured, over_seeds
 from rarl.paper.tables import RESULTS, write_grid_report
-from rarl.report.tables import Laid
+from rarl.report.tables import TextTable
 from rarl.training.checkpoints import is_finished
 from rarl.training.config import RunConfig, check_trainer_fields, config_from
 from rarl.training.run import check_collection_fits
 
 
 @dataclass(frozen=True)
-class Plan:
+class GridPlan:
     """What is to be run.
 
     Attributes:
         table: of the paper.
-        recipe: a run of two stages; its `output` is the grid's folder, its `model` tiny or that of all.
+        recipe: a run of two stages. Its `output` is the grid's folder; its `model` is `tiny`, or the one that
+            all cells start from.
         arms: those of the table, and further ones.
-        shard: which machine this is and how many there are, from 1.
+        shard: which shard of the cells is run, from 1, and how many shards there are.
     """
 
     table: PublishedTable
@@ -47,15 +57,16 @@ class Plan:
 
     @property
     def embedded(self) -> bool:
+        """Whether the cells start from the embedded model."""
         return self.recipe.model == "tiny"
 
     @property
     def folder(self) -> Path:
-        """Of the table's own files; the cells are shared by all tables of the grid."""
+        """The folder of the table's own files. The cells are shared by all tables of the grid."""
         return self.recipe.output / self.table.name
 
 
-def plan(
+def plan_grid(
     table: str,
     mapping: dict[str, Any],
     where: str,
@@ -63,15 +74,16 @@ def plan(
     out: Path | None,
     seeds: Sequence[int],
     further: Sequence[str] = (),
-    machine: tuple[int, int] = (1, 1),
-) -> Plan:
+    shard: tuple[int, int] = (1, 1),
+) -> GridPlan:
     """Checks what is asked for, before anything runs.
 
     Args:
-        table: one of `rarl.paper.published.TABLES`.
-        mapping: of a run's YAML; `task` is that of its `data`, where it has some.
-        where: what an error begins with, such as the YAML's name.
-        out: the grid's folder; None names it by task and model.
+        table: one of `rarl.paper.published.PUBLISHED_TABLES`.
+        mapping: a run's YAML; if it has `data`, the task is that of the collection.
+        where: what an error begins with, such as the name of the YAML.
+        out: the grid's folder; None names it after task and model.
+        further: arms beside those of the table.
 
     Raises:
         ConfigError, DataError: for a recipe or a collection that will not do.
@@ -89,21 +101,21 @@ def plan(
         name = f"{recipe.task.name}-{Path(recipe.model).name}".replace(" ", "_")
         recipe = recipe.model_copy(update={"output": Path("runs/reproduce") / name})
     printed = published(table)
-    arms = tuple(arm for arm in ARMS if arm in {*printed.arms, *further})
-    cells(recipe, [*printed.arms, *further], [0], {0: recipe.model})  # the arms can be made of it
-    return Plan(printed, recipe, arms, tuple(seeds), machine)
+    arms = tuple(arm for arm in PAPER_ARMS if arm in {*printed.arms, *further})
+    cells(recipe, [*printed.arms, *further], [0], {0: recipe.model})  # an error if it can't make them
+    return GridPlan(printed, recipe, arms, tuple(seeds), shard)
 
 
-def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
+def run_grid(planned: GridPlan, console: Console) -> dict[str, Any]:
     """Runs what is not finished of a plan, and writes `results.json`, `report.md` and `report.html` into the
     table's folder.
 
     Returns:
-        What `results.json` holds; nothing in the processes of `accelerate launch` but the first.
+        What `results.json` holds; under `accelerate launch`, nothing in any process but the first.
 
     Raises:
-        ConfigError, DataError, ModelError: for what can't work, before anything is trained; a cell on which
-            another command is at work, too.
+        ConfigError, DataError, ModelError: for what can't work, before anything is trained. Also for a cell
+            on which another command is at work.
     """
     from accelerate import PartialState
 
@@ -114,33 +126,33 @@ def reproduce(planned: Plan, console: Console) -> dict[str, Any]:
     console.quiet = console.quiet or not first
     with ExitStack() as work:
         with state.main_process_first():  # the others find what the first has made
-            grid, mine, collections = _prepared(planned, console)
+            grid, mine, collections = _prepare_grid(planned, console)
             for cell in mine if first else []:
                 work.enter_context(locked(cell.folder, "training"))
         for number, (cell, collection) in enumerate(zip(mine, collections, strict=True), 1):
             place = f"[{number}/{len(mine)}] seed {cell.seed}, {cell.arm}"
             console.print(place, highlight=False, markup=False)
             train_cell(cell, collection, console)
-            # Of several processes the others would wait for the first, and not for as long as it takes.
+            # With several processes the others would wait for the first, and give up before it is done.
             if state.num_processes == 1:
                 evaluate_cell(cell, collection, console)
         if not first:
             return {}
         for cell, collection in zip(mine, collections, strict=True):
             evaluate_cell(cell, collection, console)
-    with locked(planned.folder, "results", wait=True):  # machines may share a disk
-        results = gather(planned, grid)
+    with locked(planned.folder, "results", wait=True):  # another shard may run on the same disk
+        results = gather_results(planned, grid)
         write_text(planned.folder / RESULTS, json.dumps(results, indent=2) + "\n")
         if results["arms"]:
             write_grid_report(planned.folder)
     return results
 
 
-def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], list[Collection]]:
-    """The grid, the cells of this machine, and their collections; models and data are there, and checked."""
+def _prepare_grid(planned: GridPlan, console: Console) -> tuple[list[Cell], list[Cell], list[Collection]]:
+    """The grid, the cells of this shard, and the collection of each; models and data are made and checked."""
     recipe = planned.recipe
     if recipe.data is None:
-        with locked(recipe.output, "data", wait=True):  # of other machines
+        with locked(recipe.output, "data", wait=True):  # another shard may write them too
             data = prepare_digits(recipe.output / "data")
         recipe = recipe.model_copy(update={"data": recipe.output / "data"})
     else:
@@ -149,7 +161,7 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
     models = {seed: str(bases[seed]) if planned.embedded else recipe.model for seed in planned.seeds}
     grid = cells(recipe, planned.arms, planned.seeds, models)
     built = [seed for seed in planned.seeds if planned.embedded and not _is_shipped(planned, data, seed)]
-    mine = shard(grid, *planned.shard, seeds_whole=bool(built))
+    mine = cells_of_shard(grid, *planned.shard, seeds_whole=bool(built))
     for cell in mine:  # before bases are built, which takes minutes
         check_trainer_fields(cell.config)
         check_collection_fits(cell.config, data)
@@ -159,19 +171,19 @@ def _prepared(planned: Plan, console: Console) -> tuple[list[Cell], list[Cell], 
     return grid, mine, prepare_cells(mine)
 
 
-def _make_base(planned: Plan, out: Path, seed: int, data: Collection | None, console: Console) -> None:
-    """The base of a seed, built from the collection's part for that, or without one the shipped base."""
-    # A base that is built belongs to one machine; to wait for it would be to wait for minutes in silence.
+def _make_base(planned: GridPlan, out: Path, seed: int, data: Collection | None, console: Console) -> None:
+    """The base of a seed: built from the collection's split `pretrain`, or without one the shipped base."""
+    # A base that is built belongs to one shard; whoever waited for it would wait for minutes in silence.
     with locked(planned.recipe.output, f"base-{seed}", wait=data is None):
         if data is not None:
             console.print(f"building the embedded base of seed {seed}", highlight=False)
             make_base(out, seed, console, data)
-        elif not is_finished(out):  # another machine may have been faster
+        elif not is_finished(out):  # another shard may have been faster
             copy_base(out)
 
 
-def gather(planned: Plan, grid: Sequence[Cell]) -> dict[str, Any]:
-    """What the cells have measured, over their seeds."""
+def gather_results(planned: GridPlan, grid: Sequence[Cell]) -> dict[str, Any]:
+    """What the cells have measured over their seeds, as it stands in `results.json`."""
     found, shown, task = measured(grid), planned.arms, planned.recipe.task
     arms: dict[str, dict[str, Any]] = {}
     for arm in shown:
@@ -195,14 +207,14 @@ def gather(planned: Plan, grid: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def show(table: Laid, console: Console) -> None:
-    """The table and its notes on a terminal."""
+def print_table(table: TextTable, console: Console) -> None:
+    """Prints a table and its notes on a terminal."""
     console.print(table.terminal())
     for note in table.notes:
         console.print(Text(note), style="dim")
 
 
-def _is_shipped(planned: Plan, collection: Collection, seed: int) -> bool:
-    """Whether the seed's base comes with the package: it is of the digits, and stands in for all seeds where
-    a collection has no part to train one on."""
+def _is_shipped(planned: GridPlan, collection: Collection, seed: int) -> bool:
+    """Whether the seed's base is the one that ships with the package. That was trained on the digits; it is
+    the base of every seed if the collection has no split to train one on."""
     return "pretrain" not in collection.splits or (seed == 0 and planned.recipe.data is None)

@@ -1,7 +1,7 @@
 """What the cells of a grid have measured: an arm's numbers over its seeds, and how far two arms are apart.
-Over seeds the intervals are Student's t, within one seed those of a bootstrap over replies."""
+Intervals are Student's t over several seeds, and a bootstrap over replies within one seed. Nothing is
+evaluated here."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,16 @@ import numpy as np
 from scipy.stats import t as student
 
 from rarl.errors import ConfigError, DataError
-from rarl.evaluation.evaluate import Entry
-from rarl.evaluation.metrics import accuracy, bootstrap_interval, filled, mae, srcc
-from rarl.evaluation.results import load_metrics
+from rarl.evaluation.metrics import METRICS, MetricEntry, bootstrap_interval
+from rarl.evaluation.prediction import Prediction
+from rarl.evaluation.results import load_metrics, read_predictions
+from rarl.evaluation.summary import guesses_and_truths
 from rarl.method.tasks import Task
 from rarl.paper.grid import Cell
 
 
 def measured(grid: Sequence[Cell]) -> dict[int, dict[str, dict[str, Any]]]:
-    """Seed -> arm -> what stands in the cell's `metrics.json`; cells without are left out.
+    """SEED -> ARM -> what stands in the cell's `metrics.json`; cells that have none are left out.
 
     Raises:
         ConfigError: if two cells were evaluated on different images or lists.
@@ -44,21 +45,24 @@ def measured(grid: Sequence[Cell]) -> dict[int, dict[str, dict[str, Any]]]:
     return found
 
 
-def over_seeds(entries: Sequence[Entry]) -> dict[str, Any]:
-    """The mean of a metric over seeds with the 95 % interval of Student's t, and each seed's value; for one
-    seed its own value and interval."""
+def over_seeds(entries: Sequence[MetricEntry]) -> dict[str, Any]:
+    """The mean of a metric over seeds with the 95 % interval of Student's t, and the value of each seed. For
+    one seed, its own value and interval."""
     values = [entry["value"] for entry in entries]
     if len(values) == 1:
         return {**entries[0], "seeds": values}
-    low, high = _student(values)
+    low, high = _student_interval(values)
     return {"value": float(np.mean(values)), "low": low, "high": high, "n": len(values), "seeds": values}
 
 
 def differences(grid: Sequence[Cell], arm: str, other: str, task: Task) -> dict[str, dict[str, Any]]:
     """METRIC -> how much higher it is for `arm` than for `other`, on the same images and lists.
 
-    One seed: the interval is of a paired bootstrap, the same replies drawn for both arms. Several: Student's
-    t of the seeds' differences. Seeds that lack one of the two are left out; empty where none is left.
+    For one seed the interval is that of a paired bootstrap, with the same replies drawn for both arms; for
+    several it is Student's t of the seeds' differences. A seed that lacks one of the two arms is left out.
+
+    Returns:
+        Empty if no seed is left.
     """
     by_seed: list[dict[str, float]] = []
     pairs: list[tuple[Cell, Cell]] = []
@@ -83,38 +87,35 @@ def differences(grid: Sequence[Cell], arm: str, other: str, task: Task) -> dict[
 
 def _paired_intervals(first: Cell, second: Cell, task: Task) -> dict[str, tuple[float, float]]:
     """METRIC -> the interval of `first` minus `second` over replies to the same prompts, drawn together."""
-    ours, theirs = _predictions(first), _predictions(second)
-    assert [line["ids"] for line in ours] == [line["ids"] for line in theirs]  # `measured` compared the lists
-    pairs = list(zip(ours, theirs, strict=True))
+    ours, theirs = _drawn_predictions(first), _drawn_predictions(second)
+    assert [line.ids for line in ours] == [line.ids for line in theirs]  # `measured` compared the lists
     found: dict[str, tuple[float, float]] = {}
-    if alone := [(a, b) for a, b in pairs if a["images"] == 1]:
-        given = [
-            np.clip(filled([line["values"][0] for line in arm], task), task.low, task.high)
-            for arm in zip(*alone, strict=True)
-        ]
-        rows = np.column_stack([*given, [a["truth"][0] for a, _ in alone]])
-        metric = {"mae": mae, "srcc": srcc, "accuracy": lambda some, truths: accuracy(some, truths, task)}[
-            task.metric
-        ]
+    if any(line.images == 1 for line in ours):
+        one, other = (guesses_and_truths([x for x in arm if x.images == 1], task) for arm in (ours, theirs))
+        score = METRICS[task.metric].score
+        assert score is not None  # it is a metric of single images
         found[task.metric] = bootstrap_interval(
-            rows, lambda one, other, truths: metric(one, truths) - metric(other, truths), seed=first.seed
+            np.column_stack([one[:, 0], other]),
+            lambda ours, theirs, truths: score(ours, truths, task) - score(theirs, truths, task),
+            seed=first.seed,
         )
-    for count in sorted({line["images"] for line in ours} - {1}):
-        rows = np.array([a["tau"] - b["tau"] for a, b in pairs if a["images"] == count])
-        found[f"tau{count}"] = bootstrap_interval(rows, seed=first.seed)
+    for count in sorted({line.images for line in ours} - {1}):
+        taus = [[line.tau for line in arm if line.images == count] for arm in (ours, theirs)]
+        between = np.subtract(*np.asarray(taus, dtype=np.float64))
+        found[f"tau{count}"] = bootstrap_interval(between, seed=first.seed)
     return found
 
 
-def _predictions(cell: Cell) -> list[dict[str, Any]]:
-    """The lines of the cell's arm, but for lists that were asked in several orders of their pictures."""
+def _drawn_predictions(cell: Cell) -> list[Prediction]:
+    """The predictions of the cell's arm, without those of rotated lists."""
     path = cell.folder / "predictions.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
+        lines = list(read_predictions(path))
+    except (OSError, DataError) as error:
         raise DataError(
             f"{path}: can't be read ({error}); remove {cell.folder}, and it is made again"
         ) from error
-    return [line for line in lines if line["arm"] == cell.arm and "rotation" not in line]
+    return [line for line in lines if line.arm == cell.arm and not line.is_rotated]
 
 
 def _evaluated(cell: Cell) -> bool:
@@ -122,7 +123,7 @@ def _evaluated(cell: Cell) -> bool:
     return path.is_file() and cell.arm in load_metrics(path)["arms"]
 
 
-def _student(values: Sequence[float]) -> tuple[float, float]:
+def _student_interval(values: Sequence[float]) -> tuple[float, float]:
     mean, count = float(np.mean(values)), len(values)
     half = float(student.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return mean - half, mean + half

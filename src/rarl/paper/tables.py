@@ -1,42 +1,36 @@
-"""A grid beside the paper: the measured arms as one table, how far its last arm is from the others, and what
-was printed as tables of their own, which are never mixed with the first."""
+"""A grid beside the paper: the measured arms as one table, how far the last of them is from the others, and
+what was printed as tables of their own, never mixed with what was measured."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from rarl.errors import DataError
-from rarl.method.tasks import Metric, Task
-from rarl.paper.published import COUNTS, SOURCE, TABLES, PublishedTable, published
+from rarl.evaluation.metrics import METRICS
+from rarl.method.tasks import HeadlineMetric, Task
+from rarl.paper.published import PRINTED_COUNTS, PUBLISHED_TABLES, SOURCE, PublishedTable, published
 from rarl.report.page import write_page
 from rarl.report.record import load_records
-from rarl.report.tables import ARROWS, MISSING, NAMES, Laid, arm_names, cell
+from rarl.report.tables import MISSING, TextTable, arm_names, arm_rows, headline_columns
 
 
-def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -> Laid:
-    """The arms of a grid over its seeds.
+def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -> TextTable:
+    """The arms of a grid, over its seeds.
 
     Args:
         results: what `rarl.paper.reproduce` writes as `results.json`.
     """
-    counts = sorted({int(count) for count in results["lists"]})
-    columns = {f"1-img{ARROWS[task.metric]}": task.metric} | {f"{n}-imgs↑": f"tau{n}" for n in counts}
-    columns |= {"parsed": "parsed", "valid": "valid"}
-    names = arm_names(results["steps"], results["model"])
-    rows = [
-        (
-            names[arm],
-            *(cell(results["arms"].get(arm, {}).get(metric), metric) for metric in columns.values()),
-        )
-        for arm in results["steps"]
-    ]
+    columns = _measured_columns(results, task) | {"parsed": "parsed", "valid": "valid"}
+    known = arm_names(results["steps"], results["model"])
+    names = {arm: known[arm] for arm in results["steps"]}
     seeds = results["seeds"]
     steps = [f"{names[arm]} {steps}" for arm, steps in results["steps"].items() if arm != "base"]
     once = " SFT sees each prompt once." if "sft" in results["steps"] else ""
     over = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over the seeds {', '.join(map(str, seeds))}"
-    over += f", below each number its 95 % interval ({_intervals(results['arms'])})"
+    over += f", below each number its 95 % interval ({_kind_of_intervals(results['arms'])})"
+    metric = METRICS[task.metric].title
     notes = [
-        f"{NAMES[task.metric]} for one image, Kendall's tau for lists; {over}; parsed and valid in %.",
+        f"{metric} for one image, Kendall's tau for lists; {over}; parsed and valid in %.",
         f"Steps of training since the base: {', '.join(steps)}.{once}",
     ]
     if results["missing"]:
@@ -44,39 +38,37 @@ def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -
     title = (
         f"Measured: {results['task']}, {results['split']} split, {results['model']} ({table.title}'s arms)"
     )
-    return Laid(title, ("Methods", *columns), tuple(rows), tuple(notes))
+    rows = arm_rows(results["arms"], names, columns.values())
+    return TextTable(title, ("Methods", *columns), rows, tuple(notes))
 
 
-def differences_table(results: dict[str, Any], task: Task) -> Laid | None:
-    """The last arm minus each of the others, on the same images and lists; None where there is nothing."""
+def differences_table(results: dict[str, Any], task: Task) -> TextTable | None:
+    """The last arm minus each of the others, on the same images and lists; None if nothing is comparable."""
     found = {arm: entries for arm, entries in results["differences"].items() if entries}
     if not found:
         return None
-    counts = sorted({int(count) for count in results["lists"]})
-    columns = {f"1-img{ARROWS[task.metric]}": task.metric} | {f"{n}-imgs↑": f"tau{n}" for n in counts}
+    columns = _measured_columns(results, task)
     names = arm_names(results["steps"], results["model"])
-    rows = tuple(
-        (
-            f"vs. {names[arm].removeprefix('+ ')}",
-            *(cell(entries.get(metric), metric, signed=True) for metric in columns.values()),
-        )
-        for arm, entries in found.items()
-    )
+    against = {arm: f"vs. {names[arm].removeprefix('+ ')}" for arm in found}
+    rows = arm_rows(found, against, columns.values(), signed=True)
     last = names[list(results["steps"])[-1]]
-    what = _intervals(found, "paired bootstrap")
+    what = _kind_of_intervals(found, "paired bootstrap")
     note = f"95 % intervals ({what}). An interval that has 0 in it is no difference that was shown."
-    return Laid(f"Measured: {last} minus each of the others", ("Arms", *columns), rows, (note,))
+    return TextTable(f"Measured: {last} minus each of the others", ("Arms", *columns), rows, (note,))
 
 
-def published_tables(table: PublishedTable) -> list[Laid]:
-    """What the paper printed, a table for each dataset."""
+def published_tables(table: PublishedTable) -> list[TextTable]:
+    """What the paper printed, as a table for each dataset."""
     tables = []
     for place, part in enumerate(table.parts, 1):
-        header = ("Methods", f"1-img{ARROWS[part.metric]}", *(f"{count}-imgs↑" for count in COUNTS[1:]))
+        header = ("Methods", *headline_columns(part.metric, PRINTED_COUNTS[1:]))
         rows = tuple(
             (
                 row.name,
-                *(_printed(value, part.metric, n) for n, value in zip(COUNTS, row.values, strict=True)),
+                *(
+                    _printed_cell(value, part.metric, count)
+                    for count, value in zip(PRINTED_COUNTS, row.values, strict=True)
+                ),
             )
             for row in part.rows
         )
@@ -84,12 +76,16 @@ def published_tables(table: PublishedTable) -> list[Laid]:
             f"Printed in {table.title} of {SOURCE}; not measured here.",
             *(table.notes if place == len(table.parts) else ()),
         )
-        tables.append(Laid(f"Published: {part.dataset}, {table.title} of {SOURCE}", header, rows, notes))
+        tables.append(TextTable(f"Published: {part.dataset}, {table.title} of {SOURCE}", header, rows, notes))
     return tables
 
 
-def _intervals(found: dict[str, dict[str, Any]], bootstrap: str = "bootstrap") -> str:
-    """Of what kind the intervals are: of a grid that is not finished some arms have one seed, others more."""
+def _measured_columns(results: dict[str, Any], task: Task) -> dict[str, str]:
+    return headline_columns(task.metric, sorted({int(count) for count in results["lists"]}))
+
+
+def _kind_of_intervals(found: dict[str, dict[str, Any]], bootstrap: str = "bootstrap") -> str:
+    """What kind of intervals they are. In an unfinished grid some arms have one seed and others several."""
     numbers = {len(entry["seeds"]) for entries in found.values() for entry in entries.values()}
     alone, over_seeds = f"{bootstrap} over replies", "Student's t over seeds"
     if numbers == {1}:
@@ -97,7 +93,7 @@ def _intervals(found: dict[str, dict[str, Any]], bootstrap: str = "bootstrap") -
     return f"{over_seeds}; {alone} where one seed alone is finished" if 1 in numbers else over_seeds
 
 
-def _printed(value: float | None, metric: Metric, count: int) -> str:
+def _printed_cell(value: float | None, metric: HeadlineMetric, count: int) -> str:
     if value is None:
         return MISSING
     return f"{value:.2f}" if count == 1 and metric != "srcc" else f"{value:.3f}"
@@ -107,13 +103,13 @@ RESULTS = "results.json"
 
 
 def grid_tables_in(folder: Path) -> list[Path]:
-    """The folders of the tables in a grid's folder, or the folder itself where it is one of them."""
-    candidates = [folder, *(folder / name for name in TABLES)]
+    """The folders of the tables in a grid's folder, or the folder itself if it is one of them."""
+    candidates = [folder, *(folder / name for name in PUBLISHED_TABLES)]
     return [candidate for candidate in candidates if (candidate / RESULTS).is_file()]
 
 
-def tables_of(results: dict[str, Any], task: Task) -> list[Laid]:
-    """What is shown of a grid: measured, published, differences between measured arms."""
+def grid_tables(results: dict[str, Any], task: Task) -> list[TextTable]:
+    """The tables of a grid: what was measured, what was published, and how far measured arms are apart."""
     table = published(results["table"])
     between = differences_table(results, task)
     return [measured_table(results, task, table), *published_tables(table), *([between] if between else [])]
@@ -126,7 +122,7 @@ def write_grid_report(folder: Path) -> Path:
         The page.
 
     Raises:
-        DataError: if the results can't be read, or no cell of theirs was evaluated.
+        DataError: if the results can't be read, or none of their cells was evaluated.
     """
     path = folder / RESULTS
     try:
@@ -141,4 +137,4 @@ def write_grid_report(folder: Path) -> Path:
         raise DataError(f"{path}: no cell of this table was evaluated yet; rarl reproduce runs them")
     record = load_records(first)
     title = f"{table.title} on {record.task.name}: {record.model}"
-    return write_page(folder, record, tables_of(results, record.task), title)
+    return write_page(folder, record, grid_tables(results, record.task), title)

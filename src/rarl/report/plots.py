@@ -1,5 +1,5 @@
-"""Plots of a report as SVG texts: curves over training steps, predicted against true values, tau by list
-length, position bias. Their colours are variables of the page's style, where light and dark are chosen."""
+"""The plots of a report, as SVG texts: curves over training steps, predicted against true values, tau by list
+length, position bias. Their colours are variables of `page.css`, which has a light and a dark set."""
 
 import io
 import random
@@ -15,13 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rarl.evaluation.metrics import METRICS, list_lengths
 from rarl.evaluation.position_bias import mean_places
+from rarl.paper.arms import PAPER_ARMS
 from rarl.report.record import Arm, Record
-from rarl.report.tables import ARROWS, NAMES, arm_names, list_lengths
+from rarl.report.tables import arm_names
 
-# Stand-ins that are replaced by variables of the style sheet; no plot has these colours for another reason.
+# Stand-ins, to be replaced by variables of the style sheet. No plot has these colours for another reason.
 INK, MUTED, GRID = "#010203", "#020304", "#030405"
-PALETTE = ("base", "sft", "sft_answer_only", "regression", "ranking", "joint", "rarl_no_mutation", "rarl")
+PALETTE_SIZE = len(PAPER_ARMS)
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rarl",
@@ -44,8 +46,8 @@ SETTINGS: Any = {
     "lines.linewidth": 1.6,
     "path.simplify": True,
 }
-MOST_POINTS = 800  # of a scatter: more are not told apart, and each is an element of the page
-FEW_VALUES = 30
+MOST_POINTS = 800  # of a scatter: more could not be told apart, and each is an element of the page
+FEW_VALUES = 30  # up to here points that coincide are one dot, larger the more there are
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Plot:
     description: str
 
 
-def colour(arm: str, arms: Iterable[str]) -> int:
+def arm_colour(arm: str, arms: Iterable[str]) -> int:
     """The place of an arm in the palette of the style sheet; arms of other names take what is left."""
-    if arm in PALETTE:
-        return PALETTE.index(arm)
-    others = [name for name in arms if name not in PALETTE]
-    free = [place for place, name in enumerate(PALETTE) if name not in arms]
-    return free[others.index(arm) % len(free)] if free else len(PALETTE) - 1
+    if arm in PAPER_ARMS:
+        return PAPER_ARMS[arm].colour
+    others = [name for name in arms if name not in PAPER_ARMS]
+    free = [row.colour for name, row in PAPER_ARMS.items() if name not in arms]
+    return free[others.index(arm) % len(free)] if free else PALETTE_SIZE - 1
 
 
 def training_curves(record: Record) -> list[Plot]:
@@ -87,17 +89,13 @@ def training_curves(record: Record) -> list[Plot]:
 
 
 def validation_curves(record: Record) -> list[Plot]:
-    """The task's metric for single images and tau for lists, on the validation part."""
-    metric = record.task.metric
-    keys = {f"{NAMES[metric].removesuffix(' in %')} {ARROWS[metric]}, 1 image": f"validation/{metric}"}
-    counts = {
-        int(key.removeprefix("validation/tau"))
-        for arm in record.arms.values()
-        for log in arm.log
-        for key in log
-        if key.startswith("validation/tau") and not key.endswith("_values")
-    }
-    keys |= {f"Kendall's τ ↑, {count} images": f"validation/tau{count}" for count in sorted(counts)}
+    """The task's metric for single images and tau for lists, on the validation split."""
+    metric, tau = METRICS[record.task.metric], METRICS["tauN"]
+    prefix = "validation/"
+    logged = {key for arm in record.arms.values() for log in arm.log for key in log}
+    counts = list_lengths(key.removeprefix(prefix) for key in logged if key.startswith(prefix))
+    keys = {f"{metric.label} {metric.arrow}, 1 image": f"{prefix}{metric.name}"}
+    keys |= {f"{tau.label} {tau.arrow}, {count} images": f"{prefix}tau{count}" for count in counts}
     plots = [_curves(record, title, (key,), list(record.arms.values())) for title, key in keys.items()]
     return [plot for plot in plots if plot]
 
@@ -108,12 +106,15 @@ def predicted_against_true(record: Record) -> list[Plot]:
     task = record.task
     names = arm_names(record.arms, record.model)
     for name, arm in ((name, record.arms[name]) for name in names):
-        alone = [line for line in arm.predictions if line["images"] == 1 and line["values"][0] is not None]
-        if not alone:
+        pairs = [
+            (line.truth[0], min(max(value, task.low), task.high))
+            for line in arm.predictions
+            if line.images == 1 and (value := line.values[0]) is not None
+        ]
+        if not pairs:
             continue
-        pairs = [(line["truth"][0], min(max(line["values"][0], task.low), task.high)) for line in alone]
         title, (figure, axes) = names[name], _figure(names[name], 2.9, 2.9)
-        paint = _stand_in(colour(name, record.arms))
+        paint = _stand_in(arm_colour(name, record.arms))
         axes.plot([task.low, task.high], [task.low, task.high], color=MUTED, linewidth=0.8, linestyle=":")
         counted = Counter((truth, task.nearest(given)) for truth, given in pairs)
         if len({truth for truth, _ in counted}) <= FEW_VALUES:
@@ -129,14 +130,14 @@ def predicted_against_true(record: Record) -> list[Plot]:
         margin = 0.05 * (task.high - task.low)
         low, high = (f(number for pair in pairs for number in pair) for f in (min, max))
         axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
-        said = f"{title}: predicted against true values of {len(alone)} single images"
-        plots.append(Plot(title, _svg(figure, f"scatter-{len(plots)}"), said))
+        description = f"{title}: predicted against true values of {len(pairs)} single images"
+        plots.append(Plot(title, _svg(figure, f"scatter-{len(plots)}"), description))
     return plots
 
 
 def tau_by_length(record: Record) -> Plot | None:
     """Kendall's tau with its interval, by the number of images in a list."""
-    counts = list_lengths({arm.name: arm.metrics for arm in record.arms.values()})
+    counts = list_lengths(key for arm in record.arms.values() for key in arm.metrics)
     if not counts:
         return None
     figure, axes = _figure("Kendall's τ by list length", 5.0, 2.6)
@@ -150,7 +151,7 @@ def tau_by_length(record: Record) -> Plot | None:
             [max(entry["value"] - entry["low"], 0) for _, entry in known],
             [max(entry["high"] - entry["value"], 0) for _, entry in known],
         ]
-        paint = _stand_in(colour(name, record.arms))
+        paint = _stand_in(arm_colour(name, record.arms))
         axes.errorbar([x + offset for x, _ in known], values, yerr=errors, fmt="o", color=paint, capsize=2)
     axes.set_xticks(range(len(counts)), [f"{count} images" for count in counts])
     axes.set_ylabel("τ, 95 % interval")
@@ -164,13 +165,13 @@ def position_bias(record: Record) -> Plot | None:
     rotated = {name: arm.rotated for name, arm in record.arms.items() if arm.rotated}
     if not rotated:
         return None
-    count = max(line["images"] for lines in rotated.values() for line in lines)
+    count = max(line.images for lines in rotated.values() for line in lines)
     title = f"Place in the reply by place in the prompt, {count} images"
     figure, axes = _figure(title, 5.0, 2.6)
     axes.axhline((count + 1) / 2, color=MUTED, linewidth=0.8, linestyle=":")
     for name in arm_names(rotated, record.model):
         if places := mean_places(rotated[name], count):
-            paint = _stand_in(colour(name, record.arms))
+            paint = _stand_in(arm_colour(name, record.arms))
             axes.plot(range(1, count + 1), [place + 1 for place in places], marker="o", ms=4, color=paint)
     axes.set(xlabel="picture in the prompt", ylabel="mean place in the reply")
     axes.set(xticks=range(1, count + 1), yticks=range(1, count + 1), ylim=(0.8, count + 0.2))
@@ -179,14 +180,14 @@ def position_bias(record: Record) -> Plot | None:
 
 
 def _curves(record: Record, title: str, keys: Sequence[str], arms: Sequence[Arm]) -> Plot | None:
-    """Logged numbers over the steps since the base; the second key is dashed."""
+    """Logged numbers over the steps since the base; the line of a second key is dashed."""
     figure, axes = _figure(title, 4.2, 2.6)
     drawn: list[str] = []
     for arm in arms:
         for key, style in zip(keys, ("-", "--"), strict=False):
             points = [(arm.since + log["step"], log[key]) for log in arm.log if _is_number(log.get(key))]
             if points:
-                paint = _stand_in(colour(arm.name, record.arms))
+                paint = _stand_in(arm_colour(arm.name, record.arms))
                 few = "." if len(points) < 20 and style == "-" else None
                 axes.plot(*zip(*points, strict=True), color=paint, linestyle=style, marker=few, ms=5)
                 drawn.append(arm.name)
@@ -230,7 +231,7 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _variables() -> Mapping[str, str]:
-    paints = {_stand_in(place): f"arm-{place}" for place in range(len(PALETTE))}
+    paints = {_stand_in(place): f"arm-{place}" for place in range(PALETTE_SIZE)}
     return {INK: "ink", MUTED: "muted", GRID: "grid", **paints}
 
 

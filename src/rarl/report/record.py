@@ -1,5 +1,5 @@
-"""What a run, or the cells of a grid, left on disk, read once for a report. Nothing but the metrics has to be
-there: an older run, an arm that was not trained or images that are gone make a report shorter, not fail."""
+"""What a run, or the cells of a grid, left on disk, read once for a report. Only the metrics have to be
+there: an older run, an untrained arm, or images that are gone make a report shorter, but never fail."""
 
 import json
 from collections.abc import Sequence
@@ -10,10 +10,14 @@ from typing import Any
 
 from rarl.data.collection import Collection, inspect_collection
 from rarl.errors import DataError
-from rarl.evaluation.results import load_metrics
+from rarl.evaluation.prediction import Prediction
+from rarl.evaluation.results import load_metrics, read_predictions
+from rarl.files import read_jsonl
 from rarl.method.tasks import Task
 from rarl.training.callbacks import GROUPS_FILE, TRAINING_FILE
 from rarl.training.config import RunConfig, load_config
+
+CHANGED = "was it changed?"
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,19 @@ class Arm:
     """One arm.
 
     Attributes:
-        predictions: lines of `predictions.jsonl`, without those of rotated lists, which are `rotated`.
-        log, groups: lines of the model folder's `log.jsonl` and `groups.jsonl`; none of what was not trained.
-        training: its `training.json`, or nothing.
-        since: the steps that were trained before the arm's own, by the stages before it.
-        cut: whether the last line of `log` or `groups` was cut off, and is left out.
+        predictions: without those of rotated lists, which are in `rotated`.
+        log, groups: the lines of `log.jsonl` and `groups.jsonl` in the model's folder; empty for an arm that
+            was not trained.
+        training: its `training.json`; empty where there is none.
+        since: how many steps the stages before the arm's own were trained.
+        cut: whether the last line of `log` or `groups` was cut off, and is left out here.
     """
 
     name: str
     metrics: dict[str, dict[str, float]]
     subgroups: dict[str, Any]
-    predictions: list[dict[str, Any]]
-    rotated: list[dict[str, Any]]
+    predictions: list[Prediction]
+    rotated: list[Prediction]
     log: list[dict[str, Any]]
     groups: list[dict[str, Any]]
     training: dict[str, Any]
@@ -45,12 +50,12 @@ class Record:
     """All arms of one task, split and seed.
 
     Attributes:
-        model: what the run began with, as a name.
+        model: the name of the model that the run began with.
         metrics: as in `metrics.json`, with all arms.
-        images: id -> file, of the train and the evaluated part, as far as the collection is still there.
-        configs: what was given, as (what it is of, its YAML).
-        missing: what a reader would look for and the run has not, a sentence each.
-        knows_values: whether true values are values; where only orders are known they are places in one.
+        images: id -> file, of the train and the evaluated split; empty if the collection is gone.
+        configs: (name of the run, its YAML), for each run.
+        missing: what a reader would look for and the run lacks, a sentence each.
+        knows_values: whether the true values are values; if only orders are known, they are places in one.
     """
 
     task: Task
@@ -69,18 +74,18 @@ class Record:
 
 
 def load_record(run: Path) -> Record:
-    """A run's folder.
+    """Reads a run's folder.
 
     Raises:
-        DataError: if it is none, or nothing has been evaluated there.
-        ConfigError: if its `config.yaml` is not what it was.
+        DataError: if it is no run, or nothing has been evaluated there.
+        ConfigError: if its `config.yaml` is no longer what a run wrote.
     """
     return load_records([run])
 
 
 def load_records(runs: Sequence[Path]) -> Record:
-    """Several runs of one task, split and seed as one, such as the cells of a grid; the first run that has an
-    arm is taken for it.
+    """Reads several runs of one task, split and seed as one, such as the cells of a grid. An arm is taken
+    from the first run that has it.
 
     Raises:
         As `load_record`.
@@ -100,13 +105,14 @@ def load_records(runs: Sequence[Path]) -> Record:
             raise DataError(f"{run}/metrics.json: no arm was evaluated yet")
         metrics = metrics or {**found, "arms": {}}
         metrics["lists"] |= found["lists"]
-        lines = _lines(run / "predictions.jsonl")
+        file = run / "predictions.jsonl"
+        lines = list(read_predictions(file)) if file.is_file() else []
         for name, numbers in found["arms"].items():
             if name not in arms:
                 metrics["arms"][name] = numbers
-                arms[name] = _arm(run, config, name, numbers, found, lines)
+                arms[name] = _read_arm(run, config, name, numbers, found, lines)
         configs.append((run.name, (run / "config.yaml").read_text(encoding="utf-8")))
-        collection = collection or _collection(config, run)
+        collection = collection or _find_collection(config, run)
     trained = [arm for arm in arms.values() if arm.name != "base"]
     logged = any(arm.log for arm in trained)
     split = metrics["split"]
@@ -119,7 +125,7 @@ def load_records(runs: Sequence[Path]) -> Record:
         "There are no predictions, so no lists are shown.": not any(arm.predictions for arm in arms.values()),
         "No list was asked in several orders of its pictures.": not any(a.rotated for a in arms.values()),
         "There is no log of the training, so there are no curves.": trained and not logged,
-        "Nothing was measured on a validation part in training.": logged
+        "Nothing was measured on a validation split in training.": logged
         and not any("validation/score" in log for arm in trained for log in arm.log),
         "No groups of responses were kept while training.": not any(arm.groups for arm in trained),
         "It is not known how long, and with what, the arms were trained.": trained
@@ -131,15 +137,15 @@ def load_records(runs: Sequence[Path]) -> Record:
     return Record(config.task, model, metrics, arms, images, configs, sentences, knows_values)
 
 
-def _arm(
-    run: Path, config: RunConfig, name: str, numbers: Any, found: dict[str, Any], lines: list[dict[str, Any]]
+def _read_arm(
+    run: Path, config: RunConfig, name: str, numbers: Any, found: dict[str, Any], lines: list[Prediction]
 ) -> Arm:
-    own = [line for line in lines if line.get("arm") == name]
+    own = [line for line in lines if line.arm == name]
     folder = run / name
     steps = {stage.name: stage.max_steps for stage in config.stages}
     before = 0
     if name != "base" and (config.sft is None or name != config.sft.name):
-        # A cell's model has its arm's name, and its last stage made it.
+        # The model of a grid's cell has the arm's name; the last stage made it.
         last = list(steps).index(name) if name in steps else len(steps) - 1
         before = sum(list(steps.values())[:last])
     log, log_cut = _whole_lines(folder / "log.jsonl")
@@ -148,61 +154,61 @@ def _arm(
         name=name,
         metrics=numbers,
         subgroups=found.get("subgroups", {}).get(name, {}),
-        predictions=[line for line in own if "rotation" not in line],
-        rotated=[line for line in own if "rotation" in line],
+        predictions=[line for line in own if not line.is_rotated],
+        rotated=[line for line in own if line.is_rotated],
         log=log,
         groups=groups,
-        training=next(iter(_lines(folder / TRAINING_FILE, whole=True)), {}),
+        training=_read_object(folder / TRAINING_FILE),
         since=before,
         cut=log_cut or groups_cut,
     )
 
 
 def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """As `_lines`, without a last line that has no end, and whether there was one."""
-    text = _text(path)
-    end = text.rfind("\n") + 1
-    return _lines(path, text[:end]), bool(text[end:].strip())
-
-
-def _lines(path: Path, text: str | None = None, *, whole: bool = False) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line, or one in all; none where it is missing.
+    """The objects of a JSONL file, without a last line that has no end, and whether there was such a line;
+    none where the file is missing.
 
     Raises:
-        DataError: if a line is no JSON object.
+        DataError: if another line is no JSON object.
     """
-    found = []
-    text = _text(path) if text is None else text
-    # Not splitlines: other marks that it takes for line ends may stand inside a reply.
-    for number, line in enumerate([text] if whole else text.split("\n"), 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path} line {number}: not JSON ({error}); was it changed?") from error
-            if not isinstance(value, dict):
-                raise DataError(f"{path} line {number}: must be an object, not {line[:40]}")
-            found.append(value)
-    return found
+    if not path.is_file():
+        return [], False
+    *whole, rest = path.read_bytes().split(b"\n")
+    errors: list[DataError] = []
+    found = [line for _, line in read_jsonl(path, mend=CHANGED, fault=errors.append)]
+    cut = bool(rest.strip())
+    if cut:  # its last line is either among the errors or among what was found
+        is_error = errors and str(errors[-1]).startswith(f"{path} line {len(whole) + 1}: ")
+        (errors if is_error else found).pop()
+    if errors:
+        raise errors[0]
+    return found, cut
 
 
-def _text(path: Path) -> str:
+def _read_object(path: Path) -> dict[str, Any]:
+    """The one object of a JSON file; empty where it is missing."""
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file (UTF-8); was it changed?") from error
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        value = json.loads(text) if text.strip() else {}
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise DataError(f"{path}: not JSON ({error}); {CHANGED}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: must be an object, not {text[:40]}")
+    return value
 
 
-def _collection(config: RunConfig, run: Path) -> Collection | None:
-    """Where it was or, for a run that was moved with it, in the run's folder."""
+def _find_collection(config: RunConfig, run: Path) -> Collection | None:
+    """The run's collection: where it was or, if the run was moved together with it, in the run's folder."""
     for folder in (config.data, run / "data"):
         if folder is not None and folder.is_dir():
             with suppress(DataError):
-                return inspect_collection(folder)[0]  # an image that is gone is no reason to show none
+                return inspect_collection(folder)[
+                    0
+                ]  # an image that is gone is no reason to show none of them
     return None
 
 
 def _is_tiny(config: RunConfig) -> bool:
-    """Whether the run began with the embedded model, of which demo and grids have copies in folders."""
+    """Whether the run began with the embedded model; demo and grids have copies of it in their folders."""
     name = Path(config.model)
     return config.model == "tiny" or name.name == "base" or name.parent.name == "bases"

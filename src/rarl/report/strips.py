@@ -1,6 +1,6 @@
-"""Real images in a report: ranked lists as strips in the order of the reply, the best, the median and the
-worst of an arm with the base's reply to the same list, and whole groups of responses from training. Images
-are small copies inside the page."""
+"""The images in a report: ranked lists as strips in the order of the reply (the best, the median and the
+worst of an arm, each with the base's reply to the same list), and whole groups of responses from training.
+Images are small copies inside the page; nothing is measured here."""
 
 import base64
 import io
@@ -11,16 +11,24 @@ from typing import Any
 
 from rarl.data.images import open_image
 from rarl.errors import DataError
+from rarl.evaluation.prediction import Prediction
 from rarl.report.record import Record
 from rarl.report.tables import arm_names
 
 LARGEST_SIDE = 128  # pixels of a copy; smaller images are left as they are
-GROUPS = 3
+GROUPS_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image: its copy as a data URI, or None where it can't be opened, and what was said of it."""
+    """One image, with what the reply says of it.
+
+    Attributes:
+        picture: its number in the prompt, from 1.
+        source: a copy of it as a data URI; None if it can't be opened.
+        truth, given: the true and the predicted value, as texts.
+        right: whether the two are the same on the task's grid.
+    """
 
     picture: int
     source: str | None
@@ -31,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Strip:
-    """The images of one list in the order of one reply; in that of the prompt where it is no ranking."""
+    """The images of a list in the order of a reply, or in that of the prompt if the reply is no ranking."""
 
     arm: str
     valid: bool
@@ -52,8 +60,8 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A group as it was trained on."""
+class ResponseGroup:
+    """A group of responses to one prompt, as it was trained on."""
 
     step: int
     tiles: list[Tile]
@@ -88,55 +96,62 @@ class Thumbnails:
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def ranked(record: Record, thumbnails: Thumbnails) -> list[tuple[str, list[Strip]]]:
-    """Best, median and worst of the main arm's longest lists, each with the base's reply to the same list."""
-    lists = [line for line in record.main.predictions if line["images"] > 1]
+def ranked_strips(record: Record, thumbnails: Thumbnails) -> list[tuple[str, list[Strip]]]:
+    """The best, the median and the worst of the main arm's longest lists, by tau, each with the base's reply
+    to the same list: (heading, strips)."""
+    lists = [line for line in record.main.predictions if line.images > 1]
     if not lists:
         return []
-    longest = max(line["images"] for line in lists)
-    by_tau = sorted((line for line in lists if line["images"] == longest), key=lambda line: line["tau"])
+    longest = max(line.images for line in lists)
+    by_tau = sorted((line for line in lists if line.images == longest), key=lambda line: line.tau or 0.0)
     names = arm_names(record.arms, record.model)
     base = record.arms.get("base") if record.main.name != "base" else None
-    replies = {tuple(line["ids"]): line for line in (base.predictions if base else ())}
+    replies = {tuple(line.ids): line for line in (base.predictions if base else ())}
     found = []
     for title, place in (("Best", -1), ("Median", len(by_tau) // 2), ("Worst", 0)):
         line = by_tau[place]
         strips = [_strip(names[record.main.name], line, record, thumbnails)]
-        if other := replies.get(tuple(line["ids"])):
+        if other := replies.get(tuple(line.ids)):
             strips.append(_strip(names["base"], other, record, thumbnails))
         found.append((f"{title} of {len(by_tau)} lists of {longest}", strips))
     return found
 
 
-def groups(record: Record, thumbnails: Thumbnails) -> list[Shown]:
-    """Groups of the main arm from the beginning, the middle and the end of its training; where some have a
-    mutated response, from those."""
+def response_groups(record: Record, thumbnails: Thumbnails) -> list[ResponseGroup]:
+    """Groups of the main arm from the beginning, the middle and the end of its training. If some groups have
+    a mutated response, only those are taken."""
     lines = [line for line in record.main.groups if len(line["ids"]) > 1] or record.main.groups
     lines = [line for line in lines if any(r["mutated"] for r in line["responses"])] or lines
     places = (
-        sorted({round(part * (len(lines) - 1) / (GROUPS - 1)) for part in range(GROUPS)}) if lines else []
+        sorted({round(third * (len(lines) - 1) / (GROUPS_SHOWN - 1)) for third in range(GROUPS_SHOWN)})
+        if lines
+        else []
     )
-    return [_shown(lines[place], record.main.since, thumbnails) for place in places]
+    return [_response_group(lines[place], record.main.since, thumbnails) for place in places]
 
 
-def _strip(arm: str, line: dict[str, Any], record: Record, thumbnails: Thumbnails) -> Strip:
-    order: Sequence[int] = range(line["images"])
-    if line["valid"]:
-        order = sorted(order, key=lambda index: line["positions"][index])
-    knows_values = record.knows_values
+def _strip(arm: str, line: Prediction, record: Record, thumbnails: Thumbnails) -> Strip:
+    order: Sequence[int] = range(line.images)
+    if line.valid and line.positions is not None:
+        places = [place or 0 for place in line.positions]  # of a valid reply none is missing
+        order = sorted(order, key=places.__getitem__)
     tiles = []
     for index in order:
-        truth, given = line["truth"][index], line["values"][index]
-        said = "–" if given is None else f"{given:g}"
-        known = f"{truth:g}" if knows_values else f"place {truth + 1:g}"
-        right = (
-            knows_values and given is not None and record.task.nearest(given) == record.task.nearest(truth)
-        )
-        tiles.append(Tile(index + 1, thumbnails.of(line["ids"][index]), known, said, right))
-    return Strip(arm, bool(line["valid"]), line["tau"], tiles, line["reply"])
+        truth, given = line.truth[index], line.values[index]
+        if record.knows_values:
+            known = f"{truth:g}"
+            right = given is not None and record.task.nearest(given) == record.task.nearest(truth)
+        else:
+            known, right = f"place {truth + 1:g}", False
+        tiles.append(Tile(index + 1, thumbnails.of(line.ids[index]), known, _value_text(given), right))
+    return Strip(arm, line.valid, line.tau or 0.0, tiles, line.reply)
 
 
-def _shown(line: dict[str, Any], since: int, thumbnails: Thumbnails) -> Shown:
+def _value_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+def _response_group(line: dict[str, Any], since: int, thumbnails: Thumbnails) -> ResponseGroup:
     truths = line.get("truth") or [f"place {place + 1}" for place in line.get("order", ())]
     tiles = [
         Tile(place, thumbnails.of(name), truth if isinstance(truth, str) else f"{truth:g}", "", False)
@@ -145,15 +160,15 @@ def _shown(line: dict[str, Any], since: int, thumbnails: Thumbnails) -> Shown:
     responses = [
         Response(
             text=response["text"],
-            rewards=[(name, _number(value)) for name, value in response["rewards"].items()],
-            reward=_number(response["reward"]),
+            rewards=[(name, _reward_text(value)) for name, value in response["rewards"].items()],
+            reward=_reward_text(response["reward"]),
             advantage=f"{response['advantage']:+.2f}",
             mutated=response["mutated"],
         )
         for response in line["responses"]
     ]
-    return Shown(since + line["step"], tiles, responses)
+    return ResponseGroup(since + line["step"], tiles, responses)
 
 
-def _number(value: float | None) -> str:
+def _reward_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"

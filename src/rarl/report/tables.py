@@ -1,8 +1,8 @@
-"""What was measured as tables: in the layout of the paper's Table 2, a row per arm and a column per image
-count, every number with its 95 % interval, and with all metrics. A table is texts, for a terminal, Markdown
-or a page; it measures and concludes nothing."""
+"""What was measured, as tables: in the layout of the paper's Table 2 with a row for each arm and a column for
+each number of images, with all metrics, and for groups of images. Every number has its 95 % interval. A table
+is texts, for a terminal, Markdown or a page; it measures and concludes nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,40 +10,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rarl.method.tasks import Metric, Task
+from rarl.evaluation.metrics import METRICS, list_lengths, metric_of
+from rarl.method.tasks import HeadlineMetric, Task
+from rarl.paper.arms import PAPER_ARMS
 
-# In the order of the rows. Anything else that stands in the file comes after these, under its own name.
-ARM_NAMES = {
-    "sft": "+ SFT",
-    "sft_answer_only": "+ SFT, answer only",
-    "regression": "+ Regression",
-    "ranking": "+ Ranking",
-    "joint": "+ Joint",
-    "rarl_no_mutation": "+ RARL, no RMO",
-    "rarl": "+ RARL",
-}
-ARROWS: dict[Metric, str] = {"mae": "↓", "accuracy": "↑", "srcc": "↑"}
-NAMES: dict[Metric, str] = {"mae": "MAE", "accuracy": "accuracy in %", "srcc": "SRCC"}
-# How a metric is written: what it is multiplied with, the decimals of the value and those of its interval,
-# None for no interval (it stands in the file). Shares are in per cent, as there.
-STYLES: dict[str, tuple[int, int, int | None]] = {
-    "mae": (1, 2, 2),
-    "accuracy": (100, 2, 1),
-    "within_one": (100, 1, 1),
-    "srcc": (1, 3, 2),
-    "plcc": (1, 3, 2),
-    "tau": (1, 3, 2),
-    "agreement": (1, 3, 2),
-    "position_bias": (1, 3, 2),
-    "parsed": (100, 1, None),
-    "valid": (100, 1, None),
-}
 MISSING = "-"
+Entries = Mapping[str, Mapping[str, float]]
+"""METRIC -> entry, as for one arm of `metrics.json`."""
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A table as texts; the first column names the row, and within a cell lines are parted by newlines."""
+class TextTable:
+    """A table as texts. The first column names the row; a newline parts the lines within a cell."""
 
     title: str
     header: tuple[str, ...]
@@ -53,7 +31,7 @@ class Laid:
     def markdown(self) -> str:
         """The rows in Markdown, without title and notes; ends with a newline."""
         rule = ("---", *("---:" for _ in self.header[1:]))
-        rows = [[_escaped(cell) for cell in row] for row in (self.header, rule, *self.rows)]
+        rows = [[_markdown_cell(text) for text in row] for row in (self.header, rule, *self.rows)]
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
     def terminal(self) -> Table:
@@ -63,129 +41,177 @@ class Laid:
             table.add_column(Text(name), justify="left" if place == 0 else "right", no_wrap=place > 0)
         for row in self.rows:
             # Text, because rich would take [...] for markup.
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(text) for text in row))
         return table
 
 
+# ── the headline metrics ─────────────────────────────────────────────────────────────────────────────────
+
+
 def results_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "base") -> Table:
-    """The table for a terminal.
+    """The headline table for a terminal.
 
     Args:
         metrics: what stands in `metrics.json`.
-        task: names the metric of single images.
+        task: says which metric of single images heads the table.
         model_name: what the row of the arm `base` is called, such as "Qwen2.5-VL-3B".
     """
-    return results(metrics, task, model_name).terminal()
+    return headline_table(metrics, task, model_name).terminal()
 
 
 def markdown_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "base") -> str:
     """The same table in Markdown, without the title; ends with a newline."""
-    return results(metrics, task, model_name).markdown()
+    return headline_table(metrics, task, model_name).markdown()
 
 
-def results(metrics: Mapping[str, Any], task: Task, model_name: str) -> Laid:
-    """The headline metrics. A column is there if any arm has its metric."""
-    arms: Mapping[str, Mapping[str, Any]] = metrics["arms"]
-    columns: dict[str, str] = {}
-    if any(task.metric in arm for arm in arms.values()):
-        columns[f"1-img{ARROWS[task.metric]}"] = task.metric
-    columns |= {f"{count}-imgs↑": f"tau{count}" for count in list_lengths(arms)}
+def headline_table(metrics: Mapping[str, Any], task: Task, model_name: str) -> TextTable:
+    """A row for each arm: the task's metric for single images, tau for lists, and the shares of replies that
+    are parsed and valid. A column is there if any arm has its metric."""
+    arms: Mapping[str, Entries] = metrics["arms"]
+    keys = {key for arm in arms.values() for key in arm}
+    columns = headline_columns(task.metric if task.metric in keys else None, list_lengths(keys))
     columns |= {"parsed": "parsed", "valid": "valid"}
     where = f"{metrics['task']}, {metrics['split']} split, seed {metrics['seed']}"
-    what = f"{NAMES[task.metric]} for single images, tau for lists, with 95 % intervals"
-    title = f"{where}\n{what}; parsed and valid in %"
-    return Laid(title, ("Methods", *columns), _rows(arms, tuple(columns.values()), model_name))
+    what = f"{METRICS[task.metric].title} for single images, tau for lists, with 95 % intervals"
+    rows = arm_rows(arms, arm_names(arms, model_name), columns.values())
+    return TextTable(f"{where}\n{what}; parsed and valid in %", ("Methods", *columns), rows)
 
 
-def all_metrics(metrics: Mapping[str, Any], model_name: str) -> Laid:
-    """Every metric that an arm has, a row for each and a column for each arm."""
-    arms: Mapping[str, Mapping[str, Any]] = metrics["arms"]
-    names = arm_names(arms, model_name)
-    keys = list(dict.fromkeys(key for arm in arms.values() for key in arm))
-    rows = tuple((key, *(cell(arms[arm].get(key), key) for arm in names)) for key in keys)
-    note = "accuracy, within_one, parsed and valid in %; docs/evaluation.md says what each of them is."
-    return Laid("All metrics", ("Metric", *names.values()), rows, (note,))
+def headline_columns(metric: HeadlineMetric | None, lengths: Iterable[int]) -> dict[str, str]:
+    """The heads of the paper's columns, each with its key in `metrics.json`.
+
+    Args:
+        metric: of single images; None leaves their column out.
+        lengths: the numbers of images of the lists.
+    """
+    single = {} if metric is None else {f"1-img{METRICS[metric].arrow}": metric}
+    return single | {f"{count}-imgs{METRICS['tauN'].arrow}": f"tau{count}" for count in lengths}
 
 
-def arm_names(arms: Mapping[str, Any], model_name: str) -> dict[str, str]:
-    """What the rows of these arms are called, in their order."""
-    known = {"base": model_name, **ARM_NAMES}
-    return {arm: known[arm] for arm in known if arm in arms} | {
-        arm: f"+ {arm}" for arm in arms if arm not in known
-    }
+def arm_rows(
+    arms: Mapping[str, Entries], names: Mapping[str, str], keys: Iterable[str], *, signed: bool = False
+) -> tuple[tuple[str, ...], ...]:
+    """For each arm in `names` what it is called there, and its numbers under these keys."""
+    wanted = list(keys)
+    return tuple(
+        (name, *(number_cell(arms.get(arm, {}).get(key), key, signed=signed) for key in wanted))
+        for arm, name in names.items()
+    )
 
 
-def list_lengths(arms: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """The numbers of images of the lists that were ranked."""
-    keys = {key for arm in arms.values() for key in arm if key.startswith("tau") and key[3:].isdigit()}
-    return sorted(int(key[3:]) for key in keys)
+def arm_names(arms: Iterable[str], model_name: str) -> dict[str, str]:
+    """What the rows of these arms are called: those of the paper in its order, then the others in theirs."""
+    there = list(arms)
+    known = {name: arm.label or model_name for name, arm in PAPER_ARMS.items() if name in there}
+    return known | {arm: f"+ {arm}" for arm in there if arm not in known}
 
 
-def cell(entry: Mapping[str, Any] | None, key: str, *, signed: bool = False) -> str:
-    """A value with its interval below it; `signed` is for differences."""
+def number_cell(entry: Mapping[str, Any] | None, key: str, *, signed: bool = False) -> str:
+    """A value with its interval below it.
+
+    Args:
+        key: of the metric in `metrics.json`; it decides unit and decimals.
+        signed: whether positive numbers get a sign, as for differences.
+    """
     if entry is None:
         return MISSING
-    family = key.rstrip("0123456789").removesuffix("_values").rstrip("0123456789")
-    factor, decimals, finer = STYLES.get(family, (1, 3, 3))
-    sign = "+" if signed else ""
+    metric, _ = metric_of(key)
+    return _number_and_interval(
+        entry, metric.factor, metric.decimals, metric.interval_decimals, "\n", "+" if signed else ""
+    )
+
+
+def _number_and_interval(
+    entry: Mapping[str, Any], factor: int, decimals: int, finer: int | None, gap: str, sign: str = ""
+) -> str:
+    """A value, and after a gap its interval with `finer` decimals; None leaves the interval out."""
     value = f"{entry['value'] * factor:{sign}.{decimals}f}"
     if finer is None:
         return value
     low, high = (f"{entry[end] * factor:{sign}.{finer}f}" for end in ("low", "high"))
-    return f"{value}\n{low} – {high}" if low[0] in "+-" else f"{value}\n{low}–{high}"
+    dash = " – " if low[0] in "+-" else "–"
+    return f"{value}{gap}{low}{dash}{high}"
 
 
-def _rows(
-    arms: Mapping[str, Mapping[str, Any]], keys: tuple[str, ...], model_name: str
-) -> tuple[tuple[str, ...], ...]:
-    names = arm_names(arms, model_name)
-    return tuple((names[arm], *(cell(arms[arm].get(key), key) for key in keys)) for arm in names)
-
-
-def _escaped(text: str) -> str:
-    """A cell of Markdown: a line end and a bar would end it."""
+def _markdown_cell(text: str) -> str:
+    """A cell of Markdown: a line end or a bar would end it."""
     return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
 
 
-Entries = Mapping[str, Mapping[str, float]]
-SUBGROUP_NAMES: dict[Metric, str] = {"mae": "MAE↓", "accuracy": "accuracy↑", "srcc": "SRCC↑"}
+# ── all metrics ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def metrics_table(metrics: Mapping[str, Any], model_name: str) -> TextTable:
+    """Every metric that an arm has, a row for each and a column for each arm."""
+    arms: Mapping[str, Entries] = metrics["arms"]
+    names = arm_names(arms, model_name)
+    keys = list(dict.fromkeys(key for arm in arms.values() for key in arm))
+    rows = tuple((key, *(number_cell(arms[arm].get(key), key) for arm in names)) for key in keys)
+    *shares, last = (metric.name for metric in METRICS.values() if metric.percent)
+    note = f"{', '.join(shares)} and {last} in %; docs/evaluation.md says what each of them is."
+    return TextTable("All metrics", ("Metric", *names.values()), rows, (note,))
 
 
 def order_line(metrics: Entries) -> str:
     """Agreement and position bias of one arm in a short line; empty where no list was rotated."""
-    counts = sorted(int(key[9:]) for key in metrics if key.startswith("agreement"))
+    counts = list_lengths(metrics, "agreementN")
     if not counts:
         return ""
     agreements = [f"{metrics[f'agreement{count}']['value']:.2f}" for count in counts]
     biases = [metrics.get(f"position_bias{count}") for count in counts]
-    shown = ["-" if bias is None else f"{bias['value']:.2f}" for bias in biases]
+    shown = [MISSING if bias is None else f"{bias['value']:.2f}" for bias in biases]
     images = "/".join(map(str, counts))
     return f"rotated lists of {images}: agreement {'/'.join(agreements)}, position bias {'/'.join(shown)}"
 
 
+# ── groups of images ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def column_tables(
+    arms: Mapping[str, Mapping[str, Mapping[str, Entries]]], task: Task, model_name: str
+) -> list[TextTable]:
+    """A table for each column of the metadata: its values, and the task's metric of each arm there.
+
+    Args:
+        arms: ARM -> what stands under its `subgroups` in `metrics.json`.
+    """
+    names, metric = arm_names(arms, model_name), METRICS[task.metric]
+    tables = []
+    for column in dict.fromkeys(column for columns in arms.values() for column in columns):
+        found = [arms[name].get(column, {}) for name in names]
+        rows = []
+        for value in dict.fromkeys(value for groups in found for value in groups):
+            entries = [groups.get(value, {}) for groups in found]
+            cells = [number_cell(numbers.get(task.metric), task.metric) for numbers in entries]
+            rows.append((value, _image_count(entries), *cells))
+        header = (column, "images", *names.values())
+        note = f"{metric.title} {metric.arrow} of single images, with 95 % intervals."
+        tables.append(TextTable(f"By {column}", header, tuple(rows), (note,)))
+    return tables
+
+
 def subgroup_table(columns: Mapping[str, Mapping[str, Entries]], task: Task, arm: str) -> Table:
-    """The task's own metric for each value of each column, with its 95 % interval and number of images.
+    """The groups of one arm for a terminal: the task's metric for each value of each column, with its 95 %
+    interval and the number of images.
 
     Args:
         columns: what stands under `subgroups` of one arm in `metrics.json`.
     """
+    metric = METRICS[task.metric]
     table = Table(title=f"{arm}: single images, by column", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("column")
     table.add_column("value")
     table.add_column("images", justify="right")
-    table.add_column(SUBGROUP_NAMES[task.metric], justify="right")
+    table.add_column(f"{metric.label}{metric.arrow}", justify="right")
     for column, values in columns.items():
-        for place, (value, metrics) in enumerate(values.items()):
+        for place, (value, entries) in enumerate(values.items()):
+            entry = entries.get(task.metric)
+            number = MISSING if entry is None else _number_and_interval(entry, metric.factor, 2, 2, "  ")
             # Text, because rich would take [...] for markup.
-            name = Text(column if place == 0 else "")
-            table.add_row(name, Text(value), str(metrics["mae"]["n"]), _cell(metrics, task))
+            table.add_row(Text("" if place else column), Text(value), _image_count([entries]), number)
     return table
 
 
-def _cell(metrics: Mapping[str, Mapping[str, Any]], task: Task) -> str:
-    entry = metrics.get(task.metric)
-    if entry is None:
-        return "-"
-    factor = 100 if task.metric == "accuracy" else 1
-    value, low, high = (f"{entry[key] * factor:.2f}" for key in ("value", "low", "high"))
-    return f"{value}  {low} – {high}" if low.startswith("-") else f"{value}  {low}–{high}"
+def _image_count(arms: Sequence[Entries]) -> str:
+    """The number of images of a group, which is the same for all arms that have it."""
+    return str(next(entries["mae"]["n"] for entries in arms if "mae" in entries))

@@ -22,7 +22,9 @@ from transformers import Trainer, TrainerCallback
 from rarl.data.collection import Collection
 from rarl.data.groups import Group, draw_groups
 from rarl.errors import ConfigError
-from rarl.evaluation.evaluate import ask, predict
+from rarl.evaluation.evaluate import ask
+from rarl.evaluation.metrics import metric_of
+from rarl.evaluation.prediction import predict
 from rarl.evaluation.summary import summarize
 from rarl.files import finish, progress_bar, unfinished, write_text
 from rarl.method.rewards import format_reward, ranking_reward, regression_reward
@@ -72,9 +74,8 @@ def validation_line(log: dict[str, Any]) -> str:
     Examples:
         `validation  score 2.914  mae 0.870  tau2 0.660  tau8 0.412  parsed 1.000  valid 0.931`
     """
-    left_out = ("accuracy", "within_one", "srcc", "plcc")
     names = [key.removeprefix("validation/") for key in log if key.startswith("validation/")]
-    shown = [name for name in names if name not in left_out and not name.endswith("_values")]
+    shown = [name for name in names if metric_of(name)[0].in_progress_line]
     shown.sort(key=lambda name: name != "score")
     return "  ".join(["validation", *(f"{name} {log[f'validation/{name}']:.3f}" for name in shown)])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rarl.data.sources.tables import number
 from rarl.errors import ConfigError, DataError
-from rarl.method.tasks import Metric, Task
+from rarl.method.tasks import HeadlineMetric, Task
 
 FINEST = 4  # decimals of a step that is taken from the values
 
@@ -30,7 +30,7 @@ class Scale:
     ends: tuple[float, float] | None = None
     step: float | None = None
     delta: float | None = None
-    metric: Metric | None = None
+    metric: HeadlineMetric | None = None
     names: tuple[str, ...] = ()
     name: str | None = None
 

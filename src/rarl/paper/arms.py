@@ -1,0 +1,74 @@
+"""The arms of the paper's Tables 2-6, one row each: what an arm is called, its colour in plots, and how it is
+trained from a recipe of two stages (sections 3 and 4). The rows train nothing; `grid` makes runs of them."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class PaperStage:
+    """A stage of an arm, as a change of a stage of the recipe.
+
+    Attributes:
+        of: the stage of the recipe it is taken from.
+        mutation: whether it keeps the recipe's mutation (RMO).
+        regression: whether it keeps the reward for regression; without it, single images are left out too.
+        alone: whether it is the only stage, so that it trains on as many prompts as both stages together.
+    """
+
+    of: Literal["first", "second"]
+    mutation: bool = True
+    regression: bool = True
+    alone: bool = False
+
+
+FIRST_STAGE = PaperStage("first")
+SECOND_STAGE = PaperStage("second")
+WITHOUT_MUTATION = replace(SECOND_STAGE, mutation=False)
+ALL_REWARDS_AT_ONCE = replace(WITHOUT_MUTATION, alone=True)
+RANKING_ALONE = replace(ALL_REWARDS_AT_ONCE, regression=False)
+
+
+@dataclass(frozen=True)
+class PaperArm:
+    """One arm.
+
+    Attributes:
+        name: in files and options.
+        label: in tables and plots; None for the base, which is called what its model is.
+        colour: its place in the palette of `report/page.css`, where it is the variable `--arm-COLOUR`.
+        stages: what it is trained with. For SFT they are the stages whose prompts it imitates.
+        sft: the reasoning in the reference replies of an arm that imitates them; None for one that does not.
+        trained: whether it is trained at all; the base is not.
+    """
+
+    name: str
+    label: str | None
+    colour: int
+    stages: tuple[PaperStage, ...] = (FIRST_STAGE, SECOND_STAGE)
+    sft: Literal["template", "empty"] | None = None
+    trained: bool = True
+
+    @property
+    def begins_with_first_stage(self) -> bool:
+        """Whether it starts from the model of the first stage, which it shares, and not from the base."""
+        return self.trained and self.sft is None and len(self.stages) == 2
+
+
+PAPER_ARMS: dict[str, PaperArm] = {
+    arm.name: arm
+    for arm in (
+        PaperArm("base", None, 0, trained=False),
+        PaperArm("sft", "+ SFT", 1, sft="template"),
+        PaperArm("sft_answer_only", "+ SFT, answer only", 2, sft="empty"),
+        PaperArm("regression", "+ Regression", 3, (FIRST_STAGE,)),
+        PaperArm("ranking", "+ Ranking", 4, (RANKING_ALONE,)),
+        PaperArm("joint", "+ Joint", 5, (ALL_REWARDS_AT_ONCE,)),
+        PaperArm("rarl_no_mutation", "+ RARL, no RMO", 6, (FIRST_STAGE, WITHOUT_MUTATION)),
+        PaperArm("rarl", "+ RARL", 7, (FIRST_STAGE, SECOND_STAGE)),
+    )
+}
+"""NAME -> arm, in the order in which tables show them; an arm comes after the one it begins with."""
+
+SHARED_STAGE = "regression"
+"""The arm whose model is the first stage of those with two."""
