@@ -1,5 +1,5 @@
-"""Runs of SFT and two stages, and arms that are validated while they train, for the test files that look at
-them from several sides. A run that several tests share is changed by none: they work on copies."""
+"""Runs of SFT and two stages, and arms that are validated while they train, shared by
+several test files. No test changes a run that others share: it works on a copy."""
 
 import io
 import shutil

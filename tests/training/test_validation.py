@@ -226,11 +226,11 @@ def test_too_few_images_are_told_before_anything_runs(validated_config_of):
     )
 
 
-def test_a_part_that_is_missing_is_told_before_anything_runs(validated_config_of, validated_digits):
+def test_a_split_that_is_missing_is_told_before_anything_runs(validated_config_of, validated_digits):
     assert "no split 'held-out'" in refused(validated_config_of(validation={"split": "held-out"}))
 
 
-def test_a_part_that_the_digits_have_not_is_told_before_anything_runs(validated_config_of):
+def test_a_split_that_the_digits_have_not_is_told_before_anything_runs(validated_config_of):
     assert "held-out" in refused(validated_config_of(data=None, validation={"split": "held-out"}))
 
 

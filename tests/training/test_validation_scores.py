@@ -86,7 +86,7 @@ def test_the_step_that_is_kept(history, keep, step):
 # ── the prompts ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_as_many_prompts_for_each_number_of_images_from_the_part_that_is_named(
+def test_as_many_prompts_for_each_number_of_images_from_the_split_that_is_named(
     validated_config_of, validated_digits
 ):
     config = validated_config_of(validation={"prompts": 5, "images": [4, 1, 2, 2]})

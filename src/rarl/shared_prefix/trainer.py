@@ -218,12 +218,12 @@ class SharedPrefix:
         """The responses of these groups, with the images of their prompts."""
         size = self.num_generations
         rows = [group * size + index for group in groups for index in range(size)]
-        part = {
+        micro_batch = {
             key: value[rows] if isinstance(value, torch.Tensor) and value.ndim else value
             for key, value in batch.items()
             if key not in IMAGE_FIELDS
         }
-        return part | _images_of_prompts(batch, groups)
+        return micro_batch | _images_of_prompts(batch, groups)
 
     # ── log-probs from packed rows ───────────────────────────────────────────────────────────────────────
 
@@ -316,15 +316,15 @@ def _images_of_prompts(fields: Batch, prompts: Sequence[int]) -> Batch:
     if "num_images" not in fields:
         return {}
     counts = fields["num_images"]
-    part: Batch = {"num_images": [counts[prompt] for prompt in prompts]}
-    if not any(part["num_images"]):
-        return part
+    chosen: Batch = {"num_images": [counts[prompt] for prompt in prompts]}
+    if not any(chosen["num_images"]):
+        return chosen
     if list(prompts) == list(range(len(counts))):
-        return part | _image_tensors(fields)
+        return chosen | _image_tensors(fields)
     grids_M3 = fields["image_grid_thw"].split(counts)  # one tensor per prompt, each image (1, height, width)
     patches = [int(grid_M3.prod(dim=-1).sum()) for grid_M3 in grids_M3]
     pixels = fields["pixel_values"].split(patches)
-    return part | {
+    return chosen | {
         "pixel_values": torch.cat([pixels[prompt] for prompt in prompts]),
         "image_grid_thw": torch.cat([grids_M3[prompt] for prompt in prompts]),
     }

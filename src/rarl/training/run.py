@@ -88,7 +88,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
-        gc.collect()  # a trainer and its models refer to each other, and would outlive it otherwise
+        gc.collect()  # a trainer and its models form a cycle, which must go before the next are loaded
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
