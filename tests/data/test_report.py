@@ -149,7 +149,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import rarl.data.check.report
 assert "matplotlib" not in sys.modules
-from test_check_report import check
+from test_report import check
 rarl.data.check.report.save_histograms(check(), {str(tmp_path / "a.png")!r})
 assert "matplotlib.pyplot" not in sys.modules
 """

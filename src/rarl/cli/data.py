@@ -106,8 +106,8 @@ def _make_collection(
 
 
 def source_command(name: str, example: str) -> Callable[[Callable[..., "Source"]], Callable[..., "Source"]]:
-    """Turns a function that reads a source into the command `rarl data prepare NAME`. Its parameters are
-    those of the function, the first of which is RAW, then OUT behind RAW, and at the end the options that all
+    """Turns a function that reads a source into the command `rarl data prepare NAME`. The command takes RAW,
+    the function's first parameter; OUT; the function's other parameters; and the options that all sources
     share."""
     out, *shared = list(signature(_make_collection).parameters.values())[2:]
 

@@ -490,8 +490,8 @@ def test_a_file_is_read_the_same_in_pieces_of_any_size(
     ("text", "message"),
     [
         ("", r"not JSON, within the first 0 bytes \(parse error: premature EOF\); is the download whole"),
-        ('{"a": [1, 2', r"not JSON, in or behind a entry 2, .*premature EOF"),
-        ('{"a": [1, {"x": 2', "not JSON, in or behind a entry 2, within the first 17 bytes .*premature EOF"),
+        ('{"a": [1, 2', r"not JSON, in or after a entry 2, .*premature EOF"),
+        ('{"a": [1, {"x": 2', "not JSON, in or after a entry 2, within the first 17 bytes .*premature EOF"),
         ('{"a": [1, "x', "a entry 1, .*premature EOF"),
         ('{"a": [1,]}', "a entry 1, .*unallowed token"),
         ('{"a": [1 2]}', "a entry 1, within the first .* bytes .*after array element"),
@@ -503,8 +503,8 @@ def test_a_file_is_read_the_same_in_pieces_of_any_size(
         ('{"a": {}}', "'a' must be a list"),
         ("{1: []}", "invalid object key .must be a string"),
         ('{"a" [1]}', "object key and value must be separated by a colon"),
-        ('{"a": [nul]}', "in or behind 'a', .*invalid string in json text"),
-        ('{"a": [NaN]}', "in or behind 'a', .*invalid char in json text"),
+        ('{"a": [nul]}', "in or after 'a', .*invalid string in json text"),
+        ('{"a": [NaN]}', "in or after 'a', .*invalid char in json text"),
         ('{"a": [' + "[" * 100_000, "recursion|premature EOF"),
         ('{"a": [' + "[" * 100_000 + "]" * 100_000 + "]}", "a entry 1, .*recursion"),
         ('{"b": ' + "9" * 5000 + "}", "integer overflow"),
@@ -528,7 +528,7 @@ def test_an_entry_without_end_is_not_read_to_the_end(tmp_path: Path, monkeypatch
     monkeypatch.setattr(coco_annotations, "PIECE", 10)
     monkeypatch.setattr(coco_annotations, "LONGEST_ENTRY", 100)
     assert len(lists(tmp_path / "a.json", json.dumps({"a": ["x" * 90]}), "a")) == 1
-    with pytest.raises(DataError, match=r"in or behind 'a', .*an entry is longer than 100 bytes"):
+    with pytest.raises(DataError, match=r"in or after 'a', .*an entry is longer than 100 bytes"):
         lists(tmp_path / "a.json", json.dumps({"a": ["x" * 500]}), "a")
 
 

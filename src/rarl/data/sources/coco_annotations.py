@@ -160,7 +160,7 @@ _HALF_CHARACTER = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c
 
 def stream_lists(file: Path, lists: Mapping[str, Collection[str] | None]) -> Iterator[tuple[str, int, Any]]:
     """The entries of some lists of the object that a JSON file holds, in the order of the file: the name of
-    the list, the number of the entry in it (from 1), and the entry. What is before an error has been yielded
+    the list, the number of the entry in it (from 1), and the entry. What precedes an error has been yielded
     by then.
 
     Args:
@@ -180,7 +180,7 @@ def stream_lists(file: Path, lists: Mapping[str, Collection[str] | None]) -> Ite
                 events = ijson.basic_parse(pieces, use_float=True, buf_size=PIECE)
                 yield from _entries(file, events, pieces, lists)
                 for _ in events:
-                    pass  # so that anything behind the end is an error
+                    pass  # so that anything after the end is an error
             except (ijson.JSONError, ValueError, RecursionError) as error:
                 raise pieces.error(str(error).partition("\n")[0]) from error
     except OSError as error:
@@ -289,6 +289,6 @@ class _Pieces:
         return data
 
     def error(self, problem: str) -> DataError:
-        place = f"in or behind {self.place}, " if self.place else ""
+        place = f"in or after {self.place}, " if self.place else ""
         read = f"within the first {self._read:,} bytes"
         return DataError(f"{self._file}: not JSON, {place}{read} ({problem}); is the download whole?")
