@@ -113,7 +113,7 @@ ROOF = [path for path in FILES if floor_of(name_of(path)) >= FLOORS["cli"]]
 def test_the_roof_imports_heavy_modules_only_inside_commands(path):
     for name in eager(parsed(path)):
         root = name.split(".")[0]
-        light = name in ("rarl", "rarl.errors", "rarl.method.tasks", "rarl.data.shares") or name.startswith(
+        light = name in ("rarl", "rarl.errors", "rarl.method.tasks", "rarl.data") or name.startswith(
             "rarl.cli"
         )
         assert light if root == "rarl" else root not in HEAVY
@@ -141,7 +141,7 @@ LIGHT = [
     "rarl.cli",
     "rarl.training.config",
     "rarl.training.checkpoints",
-    "rarl.data.shares",
+    "rarl.data",
     "rarl.data.sources.digits",
     "rarl.models.loading",
     "rarl.report.tables",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rarl.data import SHARES, parse_shares
 from rarl.data.prepare import divide_by_seed
-from rarl.data.shares import SHARES, parse_shares
 from rarl.data.sources import Labelled
 from rarl.errors import ConfigError, DataError
 

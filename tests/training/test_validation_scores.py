@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.validated import SFT
-from rarl.data.collection import Row
+from rarl.data.collection import OrderedRow, Row
 from rarl.data.groups import Group
 from rarl.method.tasks import DIGITS
 from rarl.training.callbacks import (
@@ -18,9 +18,8 @@ from rarl.training.sections import Weights
 
 
 def group_of(*values, order=None):
-    return Group(
-        tuple(Row(str(i), f"/nowhere/{i}.png", value, None, order) for i, value in enumerate(values))
-    )
+    fields = [(str(i), f"/nowhere/{i}.png", value) for i, value in enumerate(values)]
+    return Group(tuple(Row(*row) if order is None else OrderedRow(*row, order=order) for row in fields))
 
 
 def answer(*listed, thought="<think>so</think>"):

@@ -22,7 +22,7 @@ from rarl.cli.arguments import (
     parse_range,
     quiet_loading,
 )
-from rarl.data.shares import SHARES, parse_shares, shares_text
+from rarl.data import SHARES, parse_shares, shares_text
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rarl.data.shares import SPLITS
+from rarl.data import SPLITS
 from rarl.errors import ConfigError, DataError
 from rarl.files import parse_yaml, read_jsonl, yaml_text
 from rarl.method.tasks import Task

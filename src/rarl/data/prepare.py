@@ -15,9 +15,9 @@ from typing import Any
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rarl.data import SHARES, SPLITS
 from rarl.data.collection import Collection, load_collection
 from rarl.data.images import Examined, Progress, examine_all, identical_bytes
-from rarl.data.shares import SHARES, SPLITS
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source
 from rarl.data.writing import Placing, new_collection, orders_of, uniform_columns, write_split
 from rarl.errors import DataError

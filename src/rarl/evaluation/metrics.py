@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from rarl.method.equations import kendall_tau, pairs_against_truth
-from rarl.method.tasks import Task
+from rarl.method.tasks import Task, steps_above
 
 MetricEntry = dict[str, float]
 """A metric in `metrics.json`: its `value`, the interval from `low` to `high`, and `n`, how many replies or
@@ -281,7 +281,7 @@ def _steps_apart(predicted: ArrayLike, truths: ArrayLike, task: Task) -> np.ndar
     """How many steps of the task lie between predictions and truths; halves go up to the next."""
     with np.errstate(over="ignore", invalid="ignore"):  # absurd numbers may be infinitely many steps away
         guesses, targets = (
-            np.floor((numbers - task.low) / task.step + 0.5) for numbers in _checked_pair(predicted, truths)
+            steps_above(numbers, task.low, task.step) for numbers in _checked_pair(predicted, truths)
         )
         return np.abs(guesses - targets)
 

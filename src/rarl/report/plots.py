@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rarl.evaluation.metrics import METRICS, list_lengths
 from rarl.evaluation.position_bias import mean_places
+from rarl.method.rewards import TERMS
 from rarl.paper.arms import PAPER_ARMS
 from rarl.report.record import Arm, Record
 from rarl.report.tables import arm_names
@@ -70,13 +71,9 @@ def arm_colour(arm: str, arms: Iterable[str]) -> int:
 
 def training_curves(record: Record) -> list[Plot]:
     """What the policy's own responses earned in training, its entropy, and the share of stagnant groups."""
-    names = {
-        "Reward for regression (Eq. 3)": ("policy/rewards/regression_reward",),
-        "Reward for ranking (Eq. 7)": ("policy/rewards/ranking_reward",),
-        "Reward for format": ("policy/rewards/format_reward",),
-        "Length r_len (Eq. 4)": ("policy/r_len",),
-        "Consistency r_consis (Eq. 5)": ("policy/r_consis",),
-        "Accuracy r_acc (Eq. 6)": ("policy/r_acc",),
+    names: dict[str, tuple[str, ...]] = {
+        **{term.title: (f"policy/rewards/{term.name}_reward",) for term in TERMS},
+        **{title: (f"policy/{part}",) for term in TERMS for part, title in term.parts.items()},
         "Entropy": ("entropy",),
         "Stagnant groups, share": ("mutation/stagnant_before", "mutation/stagnant_after"),
     }

@@ -27,7 +27,7 @@ from rarl.evaluation.metrics import metric_of
 from rarl.evaluation.prediction import predict
 from rarl.evaluation.summary import summarize
 from rarl.files import finish, progress_bar, unfinished, write_text
-from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.method.rewards import TERMS, score
 from rarl.method.tasks import Task
 from rarl.training.config import RunConfig
 from rarl.training.sections import Weights
@@ -39,9 +39,10 @@ from rarl.training.sections import Weights
 PROGRESS_COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("loss", ("loss",), ".3f"),
     ("reward", ("policy/reward", "reward"), ".3f"),
-    ("reg", ("policy/rewards/regression_reward", "rewards/regression_reward/mean"), ".3f"),
-    ("rank", ("policy/rewards/ranking_reward", "rewards/ranking_reward/mean"), ".3f"),
-    ("format", ("policy/rewards/format_reward", "rewards/format_reward/mean"), ".3f"),
+    *(
+        (term.label, (f"policy/rewards/{term.name}_reward", f"rewards/{term.name}_reward/mean"), ".3f")
+        for term in TERMS
+    ),
     ("mutated", ("mutation/fraction",), ".0%"),
     ("KL", ("kl",), ".4f"),
     ("entropy", ("entropy",), ".3f"),
@@ -61,10 +62,10 @@ def progress_line(log: dict[str, Any]) -> str:
             continue
         value = log[name]
         # TRL logs None if no response of the step had this reward; a mean over nothing is NaN.
-        parts.append(f"{label} -" if value is None or value != value else f"{label} {value:{form}}")
-        if label == "format" and "mutation/stagnant_before" in log:
+        if label == "mutated" and "mutation/stagnant_before" in log:
             before, after = log["mutation/stagnant_before"], log["mutation/stagnant_after"]
             parts.append(f"stagnant {before:.0%}→{after:.0%}")
+        parts.append(f"{label} -" if value is None or value != value else f"{label} {value:{form}}")
     return "  ".join(parts)
 
 
@@ -338,18 +339,9 @@ class ValidationCallback(TrainerCallback):
 
 
 def reply_score(group: Group, text: str, task: Task, weights: Weights) -> float:
-    """The total reward of one reply (Eq. 8). A reward that is not defined for the group is left out, as in
-    training."""
-    columns: dict[str, Any] = {"delta": [task.delta], "range": [[task.low, task.high]]}
-    columns |= {name: [known] for name, known in group.truth.items()}
-    parts = [
-        regression_reward([text], **columns)[0] if "values" in columns else None,
-        ranking_reward([text], **columns)[0],
-        format_reward([text])[0],
-    ]
-    return sum(
-        weight * part for weight, part in zip(weights.in_order, parts, strict=True) if part is not None
-    )
+    """The total reward of one reply (Eq. 8), as in training."""
+    columns = {**group.truth, "delta": task.delta, "range": [task.low, task.high]}
+    return score(text, columns, weights.in_order)
 
 
 def kept_step(history: Sequence[dict[str, Any]], keep: str) -> int:

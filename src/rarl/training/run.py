@@ -4,7 +4,6 @@ of its KL. What is complete is kept: an interrupted run goes on from its last co
 finished arm is not trained or evaluated again. How one arm is trained is in arms.py."""
 
 import gc
-import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +22,8 @@ from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
 from rarl.files import locked, progress_bar, write_text
 from rarl.method.replies import reference_reply
-from rarl.method.tasks import Task
+from rarl.method.rewards import TERMS
+from rarl.method.tasks import Task, steps_above
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
@@ -277,8 +277,11 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
         if config.sft is not None:
             raise ConfigError(f"sft: {where}, and SFT imitates values: remove this section")
         for number, stage in enumerate(config.stages):
-            if (weight := stage.weights.regression) > 0:
-                raise ConfigError(f"stages[{number}].weights.regression: must be 0, not {weight:g}: {where}")
+            for term, weight in zip(TERMS, stage.weights.in_order, strict=True):
+                if term.needs_values and weight > 0:
+                    raise ConfigError(
+                        f"stages[{number}].weights.{term.name}: must be 0, not {weight:g}: {where}"
+                    )
     for key, settings in _measured_splits(config):
         if not collection.knows_values(settings.split) and 1 in settings.images:
             raise ConfigError(
@@ -315,7 +318,7 @@ def _check_reference_lengths(config: RunConfig, collection: Collection, tokenize
 def _longest_value(task: Task, tokenizer: Any) -> float:
     """The value of the task's grid with the most tokens. Of a larger grid about a thousand values are
     tried."""
-    steps = math.floor((task.high - task.low) / task.step + 0.5)
+    steps = int(steps_above(task.high, task.low, task.step))
     places = {*range(0, steps + 1, steps // 1000 + 1), steps}
     grid = [min(task.low + task.step * place, task.high) for place in sorted(places)]
     lengths = _token_counts([reference_reply([value], task.step) for value in grid], tokenizer)

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from trl.trainer.utils import nanstd
 from rarl.errors import ConfigError, ModelError
 from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
 from rarl.method.replies import Item, parse, reasoning_template, reference_items, write_answer, write_reply
-from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.method.rewards import TERMS
 
 # One prompt pass for a whole group makes a step cheaper and changes nothing else. To be rid of it, delete the
 # folder `rarl/shared_prefix` and, in this file, every line that ends in "# shared prefix": training is then
@@ -117,7 +118,7 @@ class Resuming:
 
 # ── the trainer ──────────────────────────────────────────────────────────────────────────────────────────
 
-REWARDS: list[Callable[..., Any]] = [regression_reward, ranking_reward, format_reward]
+REWARDS: list[Callable[..., Any]] = [term.function for term in TERMS]
 
 
 class RARLTrainer(
@@ -173,7 +174,7 @@ class RARLTrainer(
         if reward_funcs is None:
             reward_funcs = list(REWARDS)
             if _knows_orders_alone(train_dataset):
-                reward_funcs, args = _without_regression(args)
+                reward_funcs, args = _without_values(args)
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
         self._inputs: list[dict[str, Any]] = []
@@ -353,19 +354,23 @@ def _knows_orders_alone(dataset: Any) -> bool:
     return "order" in columns and "values" not in columns
 
 
-def _without_regression(args: RARLConfig) -> tuple[list[Callable[..., Any]], RARLConfig]:
-    """The rewards and their weights if only orders are known; `args` itself is not changed."""
-    weights = args.reward_weights or [1.0] * len(REWARDS)
-    if len(weights) != len(REWARDS):
+def _without_values(args: RARLConfig) -> tuple[list[Callable[..., Any]], RARLConfig]:
+    """The rewards that need no values, and their weights; `args` itself is not changed."""
+    weights = args.reward_weights or [term.weight for term in TERMS]
+    names = ", ".join(term.name for term in TERMS)
+    zeros = [0 if term.needs_values else 1 for term in TERMS]
+    if len(weights) != len(TERMS):
         raise ConfigError(
-            f"reward_weights must be of regression, ranking and format, not {len(weights)} numbers; where "
-            "only orders are known, as in this dataset, the first is 0"
+            f"reward_weights must be of {names}, not {len(weights)} numbers; where only orders are known, as "
+            f"in this dataset, such as {zeros}"
         )
-    if weights[0] != 0:
-        raise ConfigError(
-            f"the dataset knows orders alone (column 'order'), and the weight of the regression reward is "
-            f"{weights[0]:g}: make it 0, as in reward_weights=[0, 1, 1]"
-        )
+    for term, weight in zip(TERMS, weights, strict=True):
+        if term.needs_values and weight != 0:
+            raise ConfigError(
+                f"the dataset knows orders alone (column 'order'), and the weight of the {term.name} "
+                f"reward is {weight:g}: make it 0, as in reward_weights={zeros}"
+            )
+    known = [not term.needs_values for term in TERMS]
     args = copy.copy(args)
-    args.reward_weights = weights[1:]
-    return REWARDS[1:], args
+    args.reward_weights = [*compress(weights, known)]
+    return [*compress(REWARDS, known)], args

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rarl.data import SPLIT_NAMES
 from rarl.data.collection import ListedFolder
 from rarl.data.images import FILE_SUFFIXES
-from rarl.data.shares import SPLIT_NAMES
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.scale import Scale
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists

@@ -10,7 +10,7 @@ from typing import Any
 
 from rarl.data.sources.tables import number
 from rarl.errors import ConfigError, DataError
-from rarl.method.tasks import HeadlineMetric, Task
+from rarl.method.tasks import HeadlineMetric, Task, on_grid
 
 FINEST = 4  # decimals of a step that is taken from the values
 
@@ -170,7 +170,7 @@ def _grid_range(values: Sequence[float], step: float) -> tuple[float, float]:
 
 
 def _rounded(value: float, step: float) -> float:
-    return max(step, math.floor(value / step + 0.5) * step)
+    return max(step, on_grid(value, 0, step))
 
 
 def _whole_as_int(value: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.shares import SPLIT_NAMES
+from rarl.data import SPLIT_NAMES
 from rarl.data.sources import SHOWN, Labelled, LeftOut
 from rarl.data.sources.tables import TABLE_SUFFIXES, column, read_table
 from rarl.errors import ConfigError, DataError
