@@ -124,7 +124,7 @@ def test_utkface_by_a_common_list(utkface: Path, tmp_path: Path, capsys: pytest.
     lists = [word for part in ("train", "test") for word in ("--split", tmp_path / f"utk_{part}.csv")]
     assert rarl("data", "prepare", "utkface", utkface, out, *lists, "--ages", "21-60") == 0
     said = capsys.readouterr().out
-    assert "1 of test are in another part too" in said
+    assert "1 of test are in another split too" in said
     collection = load_collection(out)
     assert {row.id for row in collection.split("test")} == set(test)
     assert all(row.value == int(row.id[:2]) for rows in collection.splits.values() for row in rows)

@@ -128,7 +128,7 @@ def test_the_regression_reward_is_left_out_where_its_weight_is_0(orders, tmp_pat
         ([0.25, 1, 1], "is 0.25: make it 0"),
         ([-1, 1, 1], "is -1: make it 0"),
         ([math.nan, 1, 1], "is nan: make it 0"),
-        ([1, 1], "of regression, ranking and format, not 2 numbers; .* the first is 0"),
+        ([1, 1], "of regression, ranking and format, not 2 numbers; .* such as \\[0, 1, 1\\]"),
         ([0, 1, 1, 1], "of regression, ranking and format, not 4 numbers"),
     ],
 )

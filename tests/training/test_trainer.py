@@ -410,4 +410,4 @@ def test_evaluation_never_mutates(prompts_of, tmp_path, monkeypatch):
 def test_the_oracle_of_these_tests_is_right():
     inputs = [{"values": TRUTH, "delta": 2.0, "range": [0, 9]}] * 4
     assert rewards_of(list(REWARD), inputs) == list(REWARD.values())
-    assert choose([3, 3, 0, 5], [5] * 4, Mutation(2, 1.0), random.Random(0)) == [0, 2]
+    assert choose([3, 3, 0, 5], [5] * 4, Mutation(k=2, probability=1.0), random.Random(0)) == [0, 2]

@@ -64,7 +64,7 @@ def test_k_must_leave_a_response(tmp_path):
 def test_the_mutation_fields_are_checked_at_once(tmp_path):
     with pytest.raises(ConfigError, match="does nothing: all rewards are equal"):
         RARLConfig(**settings(tmp_path, mutation_when="stagnant", mutation_reference="best"))
-    with pytest.raises(ConfigError, match="when must be always or stagnant, not 'never'"):
+    with pytest.raises(ConfigError, match="when: must be 'always' or 'stagnant', not 'never'"):
         RARLConfig(**settings(tmp_path, mutation_when="never"))
     assert RARLConfig(**settings(tmp_path)).mutation == Mutation(probability=0.0)
 

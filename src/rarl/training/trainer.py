@@ -357,7 +357,7 @@ def _knows_orders_alone(dataset: Any) -> bool:
 def _without_values(args: RARLConfig) -> tuple[list[Callable[..., Any]], RARLConfig]:
     """The rewards that need no values, and their weights; `args` itself is not changed."""
     weights = args.reward_weights or [term.weight for term in TERMS]
-    names = ", ".join(term.name for term in TERMS)
+    names = f"{', '.join(term.name for term in TERMS[:-1])} and {TERMS[-1].name}"
     zeros = [0 if term.needs_values else 1 for term in TERMS]
     if len(weights) != len(TERMS):
         raise ConfigError(
