@@ -254,3 +254,11 @@ def progress_bar(console: Console) -> Progress:
     """A bar that goes when it is done. None where there is no terminal: it would leave empty lines."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def counted(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, moved by a function of how much is done and of how much there is."""
+    with progress_bar(console) as progress:
+        bar = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)

@@ -83,15 +83,14 @@ def _make_collection(
     from rich.console import Console
 
     from rarl.data.prepare import preparation_lines, prepare_collection
-    from rarl.files import progress_bar
+    from rarl.files import counted
 
     shares = parse_shares(parts)
     if os.path.lexists(out):
         raise DataError(f"{out}: exists already; remove it or choose another folder")
     source = read()
     source = replace(source, notes={"source": name, **source.notes})
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("opening images", total=None)
+    with counted(Console(stderr=True), "opening images") as progress:
         prepared = prepare_collection(
             source,
             out,
@@ -100,7 +99,7 @@ def _make_collection(
             copy=copy,
             max_pixels=max_pixels,
             drop_duplicates=drop_duplicates,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=progress,
         )
     print("\n".join(preparation_lines(prepared, out)))
 
@@ -281,20 +280,19 @@ def check_data(
     from rarl.data.check import check_collection
     from rarl.data.check.report import print_check, save_histograms
     from rarl.data.collection import inspect_collection
-    from rarl.files import progress_bar
+    from rarl.files import counted
 
     numbers = parse_counts(images)
     of_image, of_prompt = _costs(model)
     found, problems = inspect_collection(collection)
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("opening images", total=None)
+    with counted(Console(stderr=True), "opening images") as progress:
         checked = check_collection(
             found,
             problems,
             of_image,
             of_prompt,
             numbers,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            progress,
         )
     if as_json:
         print(json.dumps(checked.to_dict()))

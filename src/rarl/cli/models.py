@@ -25,7 +25,7 @@ from rarl.cli.arguments import (
 from rarl.errors import ConfigError, DataError
 
 
-def evaluate(
+def evaluate_command(
     model: MODEL,
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
     images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
@@ -57,12 +57,12 @@ def evaluate(
     numbers for the groups of images that the columns make.
     """
     from rarl.data.collection import load_collection
-    from rarl.data.columns import read_columns
+    from rarl.data.columns import by_problem, read_columns
     from rarl.evaluation.results import load_metrics, open_metrics
 
     numbers = parse_counts(images)
-    if by and 1 not in numbers:
-        raise ConfigError(f"--by {','.join(by)}: divides single images; put a 1 into --images {images}")
+    if problem := by_problem(by, numbers):
+        raise ConfigError(f"--by {','.join(by or ())}: {problem.replace('`images`', f'--images {images}')}")
     name = checked_model(model)
     quiet_loading(name)
     data = load_collection(collection)
@@ -77,14 +77,13 @@ def evaluate(
     with redirect_stdout(sys.stderr):
         from rich.console import Console
 
-        from rarl.evaluation.evaluate import evaluate as evaluate_model
-        from rarl.files import progress_bar
+        from rarl.evaluation.evaluate import evaluate
+        from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
 
         use_one_thread_for(name)
-        with progress_bar(Console(stderr=True)) as progress:
-            bar = progress.add_task(f"evaluating {label}", total=None)
-            evaluate_model(
+        with counted(Console(stderr=True), f"evaluating {label}") as progress:
+            evaluate(
                 load_model(name),
                 load_processor(name),
                 data,
@@ -96,7 +95,7 @@ def evaluate(
                 position_lists=position_lists,
                 by=by,
                 batch_size=batch_size,
-                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+                progress=progress,
             )
     metrics = load_metrics(folder / "metrics.json")
     if as_json:

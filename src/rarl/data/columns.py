@@ -49,6 +49,15 @@ class _Column:
         return not self.fault and FEWEST <= values <= MOST and enough
 
 
+def by_problem(by: Sequence[str] | None, images: Sequence[int]) -> str:
+    """Why an evaluation of these numbers of images can't be divided by columns; empty if it can."""
+    return (
+        "divides single images, and none is asked for; put a 1 among `images`"
+        if by and 1 not in images
+        else ""
+    )
+
+
 def read_columns(
     collection: Collection, split: str, by: Sequence[str] | None = None
 ) -> dict[str, dict[str, str]]:
@@ -59,9 +68,8 @@ def read_columns(
 
     Args:
         by: the columns to read: any but `file_name`, `id` and `value`. None for those that divide the split
-            into a few groups: they have 2 to 12 different values, at least two images to each on average, and
-                a
-            value in at least nine rows of ten. `rule` is never among them.
+            into a few groups: 2 to 12 different values, two images or more to a value on average, and a value
+            in at least nine rows of ten. `rule` is never among them.
 
     Raises:
         DataError: if there is no such split or column, the file can't be read, or a named column has more

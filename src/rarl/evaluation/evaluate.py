@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.data.collection import Collection
-from rarl.data.columns import read_columns
+from rarl.data.columns import by_problem, read_columns
 from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate
 from rarl.data.images import open_image
 from rarl.errors import ConfigError
@@ -72,10 +72,8 @@ def evaluate(
         )
     if position_lists < 0:
         raise ConfigError(f"position_lists must be 0 or more, not {position_lists}")
-    if by and 1 not in images:
-        raise ConfigError(
-            f"single images are divided by {', '.join(by)}, and none is asked for: put 1 among the numbers"
-        )
+    if problem := by_problem(by, images):
+        raise ConfigError(f"by: {problem}")
     if 1 in images and not collection.knows_values(split):
         raise ConfigError(
             f"{collection.root / split} knows orders alone, and one image has none: evaluate lists, as with "

@@ -155,7 +155,7 @@ def write_answer(items: Sequence[Item], step: float) -> str:
     A value on the grid of `step` has the step's decimals (step 1: `3`; step 0.01: `5.40`); a value off it is
     written in full, so that what is written always reads back as what was meant.
     """
-    entries = (f'{{"image_id": {item.image_id}, "value": {_number(item.value, step)}}}' for item in items)
+    entries = (f'{{"image_id": {item.image_id}, "value": {_written(item.value, step)}}}' for item in items)
     return f"[{', '.join(entries)}]"
 
 
@@ -170,7 +170,7 @@ def reasoning_template(values: Sequence[float], step: float) -> str:
     The rule is not repeated: the prompt has just named it, and every token here costs in each rollout.
     """
     return " ".join(
-        f"Picture {number}: {_number(value, step)}." for number, value in enumerate(values, start=1)
+        f"Picture {number}: {_written(value, step)}." for number, value in enumerate(values, start=1)
     )
 
 
@@ -186,7 +186,7 @@ def reference_reply(values: Sequence[float], step: float, *, reasoned: bool = Tr
     return write_reply(reasoning_template(values, step) if reasoned else "", reference_items(values), step)
 
 
-def _number(value: float, step: float) -> str:
+def _written(value: float, step: float) -> str:
     """`value` with the decimals of `step` if that is the same number, else in full."""
     decimals = len(f"{step:.9f}".rstrip("0").partition(".")[2])
     short = f"{value + 0.0:.{decimals}f}"  # + 0.0: minus zero is written 0

@@ -207,7 +207,9 @@ def reply_of(completion: Completion) -> Reply:
 
 def _tolerances(column: Any, count: int) -> list[float]:
     """The column `delta`, or a `ConfigError` that names the row."""
-    tolerances = [_number("delta", row, entry) for row, entry in enumerate(_rows("delta", column, count))]
+    tolerances = [
+        _finite_number("delta", row, entry) for row, entry in enumerate(_rows("delta", column, count))
+    ]
     for row, tolerance in enumerate(tolerances):
         if tolerance <= 0:
             raise _wrong("delta", row, tolerance)
@@ -220,7 +222,7 @@ def _lists(name: str, column: Any, count: int, length: int | None = None) -> lis
     for row, entry in enumerate(_rows(name, column, count)):
         if not _is_list(entry) or len(entry) == 0 or length not in (None, len(entry)):
             raise _wrong(name, row, entry)
-        lists.append([_number(name, row, number) for number in entry])
+        lists.append([_finite_number(name, row, number) for number in entry])
     return lists
 
 
@@ -236,7 +238,7 @@ def _is_list(entry: object) -> bool:
     return isinstance(entry, Sequence) and not isinstance(entry, str | bytes)
 
 
-def _number(name: str, row: int, number: Any) -> float:
+def _finite_number(name: str, row: int, number: Any) -> float:
     is_number = isinstance(number, Real) and not isinstance(number, bool)
     if not is_number or not abs(number) <= sys.float_info.max:  # false for NaN, and for an int like 10**400
         raise _wrong(name, row, number)

@@ -22,7 +22,7 @@ from rarl.data.collection import TASK_FILE, Collection, task_text
 from rarl.data.images import open_image
 from rarl.data.sources.digits import prepare_digits
 from rarl.errors import DataError
-from rarl.files import finish, progress_bar, unfinished
+from rarl.files import counted, finish, unfinished
 from rarl.method.prompts import messages
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
@@ -225,9 +225,8 @@ def make_base(out: Path, seed: int, console: Console, collection: Collection | N
         if not data.knows_values("pretrain"):
             raise DataError(f"{data.root / 'pretrain'} has only orders, and a base is trained on values")
         images = [(open_image(row.path), row.value) for row in data.split("pretrain")]
-    with progress_bar(console) as progress:
-        bar = progress.add_task("base", total=STEPS)
+    with counted(console, "base") as progress:
         temporary = unfinished(out)
-        build_base(temporary, data.task, images, seed, lambda done, _: progress.update(bar, completed=done))
+        build_base(temporary, data.task, images, seed, lambda done, _: progress(done, STEPS))
         (temporary / TASK_FILE).write_text(task_text(data.task), encoding="utf-8")
     return finish(temporary, out)

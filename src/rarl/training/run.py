@@ -20,7 +20,7 @@ from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
-from rarl.files import locked, progress_bar, write_text
+from rarl.files import counted, locked, write_text
 from rarl.method.replies import reference_reply
 from rarl.method.rewards import TERMS
 from rarl.method.tasks import Task, steps_above
@@ -111,8 +111,7 @@ def evaluate_arm(
         wanted |= {f"agreement{count}" for count in settings.images if count > 1}
     if wanted <= _open_metrics(config)["arms"].get(arm, {}).keys():
         return
-    with progress_bar(console) as progress:
-        bar = progress.add_task(f"evaluating {arm}", total=None)
+    with counted(console, f"evaluating {arm}") as progress:
         evaluate(
             load_model(model),
             load_processor(model),
@@ -127,7 +126,7 @@ def evaluate_arm(
             max_new_tokens=reply_length(config),
             position_lists=settings.position_lists,
             by=settings.by,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=progress,
         )
 
 

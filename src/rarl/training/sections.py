@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainSerializer, Strict, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from rarl.data.columns import by_problem
 from rarl.errors import Section, refuse
 from rarl.method.mutation import Mutation
 from rarl.method.rewards import TERMS
@@ -124,6 +125,6 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _single_images_are_divided(self) -> Self:
-        if self.by and 1 not in self.images:
-            refuse([("by", "divides single images, of which there are none: `images` needs a 1")])
+        if problem := by_problem(self.by, self.images):
+            refuse([("by", problem)])
         return self
