@@ -1,4 +1,5 @@
-"""The floors of docs/design.md, read off the source: imports run downwards, and light modules stay light."""
+"""The floors of docs/architecture.md, held against the source: imports run downwards, and light modules stay
+light."""
 
 import ast
 import subprocess

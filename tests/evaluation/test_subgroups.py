@@ -95,7 +95,7 @@ def test_arms_keep_each_others_subgroups(divided, tmp_path, script):
     ("options", "error", "message"),
     [
         ({"by": ["colour"]}, DataError, "no column 'colour'; there are indoors, camera"),
-        ({"by": ["camera"], "images": [2]}, ConfigError, "divided by camera, and none is asked for"),
+        ({"by": ["camera"], "images": [2]}, ConfigError, "by: divides single images, and none is asked for"),
         ({"position_lists": -1}, ConfigError, "position_lists must be 0 or more, not -1"),
     ],
 )

@@ -145,9 +145,9 @@ class Metric:
         return 100 if self.percent else 1
 
 
-# To add a metric of single images: write its function above, and give it a row here. Evaluation, the tables,
-# the paired differences of a grid and the line of a validation take it from the row; `docs/evaluation.md`
-# says what it is. To make it the headline of a task, name it in `rarl.method.tasks.HEADLINE_METRICS` too.
+# To add a metric of single images: write its function above, and give it a row here; its name has no digit.
+# The evaluation, the tables and the line of a validation take it from the row, and `docs/evaluation.md` says
+# what it is. To make it the headline of a task, name it in `rarl.method.tasks.HEADLINE_METRICS` too.
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in (

@@ -14,6 +14,7 @@ from rich.console import Console
 from rarl.data.collection import Collection
 from rarl.errors import ConfigError
 from rarl.files import read_yaml_mapping
+from rarl.method.rewards import TERMS
 from rarl.paper.arms import PAPER_ARMS, SHARED_STAGE, PaperArm, PaperStage
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
@@ -125,7 +126,8 @@ def _check_recipe(recipe: RunConfig) -> None:
             "rarl train and rarl report"
         )
     second = recipe.stages[1]
-    if not all(second.weights.in_order):
+    weights = zip(TERMS, second.weights.in_order, strict=True)
+    if any(term.weight > 0 and weight == 0 for term, weight in weights):
         raise ConfigError("stages[1].weights: must all be above 0: this is the stage with everything")
     if second.mutation is None or second.mutation.probability == 0:
         raise ConfigError("stages[1].mutation: missing; the arm rarl needs it, and others are made without")
