@@ -94,10 +94,8 @@ def intervals(numbers: np.ndarray, seed: int) -> tuple[Interval, Interval]:
     )
 
 
-def true_numbers(
-    generator: np.random.Generator, invalid: float = 0.0, images: int = 400_000
-) -> dict[str, float]:
-    """What the model's numbers are over so many images that chance plays no part."""
+def true_numbers(generator: np.random.Generator, images: int, invalid: float = 0.0) -> dict[str, float]:
+    """The model's numbers over so many images that chance plays no part."""
     arms = Arms(images, generator, invalid)
     numbers = {"mae": float(arms.errors().mean())}
     for count in LENGTHS:
@@ -179,11 +177,14 @@ def main() -> None:
     parser.add_argument(
         "--invalid", type=float, default=0.0, help="the share of lists that are no ranking and count 0"
     )
+    parser.add_argument(
+        "--population", type=int, default=400_000, help="images that the true numbers are taken from"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     check_against_rarl()
     started = time.perf_counter()
-    true = true_numbers(np.random.default_rng(options.seed), options.invalid)
+    true = true_numbers(np.random.default_rng(options.seed), options.population, options.invalid)
     print(", ".join(f"true {name} {number:.3f}" for name, number in true.items()), file=sys.stderr)
     print("| images | metric | lists | held | equal arms differ | before: held | before: equal arms differ |")
     print("|---:|---|---:|---:|---:|---:|---:|")

@@ -419,7 +419,7 @@ def test_even_values_are_divided_without_a_rest() -> None:
 
 
 def test_a_value_that_is_too_common_leaves_images_over() -> None:
-    """Of 30 images of one value and 6 others, six pairs differ in value; no seventh pair of equals is drawn."""
+    """Of 30 images of one value and 6 others, six pairs differ in value; no pair of equals is drawn."""
     groups = disjoint_groups(rows_sized([30, 3, 3]), 2, 100, 0)
     assert len(groups) == 6
     assert tie_rate(groups) == 0
