@@ -67,7 +67,8 @@ def differences(grid: Sequence[Cell], arm: str, other: str, task: Task) -> dict[
     left out.
 
     Returns:
-        Entries with `p`, the two-sided p-value of no difference. Empty if no seed is left.
+        Entries with `p`, the two-sided p-value of no difference; without it for lists of one seed that share
+        images, as those of an earlier version do. Empty if no seed is left.
     """
     by_seed: list[dict[str, float]] = []
     pairs: list[tuple[Cell, Cell]] = []
@@ -145,7 +146,7 @@ def _t_p(value: float, error: float, rows: int) -> float:
 
 def _paired_entries(first: Cell, second: Cell, task: Task) -> dict[str, dict[str, float]]:
     """METRIC -> `low`, `high` and `p` of `first` minus `second` over replies to the same prompts, drawn
-    together."""
+    together. Lists that share images have no `p`."""
     ours, theirs = _drawn_predictions(first), _drawn_predictions(second)
     assert [line.ids for line in ours] == [line.ids for line in theirs]  # `measured` compared the lists
     found: dict[str, dict[str, float]] = {}
@@ -161,7 +162,11 @@ def _paired_entries(first: Cell, second: Cell, task: Task) -> dict[str, dict[str
     for count in sorted({line.images for line in ours} - {1}):
         taus = [[line.tau for line in arm if line.images == count] for arm in (ours, theirs)]
         between = np.subtract(*np.asarray(taus, dtype=np.float64))
-        found[f"tau{count}"] = paired_entry(between, seed=first.seed)
+        entry = paired_entry(between, seed=first.seed)
+        images = [name for line in ours if line.images == count for name in line.ids]
+        if len(set(images)) < len(images):  # lists of an earlier version are not independent
+            del entry["p"]
+        found[f"tau{count}"] = entry
     return found
 
 

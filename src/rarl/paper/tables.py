@@ -56,8 +56,9 @@ def differences_table(results: dict[str, Any], task: Task) -> TextTable | None:
         (row, place): found[arm][key]["p"]
         for row, arm in enumerate(found)
         for place, key in enumerate(columns.values(), 1)
-        if "p" in found[arm].get(key, {})  # results of an earlier version have none
+        if "p" in found[arm].get(key, {})
     }
+    shown = sum(key in found[arm] for arm in found for key in columns.values())
     surviving = holm(p_values)
     rows = tuple(
         tuple(
@@ -74,6 +75,12 @@ def differences_table(results: dict[str, Any], task: Task) -> TextTable | None:
             f"* marks what survives Holm's correction at 5 % over the {len(p_values)} differences of this "
             "table: chance alone marks any of them in at most 5 % of such tables. Without a correction, one "
             "in twenty intervals leaves 0 out by chance."
+        )
+    if len(p_values) < shown:
+        notes.append(
+            f"{shown - len(p_values)} of the {shown} differences have no p-value and no mark: an earlier "
+            "version has computed them, or has drawn lists that share images, and their intervals are too "
+            "narrow."
         )
     return TextTable(f"Measured: {last} minus each of the others", ("Arms", *columns), rows, tuple(notes))
 
