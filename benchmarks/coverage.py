@@ -191,7 +191,9 @@ def main() -> None:
     for images in map(int, options.images.split(",")):
         found = simulate(images, options.evaluations, true, seed=options.seed, invalid=options.invalid)
         for name, (now, before) in found.items():
-            cells = [f"{tally.coverage:.1%} | {tally.differing:.1%}" for tally in (now, before)]
+            cells = [
+                f"{100 * tally.coverage:.1f} % | {100 * tally.differing:.1f} %" for tally in (now, before)
+            ]
             label = "MAE" if name == "mae" else f"τ{name[3:]}"
             print(f"| {images:,} | {label} | {now.lists or '-'} | {cells[0]} | {cells[1]} |", flush=True)
         print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
