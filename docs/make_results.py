@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 DIGITS = """# Digits: the demo's tables for three bases and seeds
 
 `rarl demo --seed N` for N = {seeds}: base N, groups and training of seed N, everything else as in
-[`src/rarl/demo.yaml`](../../src/rarl/demo.yaml). Test split: {images} single digits, {lists} lists each of
+[`src/rarl/demo.yaml`](../../src/rarl/demo.yaml). Test split: {images} single digits, {lists} lists of
 2, 4 and 8; MAE for one image, Kendall's tau by listed order for lists, an invalid list counting 0. Below
 each number its 95 % bootstrap interval over replies; parsed and valid replies are in %. The trainers'
 settings were chosen on the validation split.
@@ -67,7 +67,7 @@ for N in 1 2; do
 done
 ```
 
-Test split: {images} single photos, {lists} lists each of 2, 4 and 8; MAE for one image, Kendall's tau by
+Test split: {images} single photos, {lists} lists of 2, 4 and 8; MAE for one image, Kendall's tau by
 listed order for lists, an invalid list counting 0. Below each number its 95 % bootstrap interval over
 replies; parsed and valid replies are in %.
 
@@ -133,7 +133,7 @@ def main(runs: list[Path]) -> None:
     text = TEXTS[task.name].format(
         seeds=", ".join(str(found["seed"]) for found in metrics),
         images=metrics[0]["arms"]["base"]["mae"]["n"],
-        lists=metrics[0]["lists"]["8"]["n"],
+        lists="{}, {} and {}".format(*(metrics[0]["lists"][count]["n"] for count in "248")),
         tables="".join(tables),
         ratios="".join(_against_base(found) for found in metrics),
         stage1=", ".join(_of_stage_1(found) for found in metrics),

@@ -17,9 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rarl.data.collection import Row
+from rarl.data.collection import OrderedRow, Row
 from rarl.data.dataset import to_dataset
-from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate, training_groups
+from rarl.data.groups import (
+    Group,
+    disjoint_groups,
+    draw_groups,
+    load_groups,
+    save_groups,
+    share_images,
+    tie_rate,
+    training_groups,
+)
 from rarl.errors import DataError
 from rarl.method.prompts import messages
 from rarl.method.tasks import AESTHETICS, DIGITS
@@ -381,3 +390,65 @@ def test_trl_reads_its_batches_from_it(pictures: list[Row]) -> None:
     batches = list(DataLoader(dataset, batch_size=6, sampler=sampler, collate_fn=list))
     assert [row["ids"][0] for row in batches[0]] == ["id0", "id0", "id1", "id1", "id2", "id2"]
     assert all(len(row["images"]) == 2 and row["prompt"][1]["role"] == "user" for row in batches[0])
+
+
+# ── groups without a common image ────────────────────────────────────────────────────────────────────────
+
+
+@settings(deadline=None, max_examples=150)
+@given(sizes_and_count, st.integers(0, 9))
+def test_disjoint_groups_are_the_drawn_ones_up_to_the_first_image_that_would_come_again(
+    case: tuple[list[int], int], seed: int
+) -> None:
+    sizes, count = case
+    rows = rows_sized(sizes)
+    groups = disjoint_groups(rows, count, 200, seed)
+    assert groups
+    assert not share_images(groups)
+    drawn = draw_groups(rows, count, len(groups) + 1, seed)
+    assert groups == drawn[:-1]
+    assert share_images(drawn)
+    assert disjoint_groups(rows, count, 2, seed) == groups[:2]
+
+
+def test_even_values_are_divided_without_a_rest() -> None:
+    rows = rows_sized([40] * 10)
+    assert [len(disjoint_groups(rows, count, 1000, 0)) for count in (1, 2, 4, 8)] == [400, 200, 100, 50]
+    assert len(disjoint_groups(rows, 8, 12, 0)) == 12
+    assert disjoint_groups(rows, 8, 0, 0) == []
+
+
+def test_a_value_that_is_too_common_leaves_images_over() -> None:
+    """Of 30 images of one value and 6 others, six pairs differ in value; no pair of equals is drawn."""
+    groups = disjoint_groups(rows_sized([30, 3, 3]), 2, 100, 0)
+    assert len(groups) == 6
+    assert tie_rate(groups) == 0
+
+
+def test_each_rule_has_the_lists_that_its_images_allow() -> None:
+    """Also where another rule has no images left. An image that two rules show is in one list."""
+    cats, dogs = (
+        rows_of(range(40), "cats"),
+        [Row(f"dogs{i}", Path(f"/other/{i}.png"), float(i), "dogs") for i in range(12)],
+    )
+    groups = disjoint_groups(cats + dogs, 4, 100, 0)
+    assert Counter(group.rule for group in groups) == {"cats": 10, "dogs": 3}
+    assert not share_images(groups)
+    same = disjoint_groups(rows_of(range(40), "cats") + rows_of(range(40), "dogs"), 4, 100, 0)
+    assert not share_images(same)
+    assert {group.rule for group in same} == {"cats", "dogs"}
+
+
+def test_an_image_in_several_orders_is_in_one_list() -> None:
+    orders = ["abcd", "cdef", "efgh", "ijkl"]
+    rows: list[Row] = [
+        OrderedRow(name, Path(f"/images/{name}.png"), float(place), order=number)
+        for number, names in enumerate(orders, 1)
+        for place, name in enumerate(names)
+    ]
+    for seed in range(10):
+        groups = disjoint_groups(rows, 2, 100, seed)
+        assert not share_images(groups)
+        assert all(len({row.pool for row in group.rows}) == 1 for group in groups)
+        assert sum(group.rows[0].pool.order == 4 for group in groups) == 2
+        assert share_images(draw_groups(rows, 2, 8, seed))

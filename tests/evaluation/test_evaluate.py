@@ -10,6 +10,7 @@ import pytest
 
 import rarl.evaluation.evaluate
 from helpers.asking import MEASURED, ROTATED, TASK, image, read, right, run
+from rarl.data.groups import draw_groups, save_groups
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate
@@ -28,14 +29,17 @@ def test_a_perfect_model(collection, tmp_path, script):
     )
     assert "subgroups" not in metrics  # there are no further columns
     assert [metrics[key] for key in ("task", "split", "seed")] == ["toy", "test", 0]
-    assert metrics["lists"] == {"2": {"n": 6, "tie_rate": 0}, "4": {"n": 6, "tie_rate": 0}}
+    # Of eight images, no image in two lists of one length.
+    assert metrics["lists"] == {"2": {"n": 4, "tie_rate": 0}, "4": {"n": 2, "tie_rate": 0}}
+    for lists in (asked[8:12], asked[12:14]):
+        assert sorted(value for values in lists for value in values) == [0, 1, 2, 3, 5, 8, 9, 10]
     # Every image of the split alone, once; then the lists; then these in their other rotations. Every line is
     # what was asked; lists as they were drawn stand among the rotated ones once more.
     assert sorted(values[0] for values in asked[:8]) == [0, 1, 2, 3, 5, 8, 9, 10]
-    assert [len(values) for values in asked] == [1] * 8 + [2] * 6 + [4] * 6 + [2] * 6 + [4] * 18
-    assert [line["truth"] for line in predictions if "rotation" not in line] == asked[:20]
-    assert [line["truth"] for line in predictions if line.get("rotation")] == asked[20:]
-    assert [line["truth"] for line in predictions if line.get("rotation") == 0] == asked[8:20]
+    assert [len(values) for values in asked] == [1] * 8 + [2] * 4 + [4] * 2 + [2] * 4 + [4] * 6
+    assert [line["truth"] for line in predictions if "rotation" not in line] == asked[:14]
+    assert [line["truth"] for line in predictions if line.get("rotation")] == asked[14:]
+    assert [line["truth"] for line in predictions if line.get("rotation") == 0] == asked[8:14]
     assert all((line["arm"], line["split"]) == ("base", "test") for line in predictions)
     assert all(parse(line["reply"]).values(line["images"]) == line["truth"] for line in predictions)
     assert not list(tmp_path.glob("*.partial"))
@@ -51,11 +55,11 @@ def test_arms_see_the_same_lists_and_keep_each_other(collection, tmp_path, scrip
     metrics, predictions = read(tmp_path)
     assert list(metrics["arms"]) == ["base", "rarl"]
     assert metrics["arms"]["base"]["tau4"]["value"] == 1
-    assert metrics["arms"]["rarl"]["tau4"] == {"value": 0, "low": 0, "high": 0, "n": 6}
+    assert metrics["arms"]["rarl"]["tau4"] == {"value": 0, "low": 0, "high": 0, "n": 2}
     assert metrics["arms"]["rarl"]["parsed"]["value"] == 0
     # No value at all: all are the midpoint 5; |0..10 - 5| = 5 4 3 2 0 3 4 5.
     assert metrics["arms"]["rarl"]["mae"]["value"] == pytest.approx(26 / 8)
-    assert [line["arm"] for line in predictions] == ["base"] * 20 + ["rarl"] * 20
+    assert [line["arm"] for line in predictions] == ["base"] * 14 + ["rarl"] * 14
 
 
 def test_arms_that_are_evaluated_at_once_keep_each_other(collection, tmp_path, script):
@@ -93,7 +97,7 @@ def test_an_arm_evaluated_again_is_replaced(collection, tmp_path, script):
     run(collection, tmp_path, images=[2])
     metrics, predictions = read(tmp_path)
     assert set(metrics["arms"]["base"]) == {"tau2", "tau2_values", "parsed", "valid"}
-    assert len(predictions) == 6
+    assert len(predictions) == 4
 
 
 def test_lists_of_another_length_are_added_to_the_saved_ones(collection, tmp_path, script):
@@ -103,9 +107,9 @@ def test_lists_of_another_length_are_added_to_the_saved_ones(collection, tmp_pat
     run(collection, tmp_path, images=[4], arm="rarl")
     asked.clear()
     run(collection, tmp_path, images=[4, 2], arm="sft")
-    assert asked[:6] == twos
+    assert asked[:4] == twos
     saved = json.loads((tmp_path / "lists-test-0.json").read_text())
-    assert [len(ids) for ids in saved] == [2] * 6 + [4] * 6
+    assert [len(ids) for ids in saved] == [2] * 4 + [4] * 2
     assert set(read(tmp_path)[0]["lists"]) == {"2", "4"}
 
 
@@ -114,7 +118,7 @@ def test_line_ends_inside_a_reply_do_no_harm(collection, tmp_path, script):
     run(collection, tmp_path, images=[2])
     script(right)
     run(collection, tmp_path, images=[2], arm="rarl")
-    assert [line["reply"] for line in read(tmp_path)[1]][:6] == ["a\u2028b\x85c\nd\x1c"] * 6
+    assert [line["reply"] for line in read(tmp_path)[1]][:4] == ["a\u2028b\x85c\nd\x1c"] * 4
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_line_ends_inside_a_reply_do_no_harm(collection, tmp_path, script):
     [
         ({"split": "validation"}, "is of split 'test', not 'validation': evaluate into another folder"),
         ({"seed": 1}, "is of seed 0, not 1"),
-        ({"lists": 5}, "lists-test-0.json holds 6 lists of 2 images, not 5"),
+        ({"lists": 3}, "lists-test-0.json holds 4 lists of 2 images, not 3: ask for as many"),
         ({"images": []}, "at least 1 image"),
         ({"images": [0]}, "at least 1 image"),
         ({"lists": 0}, "at least 1 image a prompt and 1 list"),
@@ -168,7 +172,7 @@ def test_progress_counts_to_the_end(collection, tmp_path, script):
     script(right)
     seen = []
     run(collection, tmp_path, progress=lambda done, total: seen.append((done, total)), batch_size=3)
-    assert seen == [(done, 20) for done in range(1, 21)]
+    assert seen == [(done, 14) for done in range(1, 15)]
 
 
 def test_a_rows_own_rule_is_asked_for(tmp_path, monkeypatch):
@@ -199,3 +203,40 @@ def test_a_real_model(collection, tmp_path):
     assert first["valid"]["value"] == 0
     assert first["mae"]["value"] == pytest.approx(26 / 8)
     assert all(np.isfinite(list(entry.values())).all() for entry in first.values())
+
+
+# ── lists without a common image ─────────────────────────────────────────────────────────────────────────
+
+
+def test_the_number_of_lists_is_a_maximum(collection, tmp_path, script):
+    """Eight images are four pairs, whether 4 or 200 are asked for; of three, an image is in none of two."""
+    script(right)
+    few = run(collection, tmp_path / "few", images=[2], lists=3)
+    assert few["tau2"]["n"] == read(tmp_path / "few")[0]["lists"]["2"]["n"] == 3
+    run(collection, tmp_path / "many", images=[2], lists=200)
+    run(collection, tmp_path / "all", images=[2], lists=4)
+    assert read(tmp_path / "many") == read(tmp_path / "all")
+    # Each goes on with the lists of the other: both mean all that there are.
+    run(collection, tmp_path / "many", images=[2], lists=4, arm="rarl")
+    run(collection, tmp_path / "all", images=[2], lists=200, arm="rarl")
+    assert read(tmp_path / "many") == read(tmp_path / "all")
+
+
+def test_a_folder_of_an_earlier_version_keeps_its_lists_and_says_that_they_share_images(
+    collection, tmp_path, script
+):
+    asked = script(right)
+    drawn = draw_groups(collection.split("test"), 2, 6, 0)
+    save_groups(drawn, tmp_path / "lists-test-0.json")
+    metrics = run(collection, tmp_path, images=[2], lists=6)
+    assert asked == [group.values for group in drawn]
+    assert metrics["tau2"]["n"] == 6
+    assert read(tmp_path)[0]["lists"] == {"2": {"n": 6, "tie_rate": 0, "share_images": True}}
+
+
+def test_lists_that_are_fewer_than_there_could_be_are_refused(collection, tmp_path, script):
+    script(right)
+    run(collection, tmp_path, images=[2], lists=3)
+    message = "holds 3 lists of 2 images, not 4, the most without an image in two: ask for as many"
+    with pytest.raises(ConfigError, match=message):
+        run(collection, tmp_path, images=[2], lists=200)

@@ -10,16 +10,16 @@ def test_the_first_lists_are_asked_in_every_rotation(collection, tmp_path, scrip
     asked = script(right)
     run(collection, tmp_path, images=(2, 4), position_lists=2)
     lines = read(tmp_path)[1]
-    drawn = asked[:12]
-    a, b, c, d = drawn[6]
-    assert asked[12:14] == [drawn[0][::-1], drawn[1][::-1]]
-    assert asked[14:17] == [[b, c, d, a], [c, d, a, b], [d, a, b, c]]
-    assert len(asked) == 12 + 2 * 1 + 2 * 3
+    drawn = asked[:6]
+    a, b, c, d = drawn[4]
+    assert asked[6:8] == [drawn[0][::-1], drawn[1][::-1]]
+    assert asked[8:11] == [[b, c, d, a], [c, d, a, b], [d, a, b, c]]
+    assert len(asked) == 6 + 2 * 1 + 2 * 3
     keys = [(line["images"], line["list"], line["rotation"]) for line in rotated(lines)]
     assert keys == [(count, number, turn) for count in (2, 4) for number in (0, 1) for turn in range(count)]
     # Every image of a list once at every place.
     for line in rotated(lines):
-        ids = lines[6 * (line["images"] == 4) + line["list"]]["ids"]
+        ids = lines[4 * (line["images"] == 4) + line["list"]]["ids"]
         turn = line["rotation"]
         assert line["ids"] == ids[turn:] + ids[:turn]
     for count in (2, 4):
@@ -44,14 +44,14 @@ def test_who_lists_the_pictures_as_shown_is_found_out(collection, tmp_path, scri
     found = {key: metrics[key]["value"] for key in ROTATED}
     expected = {"agreement2": -1, "position_bias2": 1, "agreement4": -1 / 9, "position_bias4": 1}
     assert found == pytest.approx(expected)
-    assert all(metrics[key]["n"] == 6 for key in ROTATED)
+    assert all(metrics[key]["n"] == {"2": 4, "4": 2}[key[-1]] for key in ROTATED)
 
 
 def test_without_a_valid_reply_there_is_no_position_bias(collection, tmp_path, script):
     script(lambda values: "nothing")
     metrics = run(collection, tmp_path, position_lists=25)
     assert set(metrics) == MEASURED | {"agreement2", "agreement4"}
-    assert metrics["agreement4"] == {"value": 0, "low": 0, "high": 0, "n": 6}
+    assert metrics["agreement4"] == {"value": 0, "low": 0, "high": 0, "n": 2}
 
 
 def test_rotations_change_no_other_number(collection, tmp_path, script):
@@ -65,8 +65,8 @@ def test_rotations_change_no_other_number(collection, tmp_path, script):
     assert set(with_rotations) - set(plain) <= ROTATED
     first, second = read(tmp_path / "a"), read(tmp_path / "b")
     assert second[0]["lists"] == first[0]["lists"]
-    assert second[1][:20] == first[1]
-    assert all("rotation" in line for line in second[1][20:])
+    assert second[1][:14] == first[1]
+    assert all("rotation" in line for line in second[1][14:])
 
 
 def test_no_batch_holds_both_lists_and_rotations(collection, tmp_path, script, monkeypatch):
@@ -79,12 +79,12 @@ def test_no_batch_holds_both_lists_and_rotations(collection, tmp_path, script, m
         return scripted(model, processor, prompts, images, **options)
 
     monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", counted)
-    run(collection, tmp_path, images=[2], position_lists=6, batch_size=4)
-    assert sizes == [4, 2, 4, 2]
+    run(collection, tmp_path, images=[2], position_lists=6, batch_size=3)
+    assert sizes == [3, 1, 3, 1]
 
 
 def test_progress_counts_rotations_too(collection, tmp_path, script):
     script(right)
     seen = []
     run(collection, tmp_path, position_lists=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 28) for done in range(1, 29)]  # 20, and 2 * 1 + 2 * 3
+    assert seen == [(done, 22) for done in range(1, 23)]  # 14, and 2 * 1 + 2 * 3

@@ -3,6 +3,7 @@ The intervals are worked by hand from a table of Student's t, or from data that 
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +127,20 @@ def test_replies_that_differ_give_an_interval_around_the_difference(cell_of):
     assert entry["high"] == pytest.approx(2 + 0.62, abs=0.15)
     again = differences([first, second], "rarl", "base", DIGITS)["mae"]
     assert again == entry
+
+
+def test_lists_that_share_images_have_no_p_value(cell_of):
+    """Three lists of the same two images, as an earlier version drew them, and then of two images each."""
+    for seed, apart in ((0, False), (1, True)):
+        made = []
+        for arm, taus in (("rarl", [1.0, 1.0, 0.5]), ("base", [0.0, 0.5, 0.5])):
+            lines = lists(arm, taus)
+            if apart:
+                lines = [replace(line, ids=[f"a{n}", f"b{n}"]) for n, line in enumerate(lines)]
+            made.append(cell_of(arm, seed, lines, {"tau2": sum(taus) / 3}))
+        entry = differences(made, "rarl", "base", DIGITS)["tau2"]
+        assert ("p" in entry) == apart
+        assert entry["low"] <= entry["value"] <= entry["high"]
 
 
 def test_a_missing_value_is_the_midpoint_and_an_absurd_one_the_end_of_the_range(cell_of):

@@ -74,6 +74,15 @@ def tables(page):
 # ── what is in it ────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_lists_that_share_images_are_told(run):
+    assert not any("share images" in note for note in notes(page_of(run)))
+    metrics = load_metrics(run / "metrics.json")
+    metrics["lists"]["4"]["share_images"] = True
+    write_metrics(run, metrics)
+    said = "Lists of 4 share images (an earlier version drew them): their intervals are too narrow."
+    assert said in notes(page_of(run))
+
+
 def test_a_complete_run_has_every_section_and_misses_nothing(complete):
     page = page_of(complete)
     assert sections(page) == ["results", "rankings", "predictions", "curves", "responses", "run"]

@@ -74,9 +74,16 @@ def test_more_is_evaluated_where_more_is_asked_for(whole_run, copy_of_run, run_c
 
 def test_another_number_of_lists_is_refused_and_not_ignored(copy_of_run, no_training):
     config = copy_of_run()
-    other = config_from(config.to_dict() | {"evaluation": {"images": [1, 2], "lists": 6}}, "test")
-    with pytest.raises(ConfigError, match=r"evaluation.lists: .* on 5 lists, not 6"):
+    other = config_from(config.to_dict() | {"evaluation": {"images": [1, 2], "lists": 4}}, "test")
+    with pytest.raises(ConfigError, match=r"evaluation.lists: .* on 5 lists, not 4: give as many"):
         continued(other)
+
+
+def test_a_number_of_lists_is_the_same_if_the_images_allow_no_more(whole_run, copy_of_run, no_training):
+    """Ten images are five pairs."""
+    config = copy_of_run()
+    other = config_from(config.to_dict() | {"evaluation": {"images": [1, 2], "lists": 200}}, "test")
+    assert continued(other) == whole_run[1]
 
 
 def test_a_removed_model_is_trained_again_and_its_results_go_first(whole_run, copy_of_run, monkeypatch):

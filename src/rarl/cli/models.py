@@ -30,7 +30,12 @@ def evaluate_command(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A collection's folder.")],
     images: Annotated[str, typer.Option(help="Numbers of images in a prompt.")] = "1,2,4,8",
     split: Annotated[str, typer.Option(help="The part of the collection.")] = "test",
-    lists: Annotated[int, typer.Option(min=1, help="Lists for each number of images above 1.")] = 200,
+    lists: Annotated[
+        int,
+        typer.Option(
+            min=1, help="The most lists for each number of images above 1; no image is in two of them."
+        ),
+    ] = 200,
     position_lists: Annotated[
         int, typer.Option(min=0, help="Of these, asked in every rotation of their pictures; 0: none.")
     ] = 25,

@@ -60,7 +60,55 @@ def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -
     Raises:
         DataError: if there are fewer images (of any one rule or order) than `count`.
     """
-    generator = random.Random(f"{seed}:groups:{count}")
+    pools, generator = _pools_to_draw(rows, count), random.Random(f"{seed}:groups:{count}")
+    draws = [_pool_groups(pool, count, generator) for pool in pools]
+    turns = _pool_turns(pools, count, generator)
+    return [next(draws[next(turns)]) for _ in range(number)]
+
+
+def disjoint_groups(rows: Sequence[Row], count: int, most: int, seed: int | str) -> list[Group]:
+    """Groups of `count` images of which no two share an image: `most` of them, or as many as there are.
+
+    They are those of `draw_groups`, as far as the images of a rule (or of an order) are new; the other rules
+    then go on alone. So up to the first image that would be used again, the two functions draw the same. A
+    value that is too common for all of its images to be used leaves some of them over.
+
+    Returns:
+        At least one group, if `most` is 1 or more.
+
+    Raises:
+        DataError: as `draw_groups`.
+    """
+    pools, generator = _pools_to_draw(rows, count), random.Random(f"{seed}:groups:{count}")
+    draws = [_pool_groups(pool, count, generator) for pool in pools]
+    turns = _pool_turns(pools, count, generator)
+    groups: list[Group] = []
+    # An image may stand in several orders, so what a pool has used is not all that is used.
+    used: set[Path] = set()
+    used_by_pool: list[set[Path]] = [set() for _ in pools]
+    going_on = set(range(len(pools)))
+    while going_on and len(groups) < most:
+        pool = next(turns)
+        if pool not in going_on:
+            continue
+        group = next(draws[pool])
+        images = {row.path for row in group.rows}
+        if images & used_by_pool[pool]:
+            going_on.remove(pool)
+            continue
+        used_by_pool[pool] |= images
+        if not images & used:
+            used |= images
+            groups.append(group)
+    return groups
+
+
+def _pools_to_draw(rows: Sequence[Row], count: int) -> list[list[list[Row]]]:
+    """The rows of each pool that groups of `count` are drawn from, a list for each value.
+
+    Raises:
+        DataError: if there is none.
+    """
     apart: dict[Pool, dict[float, list[Row]]] = {}
     for row in rows:
         apart.setdefault(row.pool, {}).setdefault(row.value, []).append(row)
@@ -75,14 +123,15 @@ def draw_groups(rows: Sequence[Row], count: int, number: int, seed: int | str) -
         )
     if count > 1 and any(len(pool) > 1 for pool in pools):
         pools = [pool for pool in pools if len(pool) > 1]
-    # Every rule gets groups in proportion to its images.
-    turns = [i for i, pool in enumerate(pools) for _ in range(max(1, sum(map(len, pool)) // count))]
-    draws = [_pool_groups(pool, count, generator) for pool in pools]
-    groups: list[Group] = []
-    while len(groups) < number:
+    return pools
+
+
+def _pool_turns(pools: Sequence[list[list[Row]]], count: int, generator: random.Random) -> Iterator[int]:
+    """Which pool the next group is of, without end: each has turns in proportion to its images."""
+    turns = [place for place, pool in enumerate(pools) for _ in range(max(1, sum(map(len, pool)) // count))]
+    while True:
         generator.shuffle(turns)
-        groups.extend(next(draws[i]) for i in turns[: number - len(groups)])
-    return groups
+        yield from turns
 
 
 def _pool_groups(pool: list[list[Row]], count: int, generator: random.Random) -> Iterator[Group]:
@@ -136,6 +185,12 @@ def training_groups(
 def tie_rate(groups: Sequence[Group]) -> float:
     """The share of groups in which at least two images have the same value; 0 for no groups."""
     return sum(len(set(group.values)) < len(group.rows) for group in groups) / max(1, len(groups))
+
+
+def share_images(groups: Sequence[Group]) -> bool:
+    """Whether an image is in two of the groups."""
+    images = [row.path for group in groups for row in group.rows]
+    return len(set(images)) < len(images)
 
 
 def save_groups(groups: Iterable[Group], path: str | os.PathLike[str]) -> None:

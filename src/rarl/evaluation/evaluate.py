@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.data.collection import Collection
 from rarl.data.columns import by_problem, read_columns
-from rarl.data.groups import Group, draw_groups, load_groups, save_groups, tie_rate
+from rarl.data.groups import Group, disjoint_groups, load_groups, save_groups, share_images, tie_rate
 from rarl.data.images import open_image
 from rarl.errors import ConfigError
 from rarl.evaluation.metrics import MetricEntry
@@ -44,12 +44,14 @@ def evaluate(
 ) -> dict[str, MetricEntry]:
     """Evaluate one arm and write it into the folder `out`, beside the other arms that are there.
 
-    If 1 is in `images`, every image of the split is asked for alone. For any other number N, `lists` lists of
-    N images are drawn with `seed`, or read from `out/lists-SPLIT-SEED.json` if they were drawn before. The
-    first `position_lists` of them are asked in every cyclic rotation of their pictures.
+    If 1 is in `images`, every image of the split is asked for alone. For any other number N, lists of N
+    images are drawn with `seed`, no image in two of them: `lists` lists, or fewer if the images don't
+    suffice. If `out/lists-SPLIT-SEED.json` has lists of N images, those are asked. The first `position_lists`
+    of them are asked in every cyclic rotation of their pictures.
 
     Args:
         arm: the key in `metrics.json`, usually the name of the model's folder.
+        lists: the most lists of each number of images; `metrics.json` says how many there are.
         batch_size: prompts in one pass.
         max_new_tokens: where a reply is cut that does not end by itself.
         position_lists: how many lists of each number of images above 1 are rotated; with 0 there are no
@@ -111,7 +113,10 @@ def evaluate(
         saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
         for count in sorted({len(group.rows) for group in groups} - {1}):
             drawn = [group for group in groups if len(group.rows) == count]
-            saved["lists"][str(count)] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}
+            entry: dict[str, float] = {"n": len(drawn), "tie_rate": tie_rate(drawn)}
+            if share_images(drawn):
+                entry["share_images"] = True
+            saved["lists"][str(count)] = entry
         saved["arms"][arm] = metrics
         saved.setdefault("subgroups", {})[arm] = divided
         write_metrics(folder, saved)
@@ -121,7 +126,8 @@ def evaluate(
 def _groups_to_ask(
     collection: Collection, folder: Path, counts: Sequence[int], split: str, number: int, seed: int
 ) -> list[Group]:
-    """The prompts to ask: single images, then lists. Lists that are new are added to the folder's file."""
+    """The prompts to ask: single images, then at most `number` lists of each count. Lists that are new are
+    added to the folder's file."""
     rows = collection.split(split)
     path = folder / f"lists-{split}-{seed}.json"
     saved = load_groups(path, rows) if path.exists() else []
@@ -130,13 +136,16 @@ def _groups_to_ask(
         if count == 1:
             continue
         there = [group for group in saved if len(group.rows) == count]
-        if there and len(there) != number:
+        fresh = disjoint_groups(rows, count, number, seed)
+        # Lists of an earlier version are as many as were asked for, although they share images.
+        if there and len(there) not in (number, len(fresh)):
+            wanted = f"{len(fresh)}, the most without an image in two" if len(fresh) < number else str(number)
             raise ConfigError(
-                f"{path} holds {len(there)} lists of {count} images, not {number}: "
+                f"{path} holds {len(there)} lists of {count} images, not {wanted}: "
                 "ask for as many, or evaluate into another folder"
             )
         if not there:
-            there = draw_groups(rows, count, number, seed)
+            there = fresh
             saved += there
             save_groups(saved, path)
         drawn += there

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rarl.evaluation.metrics import MetricEntry, bootstrap_interval
+from rarl.evaluation.metrics import RESAMPLES, MetricEntry, bootstrap_interval, expanded_interval
 from rarl.evaluation.prediction import Prediction
-
-RESAMPLES = 1000
 
 
 def order_metrics(predictions: Sequence[Prediction], seed: int) -> dict[str, MetricEntry]:
@@ -110,10 +108,10 @@ def _bias_entry(differences: np.ndarray, seed: int) -> MetricEntry | None:
     drawn = np.random.default_rng(seed).integers(lists, size=(RESAMPLES, lists))
     weights = np.stack([np.bincount(sample, minlength=lists) for sample in drawn])
     resampled = _biases(apart, count, weights)
-    low, high = np.quantile(resampled[~np.isnan(resampled)], [0.025, 0.975])
+    low, high = expanded_interval(resampled[~np.isnan(resampled)], lists)
     value = float(_biases(apart, count, np.ones((1, lists)))[0])
     # Where all lists agree, the three differ by the rounding of their sums alone.
-    return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "n": lists}
+    return {"value": value, "low": min(low, value), "high": max(high, value), "n": lists}
 
 
 def _biases(apart: np.ndarray, count: int, weights: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ Subgroups = dict[str, dict[str, dict[str, MetricEntry]]]
 
 
 def summarize(predictions: Sequence[Prediction], task: Task, seed: int) -> dict[str, MetricEntry]:
-    """The metrics of one arm's predictions, each with a 95 % bootstrap interval over replies.
+    """The metrics of one arm's predictions, each with a 95 % bootstrap interval over images
+    or lists.
 
     A single image without a value counts as the midpoint of the range, and a value outside the range as the
     nearer end, so that no absurd number decides a mean. Rotated lists count in `agreementN` and

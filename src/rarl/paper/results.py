@@ -1,22 +1,26 @@
 """What the cells of a grid have measured: an arm's numbers over its seeds, and how far two arms are apart.
-Intervals are Student's t over several seeds, and a bootstrap over replies within one seed. Nothing is
-evaluated here."""
+Intervals and p-values are Student's t over several seeds, and a bootstrap over images and lists within one
+seed. Nothing is evaluated here."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtr
 from scipy.stats import t as student
 
 from rarl.errors import ConfigError, DataError
-from rarl.evaluation.metrics import METRICS, MetricEntry, bootstrap_interval
+from rarl.evaluation.metrics import METRICS, MetricEntry, bootstrap_resamples, expanded_interval
 from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import load_metrics, read_predictions
 from rarl.evaluation.summary import guesses_and_truths
 from rarl.method.tasks import Task
 from rarl.paper.grid import Cell
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def measured(grid: Sequence[Cell]) -> dict[int, dict[str, dict[str, Any]]]:
@@ -58,11 +62,13 @@ def over_seeds(entries: Sequence[MetricEntry]) -> dict[str, Any]:
 def differences(grid: Sequence[Cell], arm: str, other: str, task: Task) -> dict[str, dict[str, Any]]:
     """METRIC -> how much higher it is for `arm` than for `other`, on the same images and lists.
 
-    For one seed the interval is that of a paired bootstrap, with the same replies drawn for both arms; for
-    several it is Student's t of the seeds' differences. A seed that lacks one of the two arms is left out.
+    For one seed the interval is that of a paired bootstrap, with the same images or lists drawn for both
+    arms; for several it is Student's t of the seeds' differences. A seed that lacks one of the two arms is
+    left out.
 
     Returns:
-        Empty if no seed is left.
+        Entries with `p`, the two-sided p-value of no difference; without it for lists of one seed that share
+        images, as those of an earlier version do. Empty if no seed is left.
     """
     by_seed: list[dict[str, float]] = []
     pairs: list[tuple[Cell, Cell]] = []
@@ -77,24 +83,78 @@ def differences(grid: Sequence[Cell], arm: str, other: str, task: Task) -> dict[
         return {}
     names = [name for name in by_seed[0] if all(name in seed for seed in by_seed)]
     if len(pairs) > 1:
-        return {name: over_seeds([{"value": seed[name]} for seed in by_seed]) for name in names}
-    intervals = _paired_intervals(*pairs[0], task)
+        values = {name: [seed[name] for seed in by_seed] for name in names}
+        return {
+            name: {**over_seeds([{"value": value} for value in of_seeds]), "p": student_p(of_seeds)}
+            for name, of_seeds in values.items()
+        }
     return {
-        name: {"value": by_seed[0][name], "low": low, "high": high, "seeds": [by_seed[0][name]]}
-        for name, (low, high) in intervals.items()
+        name: {"value": by_seed[0][name], **entry, "seeds": [by_seed[0][name]]}
+        for name, entry in _paired_entries(*pairs[0], task).items()
     }
 
 
-def _paired_intervals(first: Cell, second: Cell, task: Task) -> dict[str, tuple[float, float]]:
-    """METRIC -> the interval of `first` minus `second` over replies to the same prompts, drawn together."""
+def holm(p_values: Mapping[Key, float], level: float = 0.05) -> set[Key]:
+    """The hypotheses that Holm's correction rejects: with a probability of at most `level`, one or more of
+    them is rejected although it is true (Holm 1979).
+
+    The smallest p-value of m must be at most `level` / m, the next `level` / (m - 1), and so on, up to the
+    first that is not.
+    """
+    rejected: set[Key] = set()
+    for place, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        if p_values[key] > level / (len(p_values) - place):
+            break
+        rejected.add(key)
+    return rejected
+
+
+def student_p(values: Sequence[float]) -> float:
+    """The two-sided p-value of a mean of 0, for two values or more."""
+    deviation = float(np.std(values, ddof=1))
+    return _t_p(float(np.mean(values)), deviation / math.sqrt(len(values)), len(values))
+
+
+def bootstrap_p(value: float, resampled: np.ndarray, rows: int) -> float:
+    """The two-sided p-value of 0, from the resamples of a statistic over `rows` rows.
+
+    It is the level at which the expanded interval would end at 0: p < 0.05 goes with a 95 % interval that
+    leaves 0 out. If 0 lies beyond all resamples, their tail is taken as that of Student's t with their own
+    deviation, so that 1,000 resamples can tell 0.001 from 0.00001.
+
+    Args:
+        value: of the statistic.
+    """
+    deviation = float(np.std(resampled))
+    if rows < 2 or np.ptp(resampled) <= 1e-12 * max(1.0, abs(value)):
+        return _t_p(value, 0.0, rows)
+    wider = math.sqrt(rows / (rows - 1))
+    below = float(np.mean(resampled < 0) + np.mean(resampled == 0) / 2)
+    beyond = min(below, 1 - below)
+    least = 1 / (len(resampled) + 1)
+    counted = 2 * float(stdtr(rows - 1, ndtri(max(beyond, least)) / wider))
+    return counted if beyond > 0 else min(counted, _t_p(value, deviation * wider, rows))
+
+
+def _t_p(value: float, error: float, rows: int) -> float:
+    """The two-sided p-value of Student's t for a mean and its standard error. Where all numbers are equal it
+    is that of the sign test, since an error of 0 would make any number of them certain."""
+    if error <= 1e-12 * max(1.0, abs(value)):
+        return 1.0 if abs(value) <= 1e-12 else 2.0 ** (1 - rows)
+    return 2 * float(student.sf(abs(value) / error, rows - 1))
+
+
+def _paired_entries(first: Cell, second: Cell, task: Task) -> dict[str, dict[str, float]]:
+    """METRIC -> `low`, `high` and `p` of `first` minus `second` over replies to the same prompts, drawn
+    together. Lists that share images have no `p`."""
     ours, theirs = _drawn_predictions(first), _drawn_predictions(second)
     assert [line.ids for line in ours] == [line.ids for line in theirs]  # `measured` compared the lists
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     if any(line.images == 1 for line in ours):
         one, other = (guesses_and_truths([x for x in arm if x.images == 1], task) for arm in (ours, theirs))
         score = METRICS[task.metric].score
         assert score is not None  # it is a metric of single images
-        found[task.metric] = bootstrap_interval(
+        found[task.metric] = paired_entry(
             np.column_stack([one[:, 0], other]),
             lambda ours, theirs, truths: score(ours, truths, task) - score(theirs, truths, task),
             seed=first.seed,
@@ -102,8 +162,23 @@ def _paired_intervals(first: Cell, second: Cell, task: Task) -> dict[str, tuple[
     for count in sorted({line.images for line in ours} - {1}):
         taus = [[line.tau for line in arm if line.images == count] for arm in (ours, theirs)]
         between = np.subtract(*np.asarray(taus, dtype=np.float64))
-        found[f"tau{count}"] = bootstrap_interval(between, seed=first.seed)
+        entry = paired_entry(between, seed=first.seed)
+        images = [name for line in ours if line.images == count for name in line.ids]
+        if len(set(images)) < len(images):  # lists of an earlier version are not independent
+            del entry["p"]
+        found[f"tau{count}"] = entry
     return found
+
+
+def paired_entry(
+    values: ArrayLike, statistic: Callable[..., float] = np.mean, *, seed: int
+) -> dict[str, float]:
+    """`low`, `high` and `p` of a difference; arguments as for `bootstrap_interval`."""
+    rows = np.asarray(values, dtype=np.float64)
+    resampled = bootstrap_resamples(rows, statistic, seed=seed)
+    low, high = expanded_interval(resampled, len(rows))
+    value = float(statistic(*rows.reshape(len(rows), -1).T))
+    return {"low": low, "high": high, "p": bootstrap_p(value, resampled, len(rows))}
 
 
 def _drawn_predictions(cell: Cell) -> list[Prediction]:

@@ -9,6 +9,7 @@ from rarl.errors import DataError
 from rarl.evaluation.metrics import METRICS
 from rarl.method.tasks import HeadlineMetric, Task
 from rarl.paper.published import PRINTED_COUNTS, PUBLISHED_TABLES, SOURCE, PublishedTable, published
+from rarl.paper.results import holm
 from rarl.report.page import write_page
 from rarl.report.record import load_records
 from rarl.report.tables import MISSING, TextTable, arm_names, arm_rows, headline_columns
@@ -51,10 +52,37 @@ def differences_table(results: dict[str, Any], task: Task) -> TextTable | None:
     names = arm_names(results["steps"], results["model"])
     against = {arm: f"vs. {names[arm].removeprefix('+ ')}" for arm in found}
     rows = arm_rows(found, against, columns.values(), signed=True)
+    p_values = {
+        (row, place): found[arm][key]["p"]
+        for row, arm in enumerate(found)
+        for place, key in enumerate(columns.values(), 1)
+        if "p" in found[arm].get(key, {})
+    }
+    shown = sum(key in found[arm] for arm in found for key in columns.values())
+    surviving = holm(p_values)
+    rows = tuple(
+        tuple(
+            text.replace("\n", "*\n", 1) if (row, place) in surviving else text
+            for place, text in enumerate(cells)
+        )
+        for row, cells in enumerate(rows)
+    )
     last = names[list(results["steps"])[-1]]
     what = _kind_of_intervals(found, "paired bootstrap")
-    note = f"95 % intervals ({what}). An interval that has 0 in it is no difference that was shown."
-    return TextTable(f"Measured: {last} minus each of the others", ("Arms", *columns), rows, (note,))
+    notes = [f"95 % intervals ({what}). An interval that has 0 in it is no difference that was shown."]
+    if p_values:
+        notes.append(
+            f"* marks what survives Holm's correction at 5 % over the {len(p_values)} differences of this "
+            "table: chance alone marks any of them in at most 5 % of such tables. Without a correction, one "
+            "in twenty intervals leaves 0 out by chance."
+        )
+    if len(p_values) < shown:
+        notes.append(
+            f"{shown - len(p_values)} of the {shown} differences have no p-value and no mark: an earlier "
+            "version has computed them, or has drawn lists that share images, and their intervals are too "
+            "narrow."
+        )
+    return TextTable(f"Measured: {last} minus each of the others", ("Arms", *columns), rows, tuple(notes))
 
 
 def published_tables(table: PublishedTable) -> list[TextTable]:

@@ -50,10 +50,16 @@ def record_tables(record: Record) -> list[TextTable]:
     metrics = record.metrics
     table = headline_table(metrics, record.task, record.model)
     where, _, what = table.title.partition("\n")
-    lists = ", ".join(f"{drawn['n']} of {count}" for count, drawn in sorted(metrics["lists"].items()))
+    drawn_lists = sorted(metrics["lists"].items())
+    lists = ", ".join(f"{drawn['n']} of {count}" for count, drawn in drawn_lists)
+    shared = ", ".join(count for count, drawn in drawn_lists if drawn.get("share_images"))
     notes = [f"{what[0].upper()}{what[1:]}."]
     if lists:
         notes.append(f"Lists of images: {lists}; a reply that is no ranking of all its pictures counts 0.")
+    if shared:
+        notes.append(
+            f"Lists of {shared} share images (an earlier version drew them): their intervals are too narrow."
+        )
     subgroups = {name: arm.subgroups for name, arm in record.arms.items()}
     return [
         replace(table, title=where, notes=tuple(notes)),

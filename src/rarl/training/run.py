@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rarl.data.collection import Collection, Row, load_collection
 from rarl.data.columns import read_columns
-from rarl.data.groups import Group, draw_groups, training_groups
+from rarl.data.groups import Group, disjoint_groups, draw_groups, training_groups
 from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
 from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate
@@ -186,6 +186,7 @@ def check_run(config: RunConfig, *, resume: bool) -> Collection:
     _check_reference_lengths(config, collection, processor.tokenizer)
     split = config.evaluation.split
     open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
+    _check_lists(config, collection)
     return collection
 
 
@@ -216,12 +217,19 @@ def _check_folder(config: RunConfig, *, resume: bool) -> None:
                 "run: remove them, or choose another `output`"
             )
         return
-    metrics = open_metrics(config.output, config.task.name, config.evaluation.split, config.seed)
-    for drawn in metrics["lists"].values():
-        if drawn["n"] != config.evaluation.lists:
+    _open_metrics(config)
+
+
+def _check_lists(config: RunConfig, collection: Collection) -> None:
+    """Refuses another number of lists than the folder was evaluated on."""
+    asked, rows = config.evaluation.lists, collection.split(config.evaluation.split)
+    for count, drawn in _open_metrics(config)["lists"].items():
+        most = len(disjoint_groups(rows, int(count), asked, config.seed))
+        if drawn["n"] not in (asked, most):
+            wanted = f"{most}, the most without an image in two" if most < asked else str(asked)
             raise ConfigError(
-                f"evaluation.lists: {config.output} has been evaluated on {drawn['n']} lists, not "
-                f"{config.evaluation.lists}: give as many, or evaluate its models into another folder"
+                f"evaluation.lists: {config.output} has been evaluated on {drawn['n']} lists, not {wanted}: "
+                "give as many, or evaluate its models into another folder"
             )
 
 

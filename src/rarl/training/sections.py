@@ -117,7 +117,7 @@ class Evaluation(Section):
 
     split: Annotated[str, Field(min_length=1)] = "test"
     images: Images = Field(default=[1, 2, 4, 8])
-    lists: Annotated[int, Field(ge=1)] = 200  # lists per number of images
+    lists: Annotated[int, Field(ge=1)] = 200  # at most, per number of images; no image is in two of them
     position_lists: Annotated[int, Field(ge=0)] = 25  # of these, asked in every rotation of their pictures
     by: list[str] | None = None  # columns to divide single images by; None: those with a few values
     batch_size: Annotated[int, Field(ge=1)] = 32

@@ -12,12 +12,12 @@ import numpy as np
 
 from rarl.data.check.duplicates import listed
 from rarl.data.collection import Row
-from rarl.data.groups import draw_groups, tie_rate
+from rarl.data.groups import disjoint_groups, tie_rate
 from rarl.errors import DataError
 
 LEVELS = 24  # with more distinct values than this, a bar of the histogram is an interval
 INTERVALS = 20
-DRAWN_LISTS = 200  # as many as evaluation draws
+DRAWN_LISTS = 200  # at most, as in evaluation
 
 Bins = list[tuple[float, float]]
 """The lower and the upper end of each bar, which are equal if the bar is one value. An upper end belongs to
@@ -90,7 +90,7 @@ def values_of(rows: Sequence[Row], bins: Bins) -> Values:
 def ties_of(rows: Sequence[Row], count: int) -> Ties:
     """How often a list of `count` images has two with the same value."""
     try:
-        drawn: float | None = tie_rate(draw_groups(rows, count, DRAWN_LISTS, seed=0))
+        drawn: float | None = tie_rate(disjoint_groups(rows, count, DRAWN_LISTS, seed=0))
     except DataError:
         drawn = None
     sizes: dict[str | None, Counter[float]] = {}
