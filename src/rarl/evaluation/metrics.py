@@ -19,7 +19,8 @@ MetricEntry = dict[str, float]
 lists it is of."""
 
 SingleImageScore = Callable[[ArrayLike, ArrayLike, Task], float]
-"""Takes the predicted values, the true values and the task."""
+"""Takes the predicted values, the true values and the task. A missing prediction is the midpoint or NaN, as
+the metric's row says."""
 
 
 # ── of single images ─────────────────────────────────────────────────────────────────────────────────────
@@ -43,13 +44,14 @@ def mae(predicted: ArrayLike, truths: ArrayLike) -> float:
 
 
 def accuracy(predicted: ArrayLike, truths: ArrayLike, task: Task) -> float:
-    """The share of predictions that equal the truth once both are rounded to the task's step."""
+    """The share of predictions that equal the truth once both are rounded to the task's step. A prediction
+    that is NaN is missing, and a miss."""
     return float(np.mean(_steps_apart(predicted, truths, task) == 0))
 
 
 def within_one(predicted: ArrayLike, truths: ArrayLike, task: Task) -> float:
     """Off-by-one accuracy: the share of predictions that are at most one step from the truth once both are
-    rounded to the task's step."""
+    rounded to the task's step. A prediction that is NaN is missing, and a miss."""
     return float(np.mean(_steps_apart(predicted, truths, task) <= 1))
 
 
@@ -112,6 +114,8 @@ class Metric:
         decimals: of the value as it is shown.
         interval_decimals: of the interval as it is shown; None for no interval (the file has it).
         score: computes a metric of single images; None for the others.
+        missing: what a missing prediction counts as for `score`: the midpoint of the task's range, or a miss,
+            for which `score` gets NaN.
         ranks_suffice: whether `score` depends on the order of the values alone.
         needs_spread: whether it says nothing where all true values are the same.
         in_progress_line: whether the line that training prints after a validation has it.
@@ -125,6 +129,7 @@ class Metric:
     decimals: int = 3
     interval_decimals: int | None = 2
     score: SingleImageScore | None = None
+    missing: Literal["midpoint", "miss"] = "midpoint"
     ranks_suffice: bool = False
     needs_spread: bool = False
     in_progress_line: bool = True
@@ -167,6 +172,7 @@ METRICS: dict[str, Metric] = {
             decimals=2,
             interval_decimals=1,
             score=accuracy,
+            missing="miss",
             in_progress_line=False,
         ),
         Metric(
@@ -177,6 +183,7 @@ METRICS: dict[str, Metric] = {
             decimals=1,
             interval_decimals=1,
             score=within_one,
+            missing="miss",
             in_progress_line=False,
         ),
         Metric(
@@ -278,12 +285,14 @@ def _checked_pair(predicted: ArrayLike, truths: ArrayLike) -> tuple[np.ndarray, 
 
 
 def _steps_apart(predicted: ArrayLike, truths: ArrayLike, task: Task) -> np.ndarray:
-    """How many steps of the task lie between predictions and truths; halves go up to the next."""
+    """How many steps of the task lie between predictions and truths; halves go up to the next. From a
+    prediction that is NaN, and so missing, it is NaN too, which no comparison holds for."""
+    guesses = np.asarray(predicted, dtype=np.float64)
+    missing = np.isnan(guesses)
+    pair = _checked_pair(np.where(missing, task.midpoint, guesses), truths)
     with np.errstate(over="ignore", invalid="ignore"):  # absurd numbers may be infinitely many steps away
-        guesses, targets = (
-            steps_above(numbers, task.low, task.step) for numbers in _checked_pair(predicted, truths)
-        )
-        return np.abs(guesses - targets)
+        given, targets = (steps_above(numbers, task.low, task.step) for numbers in pair)
+        return np.where(missing, np.nan, np.abs(given - targets))
 
 
 def _ranks(numbers: np.ndarray) -> np.ndarray:
