@@ -4,7 +4,7 @@ PLCC and bootstrap intervals. Which lists are drawn, and what a whole arm comes 
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from rarl.method.equations import kendall_tau, pairs_against_truth
-from rarl.method.tasks import Task, steps_above
+from rarl.method.tasks import HEADLINE_METRICS, Task, steps_above
 
 MetricEntry = dict[str, float]
 """A metric in `metrics.json`: its `value`, the interval from `low` to `high`, and `n`, how many replies or
@@ -114,6 +114,7 @@ class Metric:
         decimals: of the value as it is shown.
         interval_decimals: of the interval as it is shown; None for no interval (the file has it).
         score: computes a metric of single images; None for the others.
+        reading: of the replies: the strict one, which rewards use too, or the lenient one.
         missing: what a missing prediction counts as for `score`: the midpoint of the task's range, or a miss,
             for which `score` gets NaN.
         ranks_suffice: whether `score` depends on the order of the values alone.
@@ -130,6 +131,7 @@ class Metric:
     interval_decimals: int | None = 2
     score: SingleImageScore | None = None
     missing: Literal["midpoint", "miss"] = "midpoint"
+    reading: Literal["strict", "lenient"] = "strict"
     ranks_suffice: bool = False
     needs_spread: bool = False
     in_progress_line: bool = True
@@ -153,7 +155,7 @@ class Metric:
 # To add a metric of single images: write its function above, and give it a row here. Evaluation, the tables,
 # the paired differences of a grid and the line of a validation take it from the row; `docs/evaluation.md`
 # says what it is. To make it the headline of a task, name it in `rarl.method.tasks.HEADLINE_METRICS` too.
-METRICS: dict[str, Metric] = {
+STRICT_METRICS: dict[str, Metric] = {
     row.name: row
     for row in (
         Metric(
@@ -211,9 +213,26 @@ METRICS: dict[str, Metric] = {
         Metric("valid", "valid", "replies", percent=True, decimals=1, interval_decimals=None),
     )
 }
+
+LENIENT = "_lenient"
+"""How the name of a metric ends that is of replies read leniently (`rarl.method.replies.parse_leniently`)."""
+
+READ_TWICE = (*HEADLINE_METRICS, "tauN", "parsed", "valid")
+"""The metrics that there are of both readings."""
+
+METRICS: dict[str, Metric] = STRICT_METRICS | {
+    f"{name}{LENIENT}": replace(
+        STRICT_METRICS[name],
+        name=f"{name}{LENIENT}",
+        label=f"{STRICT_METRICS[name].label}, read leniently",
+        reading="lenient",
+        in_progress_line=False,
+    )
+    for name in READ_TWICE
+}
 """NAME -> row, in the order of `metrics.json`."""
 
-SINGLE_IMAGE_METRICS = tuple(row for row in METRICS.values() if row.score is not None)
+SINGLE_IMAGE_METRICS = tuple(row for row in STRICT_METRICS.values() if row.score is not None)
 
 
 def metric_of(key: str) -> tuple[Metric, int | None]:

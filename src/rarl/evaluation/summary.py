@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from rarl.data.columns import NONE
-from rarl.evaluation.metrics import SINGLE_IMAGE_METRICS, Metric, MetricEntry, bootstrap_interval, filled
+from rarl.evaluation.metrics import (
+    LENIENT,
+    METRICS,
+    SINGLE_IMAGE_METRICS,
+    Metric,
+    MetricEntry,
+    bootstrap_interval,
+    filled,
+    metric_of,
+)
 from rarl.evaluation.position_bias import order_metrics
 from rarl.evaluation.prediction import Prediction
 from rarl.method.tasks import Task
@@ -39,6 +48,22 @@ def summarize(predictions: Sequence[Prediction], task: Task, seed: int) -> dict[
     metrics["parsed"] = _mean_entry([line.parsed for line in plain], seed)
     metrics["valid"] = _mean_entry([line.valid for line in plain], seed)
     return metrics | order_metrics(predictions, seed)
+
+
+def lenient_metrics(
+    predictions: Sequence[Prediction], metrics: Mapping[str, MetricEntry], task: Task, seed: int
+) -> dict[str, MetricEntry]:
+    """The metrics of the same replies read leniently, such as `mae_lenient` and `tau8_lenient`.
+
+    Args:
+        metrics: what `summarize` made of the same predictions. Where no reply differs between the readings,
+            its entries are the lenient ones, too.
+    """
+    plain = [line.read_leniently() for line in predictions if not line.is_rotated]
+    differs = any(line.lenient is not None and not line.is_rotated for line in predictions)
+    found = summarize(plain, task, seed) if differs else metrics
+    named = {f"{key}{LENIENT}": dict(entry) for key, entry in found.items()}
+    return {key: entry for key, entry in named.items() if metric_of(key)[0].name in METRICS}
 
 
 def by_column(

@@ -56,7 +56,7 @@ def record_tables(record: Record) -> list[TextTable]:
         notes.append(f"Lists of images: {lists}; a reply that is no ranking of all its pictures counts 0.")
     subgroups = {name: arm.subgroups for name, arm in record.arms.items()}
     return [
-        replace(table, title=where, notes=tuple(notes)),
+        replace(table, title=where, notes=(*notes, *table.notes)),
         *column_tables(subgroups, record.task, record.model),
         metrics_table(metrics, record.model),
     ]
