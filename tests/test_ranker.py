@@ -81,6 +81,24 @@ def test_without_a_permutation_images_are_scored_alone(ranker, text):
     assert ranker.asked == [[5, 9, 1], [5], [9], [1]]
 
 
+def test_replies_in_another_format_are_read_leniently_and_counted(ranker):
+    ranker.answer = lambda levels: (
+        right(levels).replace("<answer>", "```json\n").replace("</answer>", "\n```")
+    )
+    assert [(entry.image, entry.method) for entry in ranker.rank([grey(5), grey(9), grey(1)])] == [
+        (2, "listed"),
+        (0, "listed"),
+        (1, "listed"),
+    ]
+    assert ranker.read_leniently == 1
+    ranker.answer = lambda levels: f'The value: {{"image_id": "1", "value": "{levels[0]}"}}'
+    assert ranker.score([grey(5), grey(9)]) == [5.0, 9.0]
+    assert ranker.read_leniently == 2
+    ranker.answer = right
+    ranker.rank([grey(5), grey(9)])
+    assert ranker.read_leniently == 0
+
+
 def test_equal_values_stay_in_order_and_images_without_a_value_come_last(ranker):
     ranker.answer = lambda levels: right(levels) if len(levels) == 1 and levels[0] != 7 else "?"
     assert ranker.rank([grey(7), grey(3), grey(2), grey(3), grey(7)]) == [

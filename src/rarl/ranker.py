@@ -1,6 +1,7 @@
 """Score and rank any images with a trained model: what the method is for, once training is over. Up to 8
 images go into one prompt, and the order of the reply is the ranking (Table 1); more than 8 are scored one by
-one. How good a model is at it is measured in `evaluation`."""
+one. Replies are read leniently, so that a model which was never trained on the format can be used, too. How
+good a model is at it is measured in `evaluation`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from PIL import Image
 from rarl.data.images import open_image
 from rarl.errors import DataError
 from rarl.method.prompts import messages
-from rarl.method.replies import Reply, parse
+from rarl.method.replies import Reply, parse, parse_leniently
 from rarl.method.tasks import Task
 from rarl.models.generation import greedy_replies
 from rarl.models.loading import load_model, load_processor
@@ -51,6 +52,10 @@ class Ranker:
         batch_size: prompts in one pass.
         max_new_tokens: where a reply is cut that does not end by itself.
 
+    Attributes:
+        read_leniently: of how many replies of the last call only the lenient reading had a list; see
+            `rarl.method.replies.parse_leniently`.
+
     Raises:
         ModelError: if there is no such model.
     """
@@ -61,6 +66,7 @@ class Ranker:
         self.task = task
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
+        self.read_leniently = 0
         self._model = load_model(model)
         self._processor = load_processor(model)
 
@@ -70,7 +76,10 @@ class Ranker:
         Raises:
             DataError: if a file is missing or is no image. Every file is opened once before the model runs.
         """
-        pictures = list(images)
+        self.read_leniently = 0
+        return self._scores(list(images))
+
+    def _scores(self, pictures: Sequence[Picture]) -> list[float | None]:
         for picture in pictures:
             _as_image(picture)
         values: list[float | None] = []
@@ -91,6 +100,7 @@ class Ranker:
         Raises:
             DataError: if there is no image, or a file is missing or is no image.
         """
+        self.read_leniently = 0
         pictures = list(images)
         if not pictures:
             raise DataError("there are no images to rank: give at least one")
@@ -105,7 +115,7 @@ class Ranker:
                     Ranked(rank, names[item.image_id - 1], item.value, "listed")
                     for rank, item in enumerate(reply.items, start=1)
                 ]
-        return _sorted_by_value(names, self.score(pictures))
+        return _sorted_by_value(names, self._scores(pictures))
 
     def _ask(self, groups: Sequence[Sequence[Image.Image]]) -> list[Reply]:
         """Asks one prompt for each group of images; its replies, in order."""
@@ -118,7 +128,10 @@ class Ranker:
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
         )
-        return [parse(text) for text in texts]
+        replies = [parse_leniently(text, len(group)) for group, text in zip(groups, texts, strict=True)]
+        strict = [parse(text) for text in texts]
+        self.read_leniently += sum(a != b for a, b in zip(replies, strict, strict=True))
+        return replies
 
 
 def _sorted_by_value(names: Sequence[str | int], values: Sequence[float | None]) -> list[Ranked]:

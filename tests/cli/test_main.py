@@ -56,11 +56,12 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def ranker(monkeypatch):
     """Ranks by file name, backwards, and keeps what it was made with."""
-    made = types.SimpleNamespace()
+    made = types.SimpleNamespace(read_leniently=0)
 
     class Ranker:
         def __init__(self, model, task):
             made.model, made.task = model, task
+            self.read_leniently = made.read_leniently
             print("a library's chatter on stdout")
 
         def rank(self, images):
@@ -274,6 +275,16 @@ def test_rank_prints_a_table(capsys, model, image, ranker):
     assert "1.5" in out
     assert "chatter" not in out
     assert ranker.task == AGE
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_rank_says_how_many_replies_it_read_leniently(capsys, model, image, ranker, number):
+    ranker.read_leniently = number
+    assert rarl("rank", model, image, "--json") == 0
+    out, err = capsys.readouterr()
+    assert "lenient" not in out
+    said = "replies in another format than was asked for, and read leniently: 3\n"
+    assert (said in err, "lenient" in err) == ((True, True) if number else (False, False))
 
 
 def test_rank_prints_one_json_document(capsys, tmp_path, model, image, ranker):

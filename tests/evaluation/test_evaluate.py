@@ -23,7 +23,7 @@ def test_a_perfect_model(collection, tmp_path, script):
     returned = run(collection, tmp_path, position_lists=25)
     metrics, predictions = read(tmp_path)
     assert metrics["arms"]["base"] == returned
-    zeros = {"mae", "position_bias2", "position_bias4"}
+    zeros = {"mae", "mae_lenient", "position_bias2", "position_bias4"}
     assert {key: entry["value"] for key, entry in returned.items()} == pytest.approx(
         {key: float(key not in zeros) for key in MEASURED | ROTATED}
     )
@@ -90,13 +90,33 @@ def test_again_is_the_same(collection, tmp_path, script):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_both_readings_of_a_model_that_knows_no_format(collection, tmp_path, script):
+    """Right answers in a fence, none of which reads strictly: one number is format alone, the other skill."""
+    script(lambda values: right(values).replace("<answer>", "```json\n").replace("</answer>", "\n```"))
+    metrics = run(collection, tmp_path, images=(1, 2), position_lists=2)
+    found = {key: entry["value"] for key, entry in metrics.items()}
+    assert [found[key] for key in ("accuracy", "srcc", "tau2", "parsed", "valid")] == [0] * 5
+    names = ("accuracy_lenient", "srcc_lenient", "tau2_lenient", "parsed_lenient", "valid_lenient")
+    assert [found[key] for key in names] == [1] * 5
+    # The truths 0, 1, 2, 3, 5, 8, 9, 10 are 5, 4, 3, 2, 0, 3, 4 and 5 from the midpoint.
+    assert (found["mae"], found["mae_lenient"]) == (26 / 8, 0)
+    assert (metrics["mae_lenient"]["n"], metrics["tau2_lenient"]["n"]) == (8, 6)
+    assert found["agreement2"] == 0  # rotated lists are read strictly
+    assert set(list(metrics)[-6:]) == {"mae_lenient", *names}
+    lines = read(tmp_path)[1]
+    assert all(list(line)[-1] == "lenient" and line["lenient"]["valid"] for line in lines)
+    assert lines[0]["values"] == [None]
+    assert lines[0]["lenient"]["values"] == lines[0]["truth"]
+
+
 def test_an_arm_evaluated_again_is_replaced(collection, tmp_path, script):
     script(lambda values: "nothing")
     run(collection, tmp_path)
     script(right)
     run(collection, tmp_path, images=[2])
     metrics, predictions = read(tmp_path)
-    assert set(metrics["arms"]["base"]) == {"tau2", "tau2_values", "parsed", "valid"}
+    wanted = {"tau2", "tau2_values", "parsed", "valid", "tau2_lenient", "parsed_lenient", "valid_lenient"}
+    assert set(metrics["arms"]["base"]) == wanted
     assert len(predictions) == 4
 
 

@@ -133,11 +133,26 @@ def test_plcc(predicted: list[float], truths: list[float], expected: float) -> N
 )
 @pytest.mark.parametrize(
     ("predicted", "truths"),
-    [([], []), ([1, 2], [1]), ([1], [1, 2]), ([[1, 2]], [[1, 2]]), ([math.nan], [1]), ([1], [math.inf])],
+    [([], []), ([1, 2], [1]), ([1], [1, 2]), ([[1, 2]], [[1, 2]]), ([math.inf], [1]), ([1], [math.inf])],
 )
 def test_metrics_refuse_what_they_cannot_measure(metric: Any, predicted: Any, truths: Any) -> None:
     with pytest.raises(ValueError, match="a metric needs"):
         metric(predicted, truths)
+
+
+@pytest.mark.parametrize("metric", [mae, srcc, plcc])
+def test_a_missing_prediction_must_be_filled_where_it_is_no_miss(metric: Any) -> None:
+    with pytest.raises(ValueError, match="what stands in for a missing value is for `filled`"):
+        metric([math.nan], [1])
+
+
+def test_a_missing_prediction_is_a_miss_and_a_missing_truth_is_refused() -> None:
+    # Of three, one is exact, one is a step away, and one is missing, whose truth is the midpoint of 0 to 116.
+    assert accuracy([3, 5, math.nan], [3, 4, 58], AGE) == pytest.approx(1 / 3)
+    assert within_one([3, 5, math.nan], [3, 4, 58], AGE) == pytest.approx(2 / 3)
+    for metric in (accuracy, within_one):
+        with pytest.raises(ValueError, match="a metric needs"):
+            metric([math.nan], [math.nan], AGE)
 
 
 def test_filled() -> None:

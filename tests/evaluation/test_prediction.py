@@ -48,6 +48,50 @@ def test_a_line_is_read_as_it_was_written(collection):
     assert (line.is_rotated, turned.is_rotated) == (False, True)
 
 
+def test_the_lenient_reading_stands_in_a_line_only_where_it_differs(collection):
+    group, text = group_of(collection, 1, 5), right([1, 5])
+    assert "lenient" not in predict(group, text).to_json()
+    assert "lenient" not in predict(group, "no idea").to_json()  # both have nothing
+    line = predict(group, text.replace("<answer>", "").replace("</answer>", ""), arm="base", split="test")
+    assert list(line.to_json()) == [*KEYS, "lenient"]
+    assert line.to_json()["lenient"] == {
+        "values": [1, 5],
+        "positions": [0, 1],
+        "parsed": True,
+        "valid": True,
+        "tau": 1,
+        "tau_values": 1,
+    }
+    assert (line.values, line.positions, line.parsed, line.valid, line.tau) == (
+        [None] * 2,
+        None,
+        False,
+        False,
+        0,
+    )
+    assert Prediction.from_json(json.loads(json.dumps(line.to_json())), "x") == line
+    second = line.read_leniently()
+    assert (second.values, second.positions, second.valid, second.tau) == ([1, 5], [0, 1], True, 1)
+    assert second.lenient is None
+    assert predict(group, text).read_leniently() == predict(group, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ([], "lenient is no object"),
+        ({"values": [1]}, "lenient has no positions, parsed, valid, tau, tau_values"),
+        (
+            {"values": [1], **dict.fromkeys(("positions", "parsed", "valid", "tau", "tau_values"))},
+            "lenient: values must",
+        ),
+    ],
+)
+def test_a_lenient_reading_that_is_none_names_its_place(changes, problem):
+    with pytest.raises(DataError, match=f"^here is not a prediction: {problem}"):
+        Prediction.from_json(prediction(2).to_json() | {"lenient": changes}, "here")
+
+
 KEYS = [
     *("arm", "split", "images", "ids", "truth", "reply", "values", "positions"),
     *("parsed", "valid", "tau", "tau_values"),

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.asking import LISTS, SINGLE, TASK, group_of, prediction
 from rarl.evaluation.prediction import predict
-from rarl.evaluation.summary import summarize
+from rarl.evaluation.summary import by_column, summarize
 
 
 def single(truth, value):
@@ -29,6 +29,17 @@ def test_single_images(collection):
     for entry in metrics.values():
         assert entry["n"] == 4
         assert entry["low"] <= entry["value"] <= entry["high"]
+
+
+def test_a_mute_model_hits_nothing_and_has_the_error_of_the_midpoint():
+    # The truths 5, 4 and 6 are the midpoint 5 and its neighbours: no answer must not pass for a good one.
+    lines = [single(truth, None) for truth in (5, 4, 6, 5)]
+    metrics = summarize(lines, TASK, seed=0)
+    assert metrics["accuracy"] == metrics["within_one"] == {"value": 0, "low": 0, "high": 0, "n": 4}
+    assert metrics["mae"]["value"] == pytest.approx((0 + 1 + 1 + 0) / 4)
+    groups = by_column(lines, {"camera": {"i0": "one"}}, TASK, seed=0)["camera"]["one"]
+    assert groups["accuracy"]["value"] == groups["within_one"]["value"] == 0
+    assert groups["mae"]["value"] == pytest.approx(1 / 2)
 
 
 def test_the_same_value_everywhere_correlates_with_nothing():

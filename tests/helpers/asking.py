@@ -14,6 +14,7 @@ from rarl.method.tasks import Task
 TASK = Task("toy", "brightness", low=0, high=10, step=1, delta=2)
 SINGLE = {"mae", "accuracy", "within_one", "srcc", "plcc"}
 MEASURED = {*SINGLE, "tau2", "tau2_values", "tau4", "tau4_values", "parsed", "valid"}
+MEASURED |= {f"{name}_lenient" for name in ("mae", "accuracy", "srcc", "tau2", "tau4", "parsed", "valid")}
 ROTATED = {"agreement2", "position_bias2", "agreement4", "position_bias4"}
 
 

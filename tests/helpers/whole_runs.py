@@ -15,6 +15,14 @@ from rarl.training.trainer import RARLTrainer
 ARMS = ["sft", "regression", "rarl"]
 METRICS = {"mae", "accuracy", "within_one", "srcc", "plcc", "tau2", "tau2_values", "parsed", "valid"}
 METRICS |= {"agreement2", "position_bias2"}
+METRICS |= {
+    "mae_lenient",
+    "accuracy_lenient",
+    "srcc_lenient",
+    "tau2_lenient",
+    "parsed_lenient",
+    "valid_lenient",
+}
 LOCKS = [".results.lock", ".training.lock"]
 LEFT = sorted([*LOCKS, "config.yaml", "metrics.json", "predictions.jsonl", "lists-test-0.json", *ARMS])
 

@@ -14,7 +14,15 @@ import pytest
 
 from helpers import ROOT
 from rarl.errors import ConfigError
-from rarl.evaluation.metrics import accuracy, filled, list_tau, srcc, tau_values
+from rarl.evaluation.metrics import (
+    SINGLE_IMAGE_METRICS,
+    accuracy,
+    filled,
+    list_tau,
+    srcc,
+    tau_values,
+    within_one,
+)
 from rarl.method.equations import (
     length_compliance,
     mutated_advantages,
@@ -402,6 +410,14 @@ def test_srcc_of_constants_is_0() -> None:
 
 def test_a_missing_value_is_scored_as_the_midpoint() -> None:
     assert filled(parse("no idea").values(1), AGE) == [58]
+
+
+def test_a_missing_value_is_a_miss() -> None:
+    # The midpoint of 0 to 200 objects would be right for the first image and a step away for the second.
+    missing = parse("no idea").values(1)[0]
+    predicted = [math.nan if missing is None else missing] * 2
+    assert accuracy(predicted, [100, 101], COUNT) == within_one(predicted, [100, 101], COUNT) == 0
+    assert {row.name for row in SINGLE_IMAGE_METRICS if row.missing == "miss"} == {"accuracy", "within_one"}
 
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────

@@ -151,6 +151,14 @@ def test_a_missing_value_is_the_midpoint_and_an_absurd_one_the_end_of_the_range(
     assert (entry["low"], entry["high"]) == (4.5, 4.5)
 
 
+def test_a_missing_value_is_a_miss_where_hits_are_counted(cell_of):
+    """The truth is the midpoint of 0 to 200, which a missing value must not pass for."""
+    mute = cell_of("base", lines=singles("base", [100.0] * 3, [None] * 3), metrics={"accuracy": 0.0})
+    right = cell_of("rarl", lines=singles("rarl", [100.0] * 3, [100.0] * 3), metrics={"accuracy": 1.0})
+    entry = differences([mute, right], "rarl", "base", COUNT)["accuracy"]
+    assert (entry["low"], entry["high"]) == (1.0, 1.0)
+
+
 def test_the_metric_of_one_image_is_the_task_s(cell_of):
     truths = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     right = cell_of("rarl", lines=singles("rarl", truths, truths), metrics={"accuracy": 1.0, "srcc": 1.0})

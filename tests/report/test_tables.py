@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
-from rarl.report.tables import markdown_table, results_table
+from rarl.report.tables import headline_table, markdown_table, metrics_table, results_table
 
 
 def entry(value, low, high, n=10):
@@ -76,3 +76,45 @@ def test_the_terminal_table_shows_the_same_within_80_columns():
     ):
         assert text in shown
     assert shown.index("tiny") < shown.index("+ RARL") < shown.index("+ my_own")
+
+
+# ── the two readings ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def twice(mae, mae_lenient, tau, tau_lenient):
+    numbers = {"mae": mae, "tau2": tau, "parsed": 1.0, "valid": 1.0}
+    lenient = {"mae": mae_lenient, "tau2": tau_lenient, "parsed": 1.0, "valid": 1.0}
+    both = numbers | {f"{key}_lenient": value for key, value in lenient.items()}
+    return {key: entry(value, value, value) for key, value in both.items()}
+
+
+def test_a_row_for_the_lenient_reading_and_how_much_of_the_gain_is_format():
+    arms = {"base": twice(4.5, 2.0, 0.0, 0.4), "rarl": twice(1.0, 1.0, 0.9, 0.9)}
+    table = headline_table(METRICS | {"arms": arms}, DIGITS, "tiny")
+    assert [row[:3] for row in table.rows] == [
+        ("tiny", "4.50\n4.50–4.50", "0.000\n0.00–0.00"),
+        ("tiny, read leniently", "2.00\n2.00–2.00", "0.400\n0.40–0.40"),
+        ("+ RARL", "1.00\n1.00–1.00", "0.900\n0.90–0.90"),
+    ]
+    # By MAE 4.5 - 1 less 2 - 1, of 3.5; by tau 0.9 less 0.5, of 0.9.
+    assert table.notes[1] == (
+        "Of the gain of RARL over tiny, this much is format: 1-img 2.50 of 3.50, 2-imgs 0.400 of 0.900, "
+        "parsed 0.0 of 0.0, valid 0.0 of 0.0."
+    )
+    out = io.StringIO()
+    Console(file=out, width=80).print(results_table(METRICS | {"arms": arms}, DIGITS, model_name="tiny"))
+    assert "this much is format: 1-img 2.50 of 3.50" in " ".join(out.getvalue().split())
+
+
+def test_no_row_where_the_readings_agree_as_shown():
+    arms = {"base": twice(4.5, 4.5001, 0.0, 0.0001), "rarl": twice(1.0, 1.0, 0.9, 0.9)}
+    table = headline_table(METRICS | {"arms": arms}, DIGITS, "tiny")
+    assert [row[0] for row in table.rows] == ["tiny", "+ RARL"]
+    assert table.notes == ()
+
+
+def test_all_metrics_have_both_readings():
+    arms = {"base": twice(4.5, 2.0, 0.0, 0.4)}
+    table = metrics_table(METRICS | {"arms": arms}, "tiny")
+    assert dict(table.rows)["tau2_lenient"] == "0.400\n0.40–0.40"
+    assert table.notes[0].endswith("What ends in _lenient is of the same replies, read leniently.")

@@ -144,7 +144,13 @@ def rank(
         from rarl.ranker import Ranker
 
         use_one_thread_for(name)
-        ranking = Ranker(name, measured).rank(files)
+        ranker = Ranker(name, measured)
+        ranking = ranker.rank(files)
+    if ranker.read_leniently:
+        print(
+            f"replies in another format than was asked for, and read leniently: {ranker.read_leniently}",
+            file=sys.stderr,
+        )
     if as_json:
         rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]
         print(json.dumps({"model": model, "task": measured.to_dict(), "ranking": rows}))

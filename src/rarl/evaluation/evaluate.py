@@ -18,7 +18,7 @@ from rarl.errors import ConfigError
 from rarl.evaluation.metrics import MetricEntry
 from rarl.evaluation.prediction import predict
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
-from rarl.evaluation.summary import by_column, summarize
+from rarl.evaluation.summary import by_column, lenient_metrics, summarize
 from rarl.files import locked
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
@@ -107,6 +107,7 @@ def evaluate(
         predictions.append(replace(said, list=number, rotation=turn))
 
     metrics = summarize(predictions, task, seed)
+    metrics |= lenient_metrics(predictions, metrics, task, seed)
     divided = by_column(predictions, columns, task, seed) if columns else {}
     with locked(folder, "results", wait=True):
         write_predictions(folder, arm, predictions)

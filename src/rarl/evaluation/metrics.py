@@ -5,7 +5,7 @@ PLCC and bootstrap intervals. Which lists are drawn, and what a whole arm comes 
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,14 +14,15 @@ from scipy.special import ndtr, stdtrit
 from scipy.stats import rankdata
 
 from rarl.method.equations import kendall_tau, pairs_against_truth
-from rarl.method.tasks import Task, steps_above
+from rarl.method.tasks import HEADLINE_METRICS, Task, steps_above
 
 MetricEntry = dict[str, float]
 """A metric in `metrics.json`: its `value`, the interval from `low` to `high`, and `n`, how many replies or
 lists it is of."""
 
 SingleImageScore = Callable[[ArrayLike, ArrayLike, Task], float]
-"""Takes the predicted values, the true values and the task."""
+"""Takes the predicted values, the true values and the task. A missing prediction is the midpoint or NaN, as
+the metric's row says."""
 
 
 # ── of single images ─────────────────────────────────────────────────────────────────────────────────────
@@ -45,13 +46,14 @@ def mae(predicted: ArrayLike, truths: ArrayLike) -> float:
 
 
 def accuracy(predicted: ArrayLike, truths: ArrayLike, task: Task) -> float:
-    """The share of predictions that equal the truth once both are rounded to the task's step."""
+    """The share of predictions that equal the truth once both are rounded to the task's step. A prediction
+    that is NaN is missing, and a miss."""
     return float(np.mean(_steps_apart(predicted, truths, task) == 0))
 
 
 def within_one(predicted: ArrayLike, truths: ArrayLike, task: Task) -> float:
     """Off-by-one accuracy: the share of predictions that are at most one step from the truth once both are
-    rounded to the task's step."""
+    rounded to the task's step. A prediction that is NaN is missing, and a miss."""
     return float(np.mean(_steps_apart(predicted, truths, task) <= 1))
 
 
@@ -114,6 +116,9 @@ class Metric:
         decimals: of the value as it is shown.
         interval_decimals: of the interval as it is shown; None for no interval (the file has it).
         score: computes a metric of single images; None for the others.
+        reading: of the replies: the strict one, which rewards use too, or the lenient one.
+        missing: what a missing prediction counts as for `score`: the midpoint of the task's range, or a miss,
+            for which `score` gets NaN.
         ranks_suffice: whether `score` depends on the order of the values alone.
         needs_spread: whether it says nothing where all true values are the same.
         in_progress_line: whether the line that training prints after a validation has it.
@@ -127,6 +132,8 @@ class Metric:
     decimals: int = 3
     interval_decimals: int | None = 2
     score: SingleImageScore | None = None
+    missing: Literal["midpoint", "miss"] = "midpoint"
+    reading: Literal["strict", "lenient"] = "strict"
     ranks_suffice: bool = False
     needs_spread: bool = False
     in_progress_line: bool = True
@@ -150,7 +157,7 @@ class Metric:
 # To add a metric of single images: write its function above, and give it a row here; its name has no digit.
 # The evaluation, the tables and the line of a validation take it from the row, and `docs/evaluation.md` says
 # what it is. To make it the headline of a task, name it in `rarl.method.tasks.HEADLINE_METRICS` too.
-METRICS: dict[str, Metric] = {
+STRICT_METRICS: dict[str, Metric] = {
     row.name: row
     for row in (
         Metric(
@@ -169,6 +176,7 @@ METRICS: dict[str, Metric] = {
             decimals=2,
             interval_decimals=1,
             score=accuracy,
+            missing="miss",
             in_progress_line=False,
         ),
         Metric(
@@ -179,6 +187,7 @@ METRICS: dict[str, Metric] = {
             decimals=1,
             interval_decimals=1,
             score=within_one,
+            missing="miss",
             in_progress_line=False,
         ),
         Metric(
@@ -206,9 +215,26 @@ METRICS: dict[str, Metric] = {
         Metric("valid", "valid", "replies", percent=True, decimals=1, interval_decimals=None),
     )
 }
+
+LENIENT = "_lenient"
+"""How the name of a metric ends that is of replies read leniently (`rarl.method.replies.parse_leniently`)."""
+
+READ_TWICE = (*HEADLINE_METRICS, "tauN", "parsed", "valid")
+"""The metrics that there are of both readings."""
+
+METRICS: dict[str, Metric] = STRICT_METRICS | {
+    f"{name}{LENIENT}": replace(
+        STRICT_METRICS[name],
+        name=f"{name}{LENIENT}",
+        label=f"{STRICT_METRICS[name].label}, read leniently",
+        reading="lenient",
+        in_progress_line=False,
+    )
+    for name in READ_TWICE
+}
 """NAME -> row, in the order of `metrics.json`."""
 
-SINGLE_IMAGE_METRICS = tuple(row for row in METRICS.values() if row.score is not None)
+SINGLE_IMAGE_METRICS = tuple(row for row in STRICT_METRICS.values() if row.score is not None)
 
 
 def metric_of(key: str) -> tuple[Metric, int | None]:
@@ -313,12 +339,14 @@ def _checked_pair(predicted: ArrayLike, truths: ArrayLike) -> tuple[np.ndarray, 
 
 
 def _steps_apart(predicted: ArrayLike, truths: ArrayLike, task: Task) -> np.ndarray:
-    """How many steps of the task lie between predictions and truths; halves go up to the next."""
+    """How many steps of the task lie between predictions and truths; halves go up to the next. From a
+    prediction that is NaN, and so missing, it is NaN too, which no comparison holds for."""
+    guesses = np.asarray(predicted, dtype=np.float64)
+    missing = np.isnan(guesses)
+    pair = _checked_pair(np.where(missing, task.midpoint, guesses), truths)
     with np.errstate(over="ignore", invalid="ignore"):  # absurd numbers may be infinitely many steps away
-        guesses, targets = (
-            steps_above(numbers, task.low, task.step) for numbers in _checked_pair(predicted, truths)
-        )
-        return np.abs(guesses - targets)
+        given, targets = (steps_above(numbers, task.low, task.step) for numbers in pair)
+        return np.where(missing, np.nan, np.abs(given - targets))
 
 
 def _ranks(numbers: np.ndarray) -> np.ndarray:

@@ -3,16 +3,28 @@ It is a line of `predictions.jsonl`. What all predictions of an arm come to is i
 read and written in `results`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from rarl.data.groups import Group
 from rarl.errors import DataError
 from rarl.evaluation.metrics import list_tau, tau_values
-from rarl.method.replies import parse
+from rarl.method.replies import Reply, parse, parse_leniently
 
 ROTATED_ONLY = ("list", "rotation")
 """The keys that a line has only if it is of a rotated list."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one of the two readings has of a reply; each attribute as in `Prediction`."""
+
+    values: Sequence[float | None]
+    positions: Sequence[int | None] | None
+    parsed: bool
+    valid: bool
+    tau: float | None
+    tau_values: float | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Prediction:
         list: the number of the list among the rotated ones of N images, from 0; None for a prompt that was
             not asked for rotation.
         rotation: by how many pictures that list was moved on, from 0; None likewise.
+        lenient: what the lenient reading has, where that differs; everything above is of the strict one.
     """
 
     arm: str
@@ -50,6 +63,11 @@ class Prediction:
     tau_values: float | None
     list: int | None = None
     rotation: int | None = None
+    lenient: Reading | None = None
+
+    def read_leniently(self) -> "Prediction":
+        """The same prediction with the lenient reading in place of the strict one."""
+        return self if self.lenient is None else replace(self, lenient=None, **asdict(self.lenient))
 
     @property
     def is_rotated(self) -> bool:
@@ -58,8 +76,8 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """The line of `predictions.jsonl`, as an object."""
-        line = {name: getattr(self, name) for name in KEYS}
-        return line if self.is_rotated else {key: line[key] for key in KEYS if key not in ROTATED_ONLY}
+        line = {key: getattr(self, key) for key in KEYS if self.is_rotated or key not in ROTATED_ONLY}
+        return line if self.lenient is None else {**line, LENIENT_KEY: asdict(self.lenient)}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any], where: str) -> "Prediction":
@@ -76,17 +94,30 @@ class Prediction:
         prediction = cls(**{key: line[key] for key in KEYS if key in line})
         if problem := _wrong_value_in(prediction):
             raise DataError(f"{where} is not a prediction: {problem}")
+        if (second := line.get(LENIENT_KEY)) is None:
+            return prediction
+        if not isinstance(second, dict) or (missing := [key for key in READING_KEYS if key not in second]):
+            what = f"has no {', '.join(missing)}" if isinstance(second, dict) else "is no object"
+            raise DataError(f"{where} is not a prediction: {LENIENT_KEY} {what}")
+        prediction = replace(prediction, lenient=Reading(**{key: second[key] for key in READING_KEYS}))
+        if problem := _wrong_value_in(prediction.read_leniently()):
+            raise DataError(f"{where} is not a prediction: {LENIENT_KEY}: {problem}")
         return prediction
 
 
-KEYS = tuple(field.name for field in fields(Prediction))
+LENIENT_KEY = "lenient"
+"""The key that a line has only if the two readings of its reply differ."""
+
+KEYS = tuple(field.name for field in fields(Prediction) if field.name != LENIENT_KEY)
 """Of a line of `predictions.jsonl`, in their order."""
+
+READING_KEYS = tuple(field.name for field in fields(Reading))
 
 
 def predict(group: Group, text: str, *, arm: str = "", split: str = "") -> Prediction:
     """The prediction that the reply `text` makes for the images of `group`."""
-    count, truths, reply = len(group.rows), group.values, parse(text)
-    values, positions = reply.values(count), reply.positions(count)
+    count, truths = len(group.rows), group.values
+    strict, lenient = (_compared(reply, truths) for reply in (parse(text), parse_leniently(text, count)))
     return Prediction(
         arm=arm,
         split=split,
@@ -94,6 +125,15 @@ def predict(group: Group, text: str, *, arm: str = "", split: str = "") -> Predi
         ids=[row.id for row in group.rows],
         truth=truths,
         reply=text,
+        **asdict(strict),
+        lenient=None if lenient == strict else lenient,
+    )
+
+
+def _compared(reply: Reply, truths: Sequence[float]) -> Reading:
+    count = len(truths)
+    values, positions = reply.values(count), reply.positions(count)
+    return Reading(
         values=values,
         positions=positions,
         parsed=reply.items is not None,

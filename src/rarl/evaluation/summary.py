@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from rarl.data.columns import NONE
-from rarl.evaluation.metrics import SINGLE_IMAGE_METRICS, Metric, MetricEntry, bootstrap_interval, filled
+from rarl.evaluation.metrics import (
+    LENIENT,
+    METRICS,
+    SINGLE_IMAGE_METRICS,
+    Metric,
+    MetricEntry,
+    bootstrap_interval,
+    filled,
+    metric_of,
+)
 from rarl.evaluation.position_bias import order_metrics
 from rarl.evaluation.prediction import Prediction
 from rarl.method.tasks import Task
@@ -21,16 +30,18 @@ def summarize(predictions: Sequence[Prediction], task: Task, seed: int) -> dict[
     """The metrics of one arm's predictions, each with a 95 % bootstrap interval over images
     or lists.
 
-    A single image without a value counts as the midpoint of the range, and a value outside the range as the
-    nearer end, so that no absurd number decides a mean. Rotated lists count in `agreementN` and
-    `position_biasN` alone. `seed` is that of the resampling.
+    A single image without a value counts as the midpoint of the range or as a miss, as the metric's row
+    says, and a value outside the range as the nearer end, so that no absurd number decides a mean. Rotated
+    lists count in `agreementN` and `position_biasN` alone. `seed` is that of the resampling.
     """
     plain = [line for line in predictions if not line.is_rotated]
     metrics: dict[str, MetricEntry] = {}
     alone = [line for line in plain if line.images == 1]
     if alone:
-        pairs = guesses_and_truths(alone, task)
-        metrics |= {row.name: _single_image_entry(row, pairs, task, seed) for row in SINGLE_IMAGE_METRICS}
+        metrics |= {
+            row.name: _single_image_entry(row, guesses_and_truths(alone, task, row), task, seed)
+            for row in SINGLE_IMAGE_METRICS
+        }
     for count in sorted({line.images for line in plain} - {1}):
         lists = [line for line in plain if line.images == count]
         metrics[f"tau{count}"] = _mean_entry([line.tau for line in lists], seed)
@@ -38,6 +49,22 @@ def summarize(predictions: Sequence[Prediction], task: Task, seed: int) -> dict[
     metrics["parsed"] = _mean_entry([line.parsed for line in plain], seed)
     metrics["valid"] = _mean_entry([line.valid for line in plain], seed)
     return metrics | order_metrics(predictions, seed)
+
+
+def lenient_metrics(
+    predictions: Sequence[Prediction], metrics: Mapping[str, MetricEntry], task: Task, seed: int
+) -> dict[str, MetricEntry]:
+    """The metrics of the same replies read leniently, such as `mae_lenient` and `tau8_lenient`.
+
+    Args:
+        metrics: what `summarize` made of the same predictions. Where no reply differs between the readings,
+            its entries are the lenient ones, too.
+    """
+    plain = [line.read_leniently() for line in predictions if not line.is_rotated]
+    differs = any(line.lenient is not None and not line.is_rotated for line in predictions)
+    found = summarize(plain, task, seed) if differs else metrics
+    named = {f"{key}{LENIENT}": dict(entry) for key, entry in found.items()}
+    return {key: entry for key, entry in named.items() if metric_of(key)[0].name in METRICS}
 
 
 def by_column(
@@ -52,7 +79,7 @@ def by_column(
         columns: COLUMN -> id of an image -> its value, for every image that was asked for alone.
     """
     alone = [line for line in predictions if line.images == 1]
-    pairs = guesses_and_truths(alone, task)
+    pairs = {row.name: guesses_and_truths(alone, task, row) for row in SINGLE_IMAGE_METRICS}
     groups: Subgroups = {}
     for column, value_of in columns.items():
         places: dict[str, list[int]] = {}
@@ -60,21 +87,26 @@ def by_column(
             places.setdefault(value_of[line.ids[0]], []).append(place)
         groups[column] = {}
         for value in sorted(places, key=_by_size):
-            some = pairs[places[value]]
-            has_spread = len(np.unique(some[:, 1])) > 1
+            has_spread = len({alone[place].truth[0] for place in places[value]}) > 1
             groups[column][value] = {
-                row.name: _single_image_entry(row, some, task, seed)
+                row.name: _single_image_entry(row, pairs[row.name][places[value]], task, seed)
                 for row in SINGLE_IMAGE_METRICS
                 if has_spread or not row.needs_spread
             }
     return groups
 
 
-def guesses_and_truths(alone: Sequence[Prediction], task: Task) -> np.ndarray:
-    """For each single image its predicted and its true value, [image, 2]. A missing value is the midpoint of
-    the task's range, and a value outside the range is its nearer end."""
-    given = np.clip(filled([line.values[0] for line in alone], task), task.low, task.high)
-    return np.column_stack([given, [line.truth[0] for line in alone]])
+def guesses_and_truths(alone: Sequence[Prediction], task: Task, metric: Metric) -> np.ndarray:
+    """For each single image its predicted and its true value, [image, 2], as `metric.score` takes them. A
+    missing value is the midpoint of the task's range, or NaN if it is a miss for this metric; a value outside
+    the range is its nearer end."""
+    given = [line.values[0] for line in alone]
+    known = (
+        [np.nan if value is None else value for value in given]
+        if metric.missing == "miss"
+        else filled(given, task)
+    )
+    return np.column_stack([np.clip(known, task.low, task.high), [line.truth[0] for line in alone]])
 
 
 def _by_size(value: str) -> tuple[bool, bool, int, str]:

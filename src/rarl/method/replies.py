@@ -1,12 +1,14 @@
 """What the model wrote, read back: text -> `Reply`, and the reference reply -> text (Table 1's format).
 Model output is data, so reading is total: it never raises, runs nothing, and takes time linear in the text.
-How good a reply is belongs to `equations` and `rewards`, not here."""
+There are two readings: the strict one, which rewards and the main numbers use, and a lenient one beside it
+for models that were never trained on the format. How good a reply is belongs to `equations` and `rewards`."""
 
 import ast
 import json
 import math
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -95,13 +97,18 @@ def parse(text: str) -> Reply:
 
 def _last_answer(text: str) -> str:
     """What stands in the last pair of answer tags; empty if there is none or it is too long to be read."""
+    place = _place_of_answer(text)
+    return text[place] if place is not None and place.stop - place.start <= LONGEST_ANSWER else ""
+
+
+def _place_of_answer(text: str) -> slice | None:
+    """Where the content of the last pair of answer tags stands in `text`, or `None` if there is no pair."""
     # Two searches from the right and one from the left: no pattern, so no backtracking.
     start = text.rfind(ANSWER, 0, max(text.rfind(END_ANSWER), 0))
     if start < 0:
-        return ""
+        return None
     start += len(ANSWER)
-    end = text.find(END_ANSWER, start)
-    return text[start:end] if end - start <= LONGEST_ANSWER else ""
+    return slice(start, text.find(END_ANSWER, start))
 
 
 def _literal(text: str) -> Any:
@@ -144,6 +151,118 @@ def _is_framed(text: str) -> bool:
         return False
     thought, _, rest = text.partition(END_THINK)
     return thought.startswith(THINK) and rest.lstrip().startswith(ANSWER) and rest.endswith(END_ANSWER)
+
+
+# ── reading leniently ────────────────────────────────────────────────────────────────────────────────────
+
+FARTHEST_BACK = 4 * LONGEST_ANSWER
+"""Characters from the end of an answer in which the lenient reading looks for a list."""
+
+MOST_CANDIDATES = 32
+"""The most pieces of an answer that the lenient reading tries; it begins with the last."""
+
+FENCE = "```"
+_BRACKETS = re.compile(r"[][{}]")
+_ID = re.compile(r"(?:picture|image)? {0,3}([0-9]{1,9})", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE)
+
+
+def parse_leniently(text: str, count: int) -> Reply:
+    """Read a reply to `count` pictures as a person would who doesn't mind the format. For evaluation and use
+    only, never for a reward. Total, as `parse` is, and linear in the text.
+
+    A reply that `parse` reads is read so. Of any other, this looks at the last answer; where there is no pair
+    of answer tags, at what follows the last `</think>`, or at the whole text. There it takes the first of
+    these that is a list of entries: the whole, the last fenced block (```), the last list or dict in that
+    block, the last list or dict anywhere. One that holds another is tried before it. Each is read as JSON,
+    then as a Python literal.
+
+    Beyond what `parse` accepts, an id or a value may be a number written as a text (`"25"`, `"Picture 1"`).
+    For a single picture a dict will do in place of a list, wherever it stands, and without `image_id`; and so
+    will a number, if it is all of the answer. Broken JSON is not repaired, no number is picked out of prose,
+    one bad entry spoils its list, and an empty list says nothing.
+
+    Returns:
+        The reply as `parse` has it where that reads it; else what was found, never `well_formed`.
+    """
+    strict = parse(text)
+    if strict.items is not None:
+        return strict
+    place = _place_of_answer(text)
+    if place is None:
+        thought_to = text.rfind(END_THINK)
+        place = slice(0 if thought_to < 0 else thought_to + len(END_THINK), len(text))
+    answer = text[max(place.start, place.stop - FARTHEST_BACK) : place.stop]
+    for number, candidate in enumerate(_candidates(answer)):
+        if number == MOST_CANDIDATES:
+            break
+        if len(candidate) <= LONGEST_ANSWER and (items := _lenient_items(_literal(candidate), count)):
+            return Reply(items, False)
+    return Reply(None, False)
+
+
+def _candidates(answer: str) -> Iterator[str]:
+    """The pieces of an answer that may be its list, the likeliest first."""
+    yield answer
+    end = answer.rfind(FENCE)
+    start = answer.rfind(FENCE, 0, max(end, 0))
+    if start >= 0:
+        block = answer[start + len(FENCE) : end]
+        yield block.lstrip().removeprefix("json").removeprefix("python")
+        yield from _balanced(block)
+    yield from _balanced(answer)
+
+
+def _balanced(text: str) -> Iterator[str]:
+    """The pieces from a bracket to its partner, those that end last first: so what holds another comes before
+    it. A bracket within quotes is a bracket, too, for an apostrophe in prose opens no text."""
+    open_at: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for found in _BRACKETS.finditer(text):
+        here = found.start()
+        if text[here] in "[{":
+            open_at.append(here)
+        elif open_at and text[open_at[-1]] + text[here] in ("[]", "{}"):
+            start = open_at.pop()
+            if here - start < LONGEST_ANSWER:
+                spans.append((start, here + 1))
+        else:
+            open_at.clear()  # nothing that is open can have its partner beyond this one
+    for start, end in reversed(spans):
+        yield text[start:end]
+
+
+def _lenient_items(document: Any, count: int) -> tuple[Item, ...] | None:
+    """The entries that a document lists, or `None` if it is no list of entries."""
+    alone = count == 1
+    if alone and (value := _lenient_value(document)) is not None:
+        return (Item(1, value),)
+    if alone and isinstance(document, dict):
+        document = [document]
+    if not isinstance(document, list):
+        return None
+    items = [_lenient_item(entry, alone) for entry in document]
+    known = tuple(item for item in items if item is not None)
+    return known if known and len(known) == len(items) else None
+
+
+def _lenient_item(entry: Any, alone: bool) -> Item | None:
+    if not isinstance(entry, dict):
+        return None
+    value = _lenient_value(entry.get("value"))
+    if value is None:
+        return None
+    image_id = entry.get("image_id", 1 if alone else None)
+    if isinstance(image_id, str) and (found := _ID.fullmatch(image_id.strip())):
+        image_id = int(found[1])
+    return _item({"image_id": image_id, "value": value})
+
+
+def _lenient_value(value: Any) -> float | None:
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    item = _item({"image_id": 1, "value": value})
+    return None if item is None else item.value
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -151,8 +151,10 @@ def _paired_entries(first: Cell, second: Cell, task: Task) -> dict[str, dict[str
     assert [line.ids for line in ours] == [line.ids for line in theirs]  # `measured` compared the lists
     found: dict[str, dict[str, float]] = {}
     if any(line.images == 1 for line in ours):
-        one, other = (guesses_and_truths([x for x in arm if x.images == 1], task) for arm in (ours, theirs))
-        score = METRICS[task.metric].score
+        metric = METRICS[task.metric]
+        alone = ([line for line in arm if line.images == 1] for arm in (ours, theirs))
+        one, other = (guesses_and_truths(lines, task, metric) for lines in alone)
+        score = metric.score
         assert score is not None  # it is a metric of single images
         found[task.metric] = paired_entry(
             np.column_stack([one[:, 0], other]),

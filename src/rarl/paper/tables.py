@@ -12,7 +12,15 @@ from rarl.paper.published import PRINTED_COUNTS, PUBLISHED_TABLES, SOURCE, Publi
 from rarl.paper.results import holm
 from rarl.report.page import write_page
 from rarl.report.record import load_records
-from rarl.report.tables import MISSING, TextTable, arm_names, arm_rows, headline_columns
+from rarl.report.tables import (
+    MISSING,
+    TextTable,
+    arm_names,
+    arm_rows,
+    format_notes,
+    headline_columns,
+    twice_read_rows,
+)
 
 
 def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -> TextTable:
@@ -34,12 +42,13 @@ def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -
         f"{metric} for one image, Kendall's tau for lists; {over}; parsed and valid in %.",
         f"Steps of training since the base: {', '.join(steps)}.{once}",
     ]
+    notes += format_notes(results["arms"], names, columns)
     if results["missing"]:
         notes.append(f"Not finished yet: {', '.join(results['missing'])}.")
     title = (
         f"Measured: {results['task']}, {results['split']} split, {results['model']} ({table.title}'s arms)"
     )
-    rows = arm_rows(results["arms"], names, columns.values())
+    rows = twice_read_rows(results["arms"], names, columns.values())
     return TextTable(title, ("Methods", *columns), rows, tuple(notes))
 
 

@@ -62,7 +62,7 @@ def record_tables(record: Record) -> list[TextTable]:
         )
     subgroups = {name: arm.subgroups for name, arm in record.arms.items()}
     return [
-        replace(table, title=where, notes=tuple(notes)),
+        replace(table, title=where, notes=(*notes, *table.notes)),
         *column_tables(subgroups, record.task, record.model),
         metrics_table(metrics, record.model),
     ]

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rarl.evaluation.metrics import METRICS, list_lengths, metric_of
+from rarl.evaluation.metrics import LENIENT, METRICS, STRICT_METRICS, list_lengths, metric_of
 from rarl.method.tasks import HeadlineMetric, Task
 from rarl.paper.arms import PAPER_ARMS
 
@@ -56,7 +56,11 @@ def results_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "
         task: says which metric of single images heads the table.
         model_name: what the row of the arm `base` is called, such as "Qwen2.5-VL-3B".
     """
-    return headline_table(metrics, task, model_name).terminal()
+    table = headline_table(metrics, task, model_name)
+    shown = table.terminal()
+    if table.notes:
+        shown.caption, shown.caption_justify = Text(" ".join(table.notes)), "left"
+    return shown
 
 
 def markdown_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = "base") -> str:
@@ -66,15 +70,18 @@ def markdown_table(metrics: Mapping[str, Any], task: Task, *, model_name: str = 
 
 def headline_table(metrics: Mapping[str, Any], task: Task, model_name: str) -> TextTable:
     """A row for each arm: the task's metric for single images, tau for lists, and the shares of replies that
-    are parsed and valid. A column is there if any arm has its metric."""
+    are parsed and valid. A column is there if any arm has its metric. An arm whose numbers differ where its
+    replies are read leniently has a second row for these."""
     arms: Mapping[str, Entries] = metrics["arms"]
     keys = {key for arm in arms.values() for key in arm}
     columns = headline_columns(task.metric if task.metric in keys else None, list_lengths(keys))
     columns |= {"parsed": "parsed", "valid": "valid"}
     where = f"{metrics['task']}, {metrics['split']} split, seed {metrics['seed']}"
     what = f"{METRICS[task.metric].title} for single images, tau for lists, with 95 % intervals"
-    rows = arm_rows(arms, arm_names(arms, model_name), columns.values())
-    return TextTable(f"{where}\n{what}; parsed and valid in %", ("Methods", *columns), rows)
+    names = arm_names(arms, model_name)
+    rows = twice_read_rows(arms, names, columns.values())
+    title = f"{where}\n{what}; parsed and valid in %"
+    return TextTable(title, ("Methods", *columns), rows, format_notes(arms, names, columns))
 
 
 def headline_columns(metric: HeadlineMetric | None, lengths: Iterable[int]) -> dict[str, str]:
@@ -96,6 +103,61 @@ def arm_rows(
     return tuple(
         (name, *(number_cell(arms.get(arm, {}).get(key), key, signed=signed) for key in wanted))
         for arm, name in names.items()
+    )
+
+
+def twice_read_rows(
+    arms: Mapping[str, Entries], names: Mapping[str, str], keys: Iterable[str]
+) -> tuple[tuple[str, ...], ...]:
+    """As `arm_rows`, with a second row for an arm some of whose shown numbers differ where its replies are
+    read leniently."""
+    wanted, rows = list(keys), []
+    for arm, name in names.items():
+        strict, lenient = arm_rows(arms, {arm: name}, wanted) + arm_rows(
+            arms, {arm: f"{name}, read leniently"}, [f"{key}{LENIENT}" for key in wanted]
+        )
+        rows += [strict, lenient] if _differs(arms.get(arm, {}), wanted) else [strict]
+    return tuple(rows)
+
+
+def format_notes(
+    arms: Mapping[str, Entries], names: Mapping[str, str], columns: Mapping[str, str]
+) -> tuple[str, ...]:
+    """What the rows of the lenient reading are, and how much of the last arm's gain over the base is format:
+    its gain as read strictly minus its gain as read leniently. Empty where no shown number differs.
+
+    Args:
+        names: ARM -> what its row is called, in the order of the rows.
+        columns: HEAD -> key of the strict metric.
+    """
+    if not any(_differs(arms.get(arm, {}), columns.values()) for arm in names):
+        return ()
+    what = "Rows read leniently count lists in another format, too; arms without one have the same numbers."
+    *_, last = names
+    parts = []
+    for head, key in columns.items():
+        pair = [arms.get(arm, {}) for arm in ("base", last)]
+        if last == "base" or not all(key in arm and f"{key}{LENIENT}" in arm for arm in pair):
+            continue
+        metric, _ = metric_of(key)
+        sign = -1 if metric.better == "lower" else 1
+        gain, skill = (
+            sign * metric.factor * (pair[1][name]["value"] - pair[0][name]["value"])
+            for name in (key, f"{key}{LENIENT}")
+        )
+        parts.append(f"{head.rstrip('↓↑')} {gain - skill:.{metric.decimals}f} of {gain:.{metric.decimals}f}")
+    if not parts:
+        return (what,)
+    over = f"{names[last].removeprefix('+ ')} over {names.get('base', 'base').removeprefix('+ ')}"
+    return (what, f"Of the gain of {over}, this much is format: {', '.join(parts)}.")
+
+
+def _differs(entries: Entries, keys: Iterable[str]) -> bool:
+    """Whether some of these numbers differs, as shown, from that of the lenient reading."""
+    return any(
+        number_cell(entries.get(key), key) != number_cell(entries[f"{key}{LENIENT}"], key)
+        for key in keys
+        if f"{key}{LENIENT}" in entries
     )
 
 
@@ -147,8 +209,10 @@ def metrics_table(metrics: Mapping[str, Any], model_name: str) -> TextTable:
     names = arm_names(arms, model_name)
     keys = list(dict.fromkeys(key for arm in arms.values() for key in arm))
     rows = tuple((key, *(number_cell(arms[arm].get(key), key) for arm in names)) for key in keys)
-    *shares, last = (metric.name for metric in METRICS.values() if metric.percent)
+    *shares, last = (metric.name for metric in STRICT_METRICS.values() if metric.percent)
     note = f"{', '.join(shares)} and {last} in %; docs/evaluation.md says what each of them is."
+    if any(key.endswith(LENIENT) for key in keys):
+        note += f" What ends in {LENIENT} is of the same replies, read leniently."
     return TextTable("All metrics", ("Metric", *names.values()), rows, (note,))
 
 
