@@ -29,7 +29,7 @@ class Arm:
         log, groups: the lines of `log.jsonl` and `groups.jsonl` in the model's folder; empty for an arm that
             was not trained.
         training: its `training.json`; empty where there is none.
-        since: how many steps the stages before the arm's own were trained.
+        since: how many steps of training the model had that the arm's own stage started from.
         cut: whether the last line of `log` or `groups` was cut off, and is left out here.
     """
 
@@ -142,12 +142,11 @@ def _read_arm(
 ) -> Arm:
     own = [line for line in lines if line.arm == name]
     folder = run / name
-    steps = {stage.name: stage.max_steps for stage in config.stages}
     before = 0
     if name != "base" and (config.sft is None or name != config.sft.name):
         # The model of a grid's cell has the arm's name; the last stage made it.
-        last = list(steps).index(name) if name in steps else len(steps) - 1
-        before = sum(list(steps.values())[:last])
+        last = next((stage for stage in config.stages if stage.name == name), config.stages[-1])
+        before = config.steps_before(last)
     log, log_cut = _whole_lines(folder / "log.jsonl")
     groups, groups_cut = _whole_lines(folder / GROUPS_FILE)
     return Arm(
