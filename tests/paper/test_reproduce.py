@@ -20,11 +20,15 @@ def test_results_json_is_what_the_cells_measured(whole):
     out, _ = whole
     results = json.loads((out / RESULTS).read_text())
     assert results.keys() == {
-        *("table", "task", "split", "model", "seeds", "lists", "steps", "arms", "differences", "missing")
+        *("table", "task", "split", "model", "seeds", "lists", "steps", "arms", "differences", "missing"),
+        *("prompts", "learning_rates", "max_new_tokens"),
     }
     assert (results["table"], results["task"], results["split"]) == ("table6", "digits", "test")
     assert (results["model"], results["seeds"], results["missing"]) == ("embedded base", [0, 1], [])
     assert results["steps"] == {"base": 0, "regression": 2, "rarl_no_mutation": 4, "rarl": 4}
+    assert results["prompts"] == {"base": [], "regression": [2]} | dict.fromkeys(TRAINED[1:], [2, 2])
+    assert results["learning_rates"]["rarl"] == [1e-3, 1e-3]
+    assert results["max_new_tokens"] == 48
     assert results["lists"]["2"]["n"] == 3
     assert list(results["arms"]) == SHOWN
     for arm, entries in results["arms"].items():
