@@ -257,7 +257,8 @@ def check_reply_lengths(grid: Sequence[Cell]) -> None:
         raise ConfigError(
             "replies were cut at different lengths, so these cells can't be compared with the others of the "
             "grid: remove metrics.json and predictions.jsonl there, and they are evaluated again without "
-            f"training (or give back the length from before with --set evaluation.max_new_tokens=N):{''.join(other)}"
+            "training (or give back the length from before with --set evaluation.max_new_tokens=N):"
+            + "".join(other)
         )
 
 

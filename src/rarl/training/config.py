@@ -30,7 +30,7 @@ from rarl.training.trainer_keys import (
 SFT_RATE, SFT_RATE_LORA = 2e-5, 1e-4
 """SFT's learning rate unless `sft.trainer` gives one, for all weights and for LoRA: usual rates for SFT of
 Qwen2.5-VL. GRPO's (1e-6, and 1e-5 with LoRA) are as low as they are because its gradient is of sampled
-responses. Imitation has no such noise, and as few steps at GRPO's rate would leave the model where it began."""
+responses. Imitation has no such noise, and as few steps at that rate would leave the model where it began."""
 
 
 def _task(given: Any) -> Task:
@@ -87,7 +87,10 @@ class RunConfig(Section):
                 problems.append((f"{where}.name", f"'{stage.name}' is the name of stages[{first}] already"))
             if stage.start == "sft" and self.sft is None:
                 problems.append(
-                    (f"{where}.start", "'sft' is the model of SFT, and this run has none: add a section `sft`")
+                    (
+                        f"{where}.start",
+                        "'sft' is the model of SFT, and this run has none: add a section `sft`",
+                    )
                 )
             keys = self.trainer_for(stage)
             generations = keys["num_generations"]

@@ -204,7 +204,8 @@ def steps_for_prompts(keys: dict[str, Any], prompts: int) -> int:
     """The steps in which a stage with these keys generates for no fewer than `prompts` prompts, each as often
     trained on as `num_iterations` says: the reverse of `generated_prompts`."""
     at_once, micro_steps, parts = _generation(keys)
-    return -(-(-(-prompts // at_once)) * micro_steps // parts)
+    generations = -(-prompts // at_once)
+    return -(-generations * micro_steps // parts)
 
 
 def _generation(keys: dict[str, Any]) -> tuple[int, int, int]:
