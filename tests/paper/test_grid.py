@@ -11,23 +11,26 @@ from rich.console import Console
 
 from rarl.demo import CONFIG
 from rarl.errors import ConfigError
-from rarl.files import read_yaml_mapping
+from rarl.files import read_yaml_mapping, yaml_text
 from rarl.models.pretraining import copy_base
 from rarl.paper import grid as grid_module
-from rarl.paper.arms import PAPER_ARMS, SHARED_STAGE
+from rarl.paper.arms import PAPER_ARMS
 from rarl.paper.grid import (
     cells,
     cells_of_shard,
     evaluate_cell,
+    parts_of,
     prepare_cells,
     total_steps,
     train_cell,
 )
-from rarl.training.config import config_from
+from rarl.paper.results import measured
+from rarl.training.config import config_from, reply_length
 from rarl.training.run import stage_groups
 
 ARMS = list(PAPER_ARMS)
 TWO = ["rarl_no_mutation", "rarl"]
+BEGINS_WITH = {"sft_rarl": "sft", "rarl_no_mutation": "regression", "rarl": "regression"}
 
 
 def recipe_of(output="grid", *, first=None, second=None, **changes):
@@ -94,13 +97,14 @@ def test_a_recipe_needs_no_section_for_the_baseline():
 
 STEPS = {
     **{"base": 0, "sft": 600, "sft_answer_only": 600, "regression": 200, "ranking": 600, "joint": 600},
-    **{"rarl_no_mutation": 600, "rarl": 600},
+    **{"rarl_no_mutation": 600, "rarl": 600, "sft_long": 1000, "sft_rarl": 1000},
 }
 
 
 def test_arms_stand_after_the_one_they_begin_with():
-    assert [name for name, arm in PAPER_ARMS.items() if arm.begins_with_first_stage] == TWO
-    assert ARMS.index(SHARED_STAGE) < min(map(ARMS.index, TWO))
+    assert {name: arm.begins_with for name, arm in PAPER_ARMS.items() if arm.begins_with} == BEGINS_WITH
+    assert all(ARMS.index(first) < ARMS.index(arm) for arm, first in BEGINS_WITH.items())
+    assert ARMS[-1] == "rarl"  # from which the others are subtracted
     assert [name for name, arm in PAPER_ARMS.items() if not arm.trained] == ["base"]
     assert [name for name, arm in PAPER_ARMS.items() if arm.label is None] == ["base"]
 
@@ -143,6 +147,62 @@ def test_what_the_second_stage_says_of_its_trainer_holds_for_the_arms_of_one_sta
     }
 
 
+def test_from_sft_the_second_stage_is_rarl_s(by_arm):
+    config, rarl = by_arm["sft_rarl"].config, by_arm["rarl"].config
+    assert config.sft == by_arm["sft"].config.sft
+    assert config.sft_arguments() == by_arm["sft"].config.sft_arguments()
+    assert config.stages[0] == rarl.stages[0]  # of which SFT has the prompts as well
+    assert config.stages[1] == rarl.stages[1].model_copy(update={"start": "sft"})
+    assert config.steps_before(config.stages[1]) == 600
+    assert rarl.steps_before(rarl.stages[1]) == 200
+    parts = [(part.steps, part.prompts, part.learning_rate) for part in parts_of(by_arm["sft_rarl"])]
+    assert parts == [(600, 4800, 5e-4), (400, 3200, 3e-4)]
+
+
+def test_the_longer_sft_has_the_prompts_of_sft_and_of_the_second_stage_from_there(by_arm, digits):
+    config = by_arm["sft_long"].config
+    [part] = parts_of(by_arm["sft_long"])
+    assert (part.steps, part.prompts, part.learning_rate) == (1000, 8000, 5e-4)
+    assert config.stages[:2] == by_arm["sft"].config.stages
+    again = config.stages[2]
+    assert again == config.stages[1].model_copy(update={"name": "rarl_again"})
+    rows = digits.split("train")
+    first, second = ([g.rows for g in stage_groups(config, stage, rows)] for stage in config.stages[1:])
+    assert len(first) == len(second) == 3200
+    assert first != second  # further prompts: SFT sees each once
+
+
+def test_a_recipe_whose_stage_starts_from_sft_leaves_the_paper_s_arms_as_they_are(by_arm):
+    grid = grid_of(recipe_of(second={"start": "sft"}))
+    assert [cell.config.stages for cell in grid] == [by_arm[cell.arm].config.stages for cell in grid]
+    assert [cell.start for cell in grid] == [by_arm[cell.arm].start for cell in grid]
+
+
+@pytest.mark.parametrize("given", [None, 80])
+def test_the_replies_of_all_arms_are_cut_at_one_length(given):
+    """A cell of the first stage alone was once cut at that stage's own length."""
+    changes = {"first": {"trainer": {"max_completion_length": 24}}}
+    if given:
+        changes["evaluation"] = {"max_new_tokens": given}
+    for cell in grid_of(recipe_of(**changes)):
+        assert cell.config.evaluation.max_new_tokens == reply_length(cell.config) == (given or 96)
+
+
+def test_as_many_prompts_where_responses_serve_twice():
+    """50 x 8 and 80 / 2 x 8 prompts are 720; in one stage of the second's settings, 90 generations for 180
+    steps."""
+    first, second = {"max_steps": 50}, {"max_steps": 80, "trainer": {"num_iterations": 2}}
+    grid = grid_of(recipe_of(first=first, second=second))
+    prompts = {cell.arm: [part.prompts for part in parts_of(cell)] for cell in grid}
+    assert prompts == {
+        **{"base": [], "sft": [720], "sft_answer_only": [720], "sft_long": [1040], "sft_rarl": [720, 320]},
+        **{"regression": [400], "ranking": [720], "joint": [720]},
+        **{"rarl_no_mutation": [400, 320], "rarl": [400, 320]},
+    }
+    steps = {cell.arm: total_steps(cell) for cell in grid}
+    assert (steps["joint"], steps["rarl"], steps["sft"]) == (180, 130, 90)
+
+
 def test_ranking_keeps_its_other_weights():
     weights = {"regression": 3, "ranking": 0.5, "format": 2}
     grid = grid_of(recipe_of(second={"weights": weights}), ["ranking", "joint"])
@@ -154,7 +214,8 @@ def test_ranking_keeps_its_other_weights():
 
 def test_where_a_cell_is_and_what_it_begins_with(by_arm):
     starts = {arm: str(cell.start) for arm, cell in by_arm.items()}
-    assert starts == dict.fromkeys(ARMS, "base-0") | dict.fromkeys(TWO, "grid/seed-0/regression/regression")
+    begun = {arm: f"grid/seed-0/{first}/{first}" for arm, first in BEGINS_WITH.items()}
+    assert starts == dict.fromkeys(ARMS, "base-0") | begun
     for arm, cell in by_arm.items():
         assert cell.folder.as_posix() == f"grid/seed-0/{arm}"
         assert cell.config.output == cell.folder
@@ -206,6 +267,8 @@ def test_seed_by_seed_in_the_order_of_the_tables():
         (["joint", "sft", "ranking"], ["sft", "ranking", "joint"]),
         (["base"], ["base"]),
         (["regression", "rarl"], ["regression", "rarl"]),
+        (["sft_rarl"], ["sft", "sft_rarl"]),
+        (["rarl", "sft_long", "sft_rarl"], ["sft", "sft_long", "sft_rarl", "regression", "rarl"]),
     ],
 )
 def test_a_first_stage_that_is_needed_is_there_once_and_before(arms, wanted):
@@ -217,7 +280,7 @@ def test_a_first_stage_that_is_needed_is_there_once_and_before(arms, wanted):
 
 def unit(cell, seeds_whole):
     """What must be on one machine."""
-    together = "regression" if cell.arm in TWO else cell.arm
+    together = BEGINS_WITH.get(cell.arm, cell.arm)
     return cell.seed if seeds_whole else (cell.seed, together)
 
 
@@ -236,15 +299,16 @@ def test_every_cell_is_made_by_one_machine(machines, seeds_whole):
         for cell in some:
             assert machine_of.setdefault(unit(cell, seeds_whole), number) == number
     busy = sum(bool(some) for some in shards)
-    assert busy == min(machines, 3 if seeds_whole else 18)  # no machine idles while another has two units
+    assert busy == min(machines, 3 if seeds_whole else 21)  # no machine idles while another has two units
 
 
 def test_the_work_is_spread_by_steps():
-    """Of one seed: the first stage and its two arms are 200 + 400 + 400, four arms of 600, the base."""
+    """Of one seed: two units of 1,000 (the first stage and its two arms; SFT and RARL from there), SFT of
+    1,000, three arms of 600, the base."""
     grid = grid_of()
     shards = [cells_of_shard(grid, number, 2, seeds_whole=False) for number in (1, 2)]
-    own = STEPS | dict.fromkeys(TWO, 400)
-    assert sorted(sum(own[cell.arm] for cell in some) for some in shards) == [1600, 1800]
+    own = STEPS | dict.fromkeys(BEGINS_WITH, 400)
+    assert sorted(sum(own[cell.arm] for cell in some) for some in shards) == [2200, 2600]
 
 
 def test_machines_agree_whatever_further_arms_are_asked_for():
@@ -409,6 +473,8 @@ def test_further_arms_begin_with_what_is_there(short, copy, trained):
     assert trained == [
         ("sft", base, None, 2),
         ("sft_answer_only", base, None, 2),
+        ("sft_long", base, None, 3),
+        ("sft_rarl", f"{copy}/seed-0/sft/sft", 1, 1),
         ("ranking", base, 2, 2),
         ("joint", base, 2, 2),
         ("rarl_no_mutation", first, 1, 1),
@@ -451,6 +517,37 @@ def test_another_recipe_is_refused_and_nothing_is_lost(short, copy, trained, cha
         prepare_cells(short(copy, ARMS, **changes))
     assert tree(copy) == before
     assert trained == []
+
+
+def test_cells_cut_at_another_length_are_not_compared(finished, short, copy, trained):
+    """As an earlier version left them, whose cells of one stage had the length of that stage."""
+    [regression] = [cell for cell in finished if cell.arm == "regression"]
+    file = regression.folder / "config.yaml"
+    saved = read_yaml_mapping(file)
+    assert saved["evaluation"]["max_new_tokens"] == 48
+    saved["evaluation"]["max_new_tokens"] = None
+    del saved["stages"][0]["start"]
+    file.write_text(yaml_text(saved))
+    prepare_cells(finished)  # the same length, though it doesn't say so
+    assert len(measured(finished)[0]) == 3
+
+    saved["evaluation"]["max_new_tokens"] = 20
+    file.write_text(yaml_text(saved))
+    before = tree(copy)
+    for compared in (prepare_cells, measured):
+        with pytest.raises(ConfigError, match="replies were cut at different lengths") as caught:
+            compared(finished)
+        message = str(caught.value)
+        assert f"{regression.folder}: 20 tokens, not 48" in message
+        assert "remove metrics.json and predictions.jsonl there" in message
+        assert message.count("tokens, not") == 1
+    assert tree(copy) == before
+
+    for name in ("metrics.json", "predictions.jsonl"):
+        (regression.folder / name).unlink()
+    run(finished)
+    assert trained == []
+    assert sorted(measured(finished)[0]) == ["base", "rarl", "regression"]
 
 
 def test_a_grid_that_is_refused_has_begun_nothing(short, copy):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from helpers.reproducing import CELLS, RESULTS, SHOWN, TRAINED, command, contents, first_seed_of
 from rarl.files import read_yaml_mapping
+from rarl.report.record import load_records
 
 # ── what it leaves ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -20,11 +21,17 @@ def test_results_json_is_what_the_cells_measured(whole):
     out, _ = whole
     results = json.loads((out / RESULTS).read_text())
     assert results.keys() == {
-        *("table", "task", "split", "model", "seeds", "lists", "steps", "arms", "differences", "missing")
+        *("table", "task", "split", "model", "seeds", "lists", "steps", "arms", "differences", "missing"),
+        *("prompts", "learning_rates", "max_new_tokens"),
     }
     assert (results["table"], results["task"], results["split"]) == ("table6", "digits", "test")
     assert (results["model"], results["seeds"], results["missing"]) == ("embedded base", [0, 1], [])
     assert results["steps"] == {"base": 0, "regression": 2, "rarl_no_mutation": 4, "rarl": 4}
+    assert results["prompts"] == {
+        **{"base": [], "regression": [2], "rarl_no_mutation": [2, 2], "rarl": [2, 2]}
+    }
+    assert results["learning_rates"]["rarl"] == [1e-3, 1e-3]
+    assert results["max_new_tokens"] == 48
     assert results["lists"]["2"]["n"] == 3
     assert list(results["arms"]) == SHOWN
     for arm, entries in results["arms"].items():
@@ -114,6 +121,30 @@ def at(folder, kept):
     finally:
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
+
+
+def test_rarl_from_sft_and_a_longer_sft_are_arms_of_any_table(whole, run, tmp_path):
+    out, _ = whole
+    with at(out, tmp_path / "kept"):
+        before = contents(out, *CELLS)
+        text = run("table6", out, "--seeds", "0", "--arms", "sft_rarl,sft_long")
+        after = contents(out, *CELLS)
+        assert {name: after[name] for name in before} == before
+        results = json.loads((out / RESULTS).read_text())
+        assert list(results["arms"]) == ["base", "sft_long", "sft_rarl", *TRAINED]
+        assert results["steps"]["sft_long"] == results["steps"]["sft_rarl"] == 6
+        assert results["prompts"]["sft_rarl"] == [4, 2]
+        assert results["learning_rates"]["sft_rarl"] == [2e-5, 1e-3]
+        assert "+ SFT, then RARL 4 at 2e-05, then 2 at 0.001" in " ".join(text.split())
+        cells = [out / "seed-0" / arm for arm in ("sft_long", "sft_rarl")]
+        assert {name: arm.since for name, arm in load_records(cells).arms.items()} == {
+            **{"sft_long": 0, "sft_rarl": 4}
+        }
+        of_sft, of_rarl = (
+            (out / f"seed-0/{arm}/{arm}/model.safetensors").read_bytes() for arm in ("sft", "sft_rarl")
+        )
+        assert of_sft != of_rarl
+        assert "+ SFT, longer" in (out / "table6/report.md").read_text()
 
 
 def test_another_table_takes_the_cells_that_are_there(whole, run, tmp_path, monkeypatch):

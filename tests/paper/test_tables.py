@@ -41,6 +41,29 @@ def test_several_seeds_are_named_and_so_is_their_interval():
     assert not any("Not finished" in note for note in notes)
 
 
+def test_arms_that_differ_in_prompts_or_learning_rates_are_told_apart():
+    prompts = {"base": [], "regression": [1600], "rarl_no_mutation": [1600, 3200], "rarl": [1600, 3200]}
+    rates = {"base": [], "regression": [1e-4], "rarl_no_mutation": [1e-4, 1e-4], "rarl": [1e-4, 3e-4]}
+    [note] = [
+        note
+        for note in measured_table(
+            results_of(prompts=prompts, learning_rates=rates), DIGITS, published("table6")
+        ).notes
+        if "learning rates" in note
+    ]
+    assert note == (
+        "The arms differ in prompts and learning rates since the base: + Regression 1,600 at 0.0001; "
+        "+ RARL, no RMO 4,800 at 0.0001; + RARL 1,600 at 0.0001, then 3,200 at 0.0003."
+    )
+
+
+def test_arms_of_equal_prompts_and_rates_need_no_note():
+    prompts = {"base": [], "regression": [4800], "rarl_no_mutation": [1600, 3200], "rarl": [1600, 3200]}
+    rates = {"base": [], "regression": [1e-4], "rarl_no_mutation": [1e-4, 1e-4], "rarl": [1e-4, 1e-4]}
+    alike = measured_table(results_of(prompts=prompts, learning_rates=rates), DIGITS, published("table6"))
+    assert alike.notes == measured_table(results_of(), DIGITS, published("table6")).notes  # of before
+
+
 @pytest.mark.parametrize(
     ("task", "arrow", "text", "name"),
     [

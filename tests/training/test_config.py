@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from helpers import ROOT
 from rarl.errors import ConfigError
 from rarl.method.tasks import AGE, DIGITS, Task
-from rarl.training.config import RunConfig, check_trainer_fields, config_from, load_config
+from rarl.training.config import RunConfig, check_trainer_fields, config_from, load_config, reply_length
 
 RUN = """\
 task: digits
@@ -301,11 +301,52 @@ def test_sft_has_as_many_prompts_and_the_same_optimizer_unless_it_differs(path):
         (["sft.trainer.prompts_per_step=16"], 255),
         (["stages.0.trainer.prompts_per_step=1"], 309),  # 230 + 280 * 8 prompts, 8 a step
         (["sft.max_steps=7"], 7),
+        (["trainer.num_iterations=2"], 255),  # half of the steps have prompts of their own
+        (["stages.1.trainer.num_iterations=4", "stages.1.trainer.save_steps=4"], 300),
     ],
 )
 def test_sft_sees_every_group_of_the_stages_once_and_in_order(path, overrides, steps):
     arguments = load_config(path, overrides).sft_arguments()
     assert (arguments["max_steps"], arguments["train_sampling_strategy"]) == (steps, "sequential")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        ([], 2e-5),
+        (["trainer.learning_rate=1e-6"], 2e-5),
+        (["lora={r: 8}"], 1e-4),
+        (["lora={r: 8}", "sft.trainer.learning_rate=3e-6"], 3e-6),
+        (["sft.trainer.learning_rate=3e-6"], 3e-6),
+    ],
+)
+def test_sft_has_a_learning_rate_of_its_own(path, overrides, rate):
+    assert load_config(path, overrides).sft_arguments()["learning_rate"] == rate
+
+
+SHIPPED = [*sorted((ROOT / "configs").glob("*.yaml")), ROOT / "src/rarl/demo.yaml"]
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+def test_no_shipped_configuration_trains_sft_at_the_rate_of_grpo(file):
+    config = load_config(file)
+    rates = [config.trainer_for(stage)["learning_rate"] for stage in config.stages]
+    assert config.sft_arguments()["learning_rate"] > max(rates)
+    assert "learning_rate" in config.sft.trainer.given()  # and states its own
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        ([], 512),
+        (["trainer.max_completion_length=40"], 40),
+        (["stages.0.trainer={max_completion_length: 700}"], 700),
+        (["stages.1.trainer={max_completion_length: 60}"], 512),
+        (["evaluation.max_new_tokens=20"], 20),
+    ],
+)
+def test_the_replies_of_all_arms_are_cut_at_the_longest_response_of_a_stage(path, overrides, length):
+    assert reply_length(load_config(path, overrides)) == length
 
 
 FILES = [

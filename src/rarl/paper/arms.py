@@ -1,7 +1,8 @@
-"""The arms of the paper's Tables 2-6, one row each: what an arm is called, its colour in plots, and how it is
-trained from a recipe of two stages (sections 3 and 4). The rows train nothing; `grid` makes runs of them."""
+"""The arms of the paper's Tables 2-6, and further ones, one row each: what an arm is called, its colour in
+plots, and how it is trained from a recipe of two stages (sections 3 and 4). The rows train nothing; `grid`
+makes runs of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 
@@ -14,12 +15,16 @@ class PaperStage:
         mutation: whether it keeps the recipe's mutation (RMO).
         regression: whether it keeps the reward for regression; without it, single images are left out too.
         alone: whether it is the only stage, so that it trains on as many prompts as both stages together.
+        from_sft: whether it starts from the model of SFT.
+        again: whether the arm has this stage already, so that it draws further prompts under another name.
     """
 
     of: Literal["first", "second"]
     mutation: bool = True
     regression: bool = True
     alone: bool = False
+    from_sft: bool = False
+    again: bool = False
 
 
 FIRST_STAGE = PaperStage("first")
@@ -27,6 +32,8 @@ SECOND_STAGE = PaperStage("second")
 WITHOUT_MUTATION = replace(SECOND_STAGE, mutation=False)
 ALL_REWARDS_AT_ONCE = replace(WITHOUT_MUTATION, alone=True)
 RANKING_ALONE = replace(ALL_REWARDS_AT_ONCE, regression=False)
+SECOND_STAGE_FROM_SFT = replace(SECOND_STAGE, from_sft=True)
+SECOND_STAGE_AGAIN = replace(SECOND_STAGE, again=True)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class PaperArm:
         stages: what it is trained with. For SFT they are the stages whose prompts it imitates.
         sft: the reasoning in the reference replies of an arm that imitates them; None for one that does not.
         trained: whether it is trained at all; the base is not.
+        begins_with: the arm whose model it starts from, and trains its last stage; None for the base's.
     """
 
     name: str
@@ -48,12 +56,12 @@ class PaperArm:
     stages: tuple[PaperStage, ...] = (FIRST_STAGE, SECOND_STAGE)
     sft: Literal["template", "empty"] | None = None
     trained: bool = True
+    _: KW_ONLY
+    begins_with: str | None = None
 
-    @property
-    def begins_with_first_stage(self) -> bool:
-        """Whether it starts from the model of the first stage, which it shares, and not from the base."""
-        return self.trained and self.sft is None and len(self.stages) == 2
 
+SHARED_STAGE = "regression"
+"""The arm whose model is the first stage of those with two."""
 
 PAPER_ARMS: dict[str, PaperArm] = {
     arm.name: arm
@@ -61,14 +69,17 @@ PAPER_ARMS: dict[str, PaperArm] = {
         PaperArm("base", None, 0, trained=False),
         PaperArm("sft", "+ SFT", 1, sft="template"),
         PaperArm("sft_answer_only", "+ SFT, answer only", 2, sft="empty"),
+        PaperArm("sft_long", "+ SFT, longer", 8, (FIRST_STAGE, SECOND_STAGE, SECOND_STAGE_AGAIN), "template"),
+        PaperArm("sft_rarl", "+ SFT, then RARL", 9, (FIRST_STAGE, SECOND_STAGE_FROM_SFT), begins_with="sft"),
         PaperArm("regression", "+ Regression", 3, (FIRST_STAGE,)),
         PaperArm("ranking", "+ Ranking", 4, (RANKING_ALONE,)),
         PaperArm("joint", "+ Joint", 5, (ALL_REWARDS_AT_ONCE,)),
-        PaperArm("rarl_no_mutation", "+ RARL, no RMO", 6, (FIRST_STAGE, WITHOUT_MUTATION)),
-        PaperArm("rarl", "+ RARL", 7, (FIRST_STAGE, SECOND_STAGE)),
+        PaperArm(
+            *("rarl_no_mutation", "+ RARL, no RMO", 6),
+            stages=(FIRST_STAGE, WITHOUT_MUTATION),
+            begins_with=SHARED_STAGE,
+        ),
+        PaperArm("rarl", "+ RARL", 7, begins_with=SHARED_STAGE),
     )
 }
 """NAME -> arm, in the order in which tables show them; an arm comes after the one it begins with."""
-
-SHARED_STAGE = "regression"
-"""The arm whose model is the first stage of those with two."""

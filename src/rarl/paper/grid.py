@@ -13,14 +13,23 @@ from rich.console import Console
 
 from rarl.data.collection import Collection
 from rarl.errors import ConfigError
+from rarl.evaluation.results import load_metrics
 from rarl.files import read_yaml_mapping
 from rarl.method.rewards import TERMS
-from rarl.paper.arms import PAPER_ARMS, SHARED_STAGE, PaperArm, PaperStage
+from rarl.paper.arms import PAPER_ARMS, PaperArm, PaperStage
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import is_finished
-from rarl.training.config import RunConfig, check_trainer_fields, config_from
+from rarl.training.config import (
+    RunConfig,
+    check_trainer_fields,
+    completion_length,
+    config_from,
+    load_config,
+    reply_length,
+)
 from rarl.training.run import begin_run, check_run, evaluate_arm, forget_results, stage_groups
+from rarl.training.trainer_keys import steps_for_prompts
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Cell:
 def cells(
     recipe: RunConfig, arms: Iterable[str], seeds: Sequence[int], models: Mapping[int, str]
 ) -> list[Cell]:
-    """The cells of a grid, each after the one it starts from. First stages that others start from are among
-    them, asked for or not.
+    """The cells of a grid, each after the one it starts from. Arms that others start from are among them,
+    asked for or not.
 
     Args:
         recipe: a run of two stages, the first of them regression alone. `output` is the grid's folder, `data`
@@ -73,8 +82,7 @@ def cells(
     if unknown := wanted - set(PAPER_ARMS):
         raise ConfigError(f"unknown arm '{min(unknown)}': the arms are {', '.join(PAPER_ARMS)}")
     _check_recipe(recipe)
-    if any(PAPER_ARMS[arm].begins_with_first_stage for arm in wanted):
-        wanted.add(SHARED_STAGE)
+    wanted |= {first for arm in wanted if (first := PAPER_ARMS[arm].begins_with) is not None}
     return [
         _make_cell(recipe, arm, seed, models[seed])
         for seed in seeds
@@ -86,13 +94,13 @@ def cells(
 def cells_of_shard(grid: Sequence[Cell], number: int, count: int, *, seeds_whole: bool) -> list[Cell]:
     """The cells of shard `number` (from 1) of `count`.
 
-    Cells that share something which is made on the way stay together: a first stage and the arms that start
-    from it, or, with `seeds_whole`, all cells of a seed, because its base has to be built. Such a unit goes,
+    Cells that share something which is made on the way stay together: an arm and those that start from its
+    model, or, with `seeds_whole`, all cells of a seed, because its base has to be built. Such a unit goes,
     the longest first, to the shard with the fewest steps so far.
     """
     units: dict[tuple[int, str], list[Cell]] = {}
     for cell in grid:
-        together = SHARED_STAGE if cell.row.begins_with_first_stage else cell.arm
+        together = cell.row.begins_with or cell.arm
         units.setdefault((cell.seed, "" if seeds_whole else together), []).append(cell)
     loads = [0] * count
     chosen: list[Cell] = []
@@ -106,16 +114,38 @@ def cells_of_shard(grid: Sequence[Cell], number: int, count: int, *, seeds_whole
 
 def total_steps(cell: Cell) -> int:
     """The steps of gradient descent between the base and the cell's model."""
-    if not cell.row.trained:
-        return 0
-    if cell.config.sft is not None:
-        return int(cell.config.sft_arguments()["max_steps"])
-    return sum(stage.max_steps for stage in cell.config.stages)
+    return sum(part.steps for part in parts_of(cell))
 
 
 def _own_steps(cell: Cell) -> int:
-    """The steps that a cell trains itself, after those of a first stage that it shares."""
-    return cell.config.stages[-1].max_steps if cell.row.begins_with_first_stage else total_steps(cell)
+    """The steps that a cell trains itself, after those of the arm that it begins with."""
+    return cell.config.stages[-1].max_steps if cell.row.begins_with else total_steps(cell)
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """SFT or a stage, on the way from the base to a cell's model."""
+
+    steps: int
+    prompts: int
+    learning_rate: float
+
+
+def parts_of(cell: Cell) -> list[TrainingPart]:
+    """What a cell's model was trained with since the base, in order; nothing for the base itself."""
+    config = cell.config
+    if not cell.row.trained:
+        return []
+    parts: list[TrainingPart] = []
+    if config.sft is not None:
+        given = config.sft_arguments()
+        prompts = given["per_device_train_batch_size"] * given.get("gradient_accumulation_steps", 1)
+        parts.append(TrainingPart(given["max_steps"], given["max_steps"] * prompts, given["learning_rate"]))
+    stages = [] if cell.row.sft else config.stages[-1:] if config.sft else config.stages
+    for stage in stages:
+        rate = config.trainer_for(stage)["learning_rate"]
+        parts.append(TrainingPart(stage.max_steps, config.prompts_of(stage), rate))
+    return parts
 
 
 def _check_recipe(recipe: RunConfig) -> None:
@@ -138,30 +168,37 @@ def _check_recipe(recipe: RunConfig) -> None:
 def _make_cell(recipe: RunConfig, arm: PaperArm, seed: int, model: str) -> Cell:
     """The run of one arm, with the recipe's prompts: arms that see the same groups see them in one order."""
     plain = recipe.to_dict()
+    # An arm that starts from SFT has the section of that arm in its run.
+    reasoning = arm.sft or (PAPER_ARMS[arm.begins_with].sft if arm.begins_with else None)
     changes: dict[str, Any] = {
         "seed": seed,
         "model": model,
         "output": str(recipe.output / f"seed-{seed}" / arm.name),
-        "sft": None if arm.sft is None else {**(plain["sft"] or {}), "reasoning": arm.sft},
+        "sft": None if reasoning is None else {**(plain["sft"] or {}), "reasoning": reasoning},
         "stages": [_stage_of(recipe, stage) for stage in arm.stages],
+        # A cell may lack the stage with the longest responses, and is not to be cut shorter than the others.
+        "evaluation": plain["evaluation"] | {"max_new_tokens": reply_length(recipe)},
     }
     config = config_from(plain | changes, f"the arm {arm.name}")
-    shared = recipe.output / f"seed-{seed}" / SHARED_STAGE / SHARED_STAGE
-    return Cell(arm.name, seed, config, shared if arm.begins_with_first_stage else model)
+    first = arm.begins_with
+    return Cell(arm.name, seed, config, recipe.output / f"seed-{seed}" / first / first if first else model)
 
 
 def _stage_of(recipe: RunConfig, stage: PaperStage) -> dict[str, Any]:
     """A stage of the recipe, changed as an arm has it."""
     first, second = recipe.to_dict()["stages"]
     made: dict[str, Any] = dict(first if stage.of == "first" else second)
+    made["start"] = "sft" if stage.from_sft else None
+    if stage.again:
+        made["name"] = f"{made['name'][:58]}_again"
     if not stage.mutation:
         made["mutation"] = None
     if not stage.regression:
         made["weights"] = {**made["weights"], "regression": 0.0}
         made["images"] = [count for count in made["images"] if count > 1]
     if stage.alone:  # as many prompts as the two stages together, so that it is no worse off
-        prompts = [own.max_steps * recipe.trainer_for(own)["prompts_per_step"] for own in recipe.stages]
-        made["max_steps"] = -(-sum(prompts) // recipe.trainer_for(recipe.stages[1])["prompts_per_step"])
+        keys = recipe.trainer_for(recipe.stages[0 if stage.of == "first" else 1])
+        made["max_steps"] = steps_for_prompts(keys, sum(map(recipe.prompts_of, recipe.stages)))
     return made
 
 
@@ -174,6 +211,7 @@ def prepare_cells(grid: Sequence[Cell]) -> list[Collection]:
     Raises:
         ConfigError, DataError, ModelError: for what can't work, or a cell that was begun differently.
     """
+    check_reply_lengths(grid)
     for cell in grid:
         check_trainer_fields(cell.config)
         _check_evaluated_alike(cell)
@@ -192,7 +230,7 @@ def train_cell(cell: Cell, collection: Collection, console: Console) -> None:
         return
     rows, held_out = collection.split("train"), validation_groups(config, collection)
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
-    if config.sft is not None:
+    if cell.row.sft is not None:
         train_sft(config, [group for drawn in groups for group in drawn], folder, console, held_out)
     else:
         train_stage(config, config.stages[-1], cell.start, groups[-1], folder, console, held_out)
@@ -205,11 +243,45 @@ def evaluate_cell(cell: Cell, collection: Collection, console: Console) -> None:
     evaluate_arm(cell.config, collection, cell.arm, cell.model, console)
 
 
+def check_reply_lengths(grid: Sequence[Cell]) -> None:
+    """Refuses to compare cells whose replies were cut at different lengths: a reply that is cut is no list,
+    and its tau is 0.
+
+    Raises:
+        ConfigError: with the cells that were evaluated at another length than the grid's, and their lengths.
+    """
+    other: list[str] = []
+    for cell in grid:
+        length, wanted = _evaluated_length(cell), reply_length(cell.config)
+        if length not in (None, wanted):
+            other.append(f"\n  {cell.folder}: {length} tokens, not {wanted}")
+    if other:
+        raise ConfigError(
+            "replies were cut at different lengths, so these cells can't be compared with the others of the "
+            "grid: remove metrics.json and predictions.jsonl there, and they are evaluated again without "
+            "training (or give back the length from before with --set evaluation.max_new_tokens=N):"
+            + "".join(other)
+        )
+
+
+def _evaluated_length(cell: Cell) -> int | None:
+    """Where the replies of an evaluated cell were cut; None for one that was not evaluated."""
+    saved, numbers = cell.folder / "config.yaml", cell.folder / "metrics.json"
+    if not saved.is_file() or not numbers.is_file() or cell.arm not in load_metrics(numbers)["arms"]:
+        return None
+    config = load_config(saved)
+    # Earlier versions left the key out, and cut at the length of a cell's own last stage.
+    return config.evaluation.max_new_tokens or completion_length(config, config.stages[-1])
+
+
 def _check_evaluated_alike(cell: Cell) -> None:
-    """Refuses another evaluation than before. A run may change it, but a grid compares its cells."""
+    """Refuses another evaluation than before. A run may change it, but a grid compares its cells. The length
+    of replies is not asked for here: `check_reply_lengths` does, of what was evaluated."""
     saved = cell.folder / "config.yaml"
     if saved.is_file():
-        before, now = read_yaml_mapping(saved).get("evaluation"), cell.config.to_dict()["evaluation"]
+        length = {"max_new_tokens": None}
+        before = (read_yaml_mapping(saved).get("evaluation") or {}) | length
+        now = cell.config.to_dict()["evaluation"] | length
         if before != now:
             raise ConfigError(
                 f"{saved}: evaluation was {before}, and is {now} now: give back the values from before, or "

@@ -23,7 +23,9 @@ from rarl.paper.grid import (
     Cell,
     cells,
     cells_of_shard,
+    check_reply_lengths,
     evaluate_cell,
+    parts_of,
     prepare_cells,
     total_steps,
     train_cell,
@@ -33,7 +35,7 @@ from rarl.paper.results import differences, measured, over_seeds
 from rarl.paper.tables import RESULTS, write_grid_report
 from rarl.report.tables import TextTable
 from rarl.training.checkpoints import is_finished
-from rarl.training.config import RunConfig, check_trainer_fields, config_from
+from rarl.training.config import RunConfig, check_trainer_fields, config_from, reply_length
 from rarl.training.run import check_collection_fits
 
 
@@ -160,6 +162,7 @@ def _prepare_grid(planned: GridPlan, console: Console) -> tuple[list[Cell], list
     bases = {seed: recipe.output / "bases" / str(seed) for seed in planned.seeds}
     models = {seed: str(bases[seed]) if planned.embedded else recipe.model for seed in planned.seeds}
     grid = cells(recipe, planned.arms, planned.seeds, models)
+    check_reply_lengths(grid)
     built = [seed for seed in planned.seeds if planned.embedded and not _is_shipped(planned, data, seed)]
     mine = cells_of_shard(grid, *planned.shard, seeds_whole=bool(built))
     for cell in mine:  # before bases are built, which takes minutes
@@ -192,6 +195,7 @@ def gather_results(planned: GridPlan, grid: Sequence[Cell]) -> dict[str, Any]:
             names = [name for name in of_seeds[0] if all(name in metrics for metrics in of_seeds)]
             arms[arm] = {name: over_seeds([metrics[name] for metrics in of_seeds]) for name in names}
     of_table = [cell for cell in grid if cell.arm in shown]
+    one = {arm: next(cell for cell in of_table if cell.arm == arm) for arm in shown}
     first = next((metrics for seed in found.values() for metrics in seed.values()), None)
     return {
         "table": planned.table.name,
@@ -200,7 +204,11 @@ def gather_results(planned: GridPlan, grid: Sequence[Cell]) -> dict[str, Any]:
         "model": "embedded base" if planned.embedded else Path(planned.recipe.model).name,
         "seeds": list(planned.seeds),
         "lists": first["lists"] if first else {},
-        "steps": {arm: total_steps(next(c for c in of_table if c.arm == arm)) for arm in shown},
+        "steps": {arm: total_steps(cell) for arm, cell in one.items()},
+        # An entry for SFT and for each stage, in order.
+        "prompts": {arm: [part.prompts for part in parts_of(cell)] for arm, cell in one.items()},
+        "learning_rates": {arm: [part.learning_rate for part in parts_of(cell)] for arm, cell in one.items()},
+        "max_new_tokens": reply_length(next(iter(one.values())).config),
         "arms": arms,
         "differences": {arm: differences(of_table, shown[-1], arm, task) for arm in shown[:-1]},
         "missing": [f"seed {c.seed} {c.arm}" for c in of_table if c.arm not in found.get(c.seed, {})],

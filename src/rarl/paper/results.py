@@ -18,7 +18,7 @@ from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import load_metrics, read_predictions
 from rarl.evaluation.summary import guesses_and_truths
 from rarl.method.tasks import Task
-from rarl.paper.grid import Cell
+from rarl.paper.grid import Cell, check_reply_lengths
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -27,8 +27,10 @@ def measured(grid: Sequence[Cell]) -> dict[int, dict[str, dict[str, Any]]]:
     """SEED -> ARM -> what stands in the cell's `metrics.json`; cells that have none are left out.
 
     Raises:
-        ConfigError: if two cells were evaluated on different images or lists.
+        ConfigError: if two cells were evaluated on different images or lists, or their replies were cut at
+            different lengths.
     """
+    check_reply_lengths(grid)
     found: dict[int, dict[str, dict[str, Any]]] = {}
     firsts: dict[int | None, tuple[Path, dict[str, Any]]] = {}
     for cell in grid:

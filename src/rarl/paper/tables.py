@@ -2,6 +2,7 @@
 what was printed as tables of their own, never mixed with what was measured."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -
     names = {arm: known[arm] for arm in results["steps"]}
     seeds = results["seeds"]
     steps = [f"{names[arm]} {steps}" for arm, steps in results["steps"].items() if arm != "base"]
-    once = " SFT sees each prompt once." if "sft" in results["steps"] else ""
+    once = " SFT sees each prompt once." if {"sft", "sft_long"} & results["steps"].keys() else ""
     over = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over the seeds {', '.join(map(str, seeds))}"
     over += f", below each number its 95 % interval ({_kind_of_intervals(results['arms'])})"
     metric = METRICS[task.metric].title
@@ -42,6 +43,7 @@ def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -
         f"{metric} for one image, Kendall's tau for lists; {over}; parsed and valid in %.",
         f"Steps of training since the base: {', '.join(steps)}.{once}",
     ]
+    notes += _effort_notes(results, names)
     notes += format_notes(results["arms"], names, columns)
     if results["missing"]:
         notes.append(f"Not finished yet: {', '.join(results['missing'])}.")
@@ -50,6 +52,25 @@ def measured_table(results: dict[str, Any], task: Task, table: PublishedTable) -
     )
     rows = twice_read_rows(results["arms"], names, columns.values())
     return TextTable(title, ("Methods", *columns), rows, tuple(notes))
+
+
+def _effort_notes(results: dict[str, Any], names: Mapping[str, str]) -> list[str]:
+    """On how many prompts and at which learning rates the arms were trained, where these differ; earlier
+    versions did not say it in `results.json`."""
+    prompts, rates = results.get("prompts", {}), results.get("learning_rates", {})
+    said: dict[str, str] = {}
+    for arm in names:
+        parts: list[tuple[int, float]] = []
+        for number, rate in zip(prompts.get(arm, ()), rates.get(arm, ()), strict=True):
+            if parts and parts[-1][1] == rate:
+                number += parts.pop()[0]
+            parts.append((number, rate))
+        if parts:
+            said[arm] = ", then ".join(f"{number:,} at {rate:g}" for number, rate in parts)
+    if len(set(said.values())) < 2:
+        return []
+    each = "; ".join(f"{names[arm]} {text}" for arm, text in said.items())
+    return [f"The arms differ in prompts and learning rates since the base: {each}."]
 
 
 def differences_table(results: dict[str, Any], task: Task) -> TextTable | None:

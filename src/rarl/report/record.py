@@ -14,6 +14,7 @@ from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import load_metrics, read_predictions
 from rarl.files import read_jsonl
 from rarl.method.tasks import Task
+from rarl.paper.arms import PAPER_ARMS
 from rarl.training.callbacks import GROUPS_FILE, TRAINING_FILE
 from rarl.training.config import RunConfig, load_config
 
@@ -29,7 +30,7 @@ class Arm:
         log, groups: the lines of `log.jsonl` and `groups.jsonl` in the model's folder; empty for an arm that
             was not trained.
         training: its `training.json`; empty where there is none.
-        since: how many steps the stages before the arm's own were trained.
+        since: how many steps of training the model had that the arm's own stage started from.
         cut: whether the last line of `log` or `groups` was cut off, and is left out here.
     """
 
@@ -142,12 +143,11 @@ def _read_arm(
 ) -> Arm:
     own = [line for line in lines if line.arm == name]
     folder = run / name
-    steps = {stage.name: stage.max_steps for stage in config.stages}
-    before = 0
-    if name != "base" and (config.sft is None or name != config.sft.name):
-        # The model of a grid's cell has the arm's name; the last stage made it.
-        last = list(steps).index(name) if name in steps else len(steps) - 1
-        before = sum(list(steps.values())[:last])
+    made_by = next((stage for stage in config.stages if stage.name == name), None)
+    baselines = {arm.name for arm in PAPER_ARMS.values() if arm.sft}
+    if made_by is None and name != "base" and name not in baselines:
+        made_by = config.stages[-1]  # the model of a grid's cell has the arm's name; the last stage made it
+    before = 0 if made_by is None else config.steps_before(made_by)
     log, log_cut = _whole_lines(folder / "log.jsonl")
     groups, groups_cut = _whole_lines(folder / GROUPS_FILE)
     return Arm(

@@ -153,6 +153,8 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
     before = read_yaml_mapping(saved)
     stages = before.get("stages")
     for stage in stages if isinstance(stages, list) else ():
-        if isinstance(stage, dict) and stage.get("gap", 0) is None:  # of an earlier version
-            del stage["gap"]
+        if isinstance(stage, dict):  # of an earlier version
+            stage.setdefault("start", None)
+            if stage.get("gap", 0) is None:
+                del stage["gap"]
     check_same_run(before, resolved, str(saved))

@@ -20,11 +20,17 @@ from rarl.training.trainer_keys import (
     SharedKeys,
     batch_problem,
     field_problems,
+    generated_prompts,
     grpo_fields,
     machine_defaults,
     process_count,
     sft_fields,
 )
+
+SFT_RATE, SFT_RATE_LORA = 2e-5, 1e-4
+"""SFT's learning rate unless `sft.trainer` gives one, for all weights and for LoRA: usual rates for SFT of
+Qwen2.5-VL. GRPO's (1e-6, and 1e-5 with LoRA) are as low as they are because its gradient is of sampled
+responses. Imitation has no such noise, and as few steps at that rate would leave the model where it began."""
 
 
 def _task(given: Any) -> Task:
@@ -79,6 +85,13 @@ class RunConfig(Section):
             first = names.setdefault(stage.name.lower(), number)
             if first != number:
                 problems.append((f"{where}.name", f"'{stage.name}' is the name of stages[{first}] already"))
+            if stage.start == "sft" and self.sft is None:
+                problems.append(
+                    (
+                        f"{where}.start",
+                        "'sft' is the model of SFT, and this run has none: add a section `sft`",
+                    )
+                )
             keys = self.trainer_for(stage)
             generations = keys["num_generations"]
             if stage.mutation and stage.mutation.k >= generations:
@@ -114,7 +127,8 @@ class RunConfig(Section):
         """What SFTConfig is to be made with, but for `output_dir`.
 
         What `trainer` gives holds for SFT as well, where SFTConfig has such a field, unless `sft.trainer`
-        differs: the baseline sees as many prompts a step, with the same optimizer.
+        differs: the baseline sees as many prompts a step, with the same optimizer. The learning rate alone is
+        never that of GRPO, see `SFT_RATE`.
         """
         if self.sft is None:
             raise ConfigError("sft: this run has no such section")
@@ -122,8 +136,11 @@ class RunConfig(Section):
         of_grpo = GRPOKeys.model_fields.keys() - SharedKeys.model_fields.keys()
         fields = sft_fields().keys() - of_grpo
         shared = {key: value for key, value in self.trainer.given().items() if key in fields}
-        prompts = {"prompts_per_step": self.trainer.prompts_per_step}
-        keys = {**shared, **prompts, **self.sft.trainer.given()}
+        own = {
+            "prompts_per_step": self.trainer.prompts_per_step,
+            "learning_rate": SFT_RATE if self.lora is None else SFT_RATE_LORA,
+        }
+        keys = {**shared, **own, **self.sft.trainer.given()}
         examples, parts = keys.pop("prompts_per_step"), keys.get("gradient_accumulation_steps", 1) * processes
         if examples % parts:
             raise ConfigError(
@@ -132,7 +149,7 @@ class RunConfig(Section):
             )
         return keys | {
             "per_device_train_batch_size": examples // parts,
-            "max_steps": self.sft.max_steps or -(-self._prompts() // examples),
+            "max_steps": self.sft.max_steps or -(-sum(map(self.prompts_of, self.stages)) // examples),
             "seed": self.seed,
             # In the order of the stages, whose batches have one number of images each.
             "train_sampling_strategy": "sequential",
@@ -140,9 +157,16 @@ class RunConfig(Section):
             "remove_unused_columns": False,
         }
 
-    def _prompts(self) -> int:
-        """The prompts of all stages together."""
-        return sum(stage.max_steps * self.trainer_for(stage)["prompts_per_step"] for stage in self.stages)
+    def prompts_of(self, stage: Stage) -> int:
+        """How many prompts a stage generates responses for, see `generated_prompts`."""
+        return generated_prompts(self.trainer_for(stage), stage.max_steps)
+
+    def steps_before(self, stage: Stage) -> int:
+        """The steps of training between the run's model and the one that `stage` starts from."""
+        if stage.start == "sft":
+            return int(self.sft_arguments()["max_steps"])
+        place = self.stages.index(stage)
+        return self.steps_before(before := self.stages[place - 1]) + before.max_steps if place else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as resolved, of plain values only."""
@@ -231,8 +255,10 @@ def completion_length(config: RunConfig, stage: Stage) -> int:
 
 
 def reply_length(config: RunConfig) -> int:
-    """Where a reply is cut in evaluation, in tokens."""
-    return config.evaluation.max_new_tokens or completion_length(config, config.stages[-1])
+    """Where the replies of all arms alike are cut in evaluation, in tokens: an arm that was trained with
+    shorter responses is not cut shorter than the others."""
+    lengths = [completion_length(config, stage) for stage in config.stages]
+    return config.evaluation.max_new_tokens or max(lengths)
 
 
 def apply_override(mapping: dict[str, Any], override: str) -> None:

@@ -1,7 +1,7 @@
 """One run from its configuration: its checks, the SFT baseline, the stages in order (section 3), and the
-evaluation of every arm. A stage starts from the model of the stage before, and its own start is the reference
-of its KL. What is complete is kept: an interrupted run goes on from its last complete checkpoint, and a
-finished arm is not trained or evaluated again. How one arm is trained is in arms.py."""
+evaluation of every arm. A stage starts from the model of the stage before, or from that of SFT, and its own
+start is the reference of its KL. What is complete is kept: an interrupted run goes on from its last complete
+checkpoint, and a finished arm is not trained or evaluated again. How one arm is trained is in arms.py."""
 
 import gc
 import shutil
@@ -92,6 +92,9 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
+        if stage.start == "sft":
+            assert config.sft is not None  # the configuration was checked
+            start = config.output / config.sft.name
         if not is_finished(folder):
             train_stage(config, stage, start, drawn, folder, console, held_out)
             gc.collect()
@@ -201,9 +204,11 @@ def begin_run(config: RunConfig, *, resume: bool) -> None:
 
 
 def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[Group]:
-    """The prompts of a stage, step after step. The same seed and stage name give the same prompts."""
-    prompts = config.trainer_for(stage)["prompts_per_step"]
-    return training_groups(rows, stage.images, prompts, stage.max_steps, f"{config.seed}:{stage.name}")
+    """The prompts that a stage generates responses for, in order. The same seed and stage name give the same
+    prompts."""
+    at_once, prompts = config.trainer_for(stage)["prompts_per_step"], config.prompts_of(stage)
+    seed = f"{config.seed}:{stage.name}"
+    return training_groups(rows, stage.images, at_once, -(-prompts // at_once), seed)[:prompts]
 
 
 def _check_folder(config: RunConfig, *, resume: bool) -> None:

@@ -45,12 +45,13 @@ class Weights(create_model("Weights", __base__=Section, **_FIELDS)):  # type: ig
 
 
 class Stage(Section):
-    """One stage of GRPO. It starts from the model of the stage before and is the KL's reference to itself."""
+    """One stage of GRPO. The model that it starts from is also the reference of its KL."""
 
     name: str
     images: Images  # how many images a group may have; a count named twice is drawn twice as often
     weights: Weights = Weights()
     max_steps: Annotated[int, Field(ge=1)]
+    start: Literal["sft"] | None = None  # None: the model of the stage before, or the run's; sft: that of SFT
     mutation: Mutation | None = None
     trainer: GRPOSection = GRPOKeys()  # overrides the run's `trainer` for this stage
 
@@ -85,7 +86,7 @@ class SFT(Section):
 
     max_steps: Annotated[int, Field(ge=1)] | None = None  # None: every group of the stages once
     reasoning: Literal["template", "empty"] = "template"  # empty: the answer only
-    trainer: SharedSection = SharedKeys()
+    trainer: SharedSection = SharedKeys()  # overrides the run's `trainer`; `SFT_RATE` says its learning rate
 
     @property
     def name(self) -> str:
@@ -121,7 +122,8 @@ class Evaluation(Section):
     position_lists: Annotated[int, Field(ge=0)] = 25  # of these, asked in every rotation of their pictures
     by: list[str] | None = None  # columns to divide single images by; None: those with a few values
     batch_size: Annotated[int, Field(ge=1)] = 32
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None  # None: the trainer's max_completion_length
+    # Where every arm's reply is cut; None: the largest max_completion_length of the stages.
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _single_images_are_divided(self) -> Self:

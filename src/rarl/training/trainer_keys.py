@@ -187,6 +187,36 @@ def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -
     return None
 
 
+def generated_prompts(keys: dict[str, Any], max_steps: int) -> int:
+    """How many prompts a stage of `max_steps` generates responses for: each of its groups is one of them.
+
+    With `num_iterations` n the responses of a prompt serve n times, so there are max_steps / n *
+    prompts_per_step of them. The last generation may be used in part only, and counts whole.
+
+    Args:
+        keys: the stage's merged keys, `prompts_per_step` among them.
+    """
+    prompts, micro_steps, parts = _generation(keys)
+    return -(-max_steps * parts // micro_steps) * prompts
+
+
+def steps_for_prompts(keys: dict[str, Any], prompts: int) -> int:
+    """The steps in which a stage with these keys generates for no fewer than `prompts` prompts, each as often
+    trained on as `num_iterations` says: the reverse of `generated_prompts`."""
+    at_once, micro_steps, parts = _generation(keys)
+    generations = -(-prompts // at_once)
+    return -(-generations * micro_steps // parts)
+
+
+def _generation(keys: dict[str, Any]) -> tuple[int, int, int]:
+    """The prompts of one generation, the micro-steps that it serves, and the micro-steps of a step. TRL 1.16:
+    one generation serves steps_per_generation x num_iterations micro-steps."""
+    trainer = GRPOKeys(**keys)
+    parts = trainer.gradient_accumulation_steps
+    at_once = trainer.steps_per_generation or parts
+    return trainer.prompts_per_step * at_once // parts, at_once * trainer.num_iterations, parts
+
+
 # ── against TRL's own configuration ──────────────────────────────────────────────────────────────────────
 
 
