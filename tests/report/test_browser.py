@@ -203,8 +203,8 @@ def test_it_asks_for_nothing_and_says_nothing(at_desk, report):
 
 @pytest.fixture(scope="module")
 def wide_report(tmp_path_factory):
-    """Eight arms, so that the tables are as wide as they get."""
-    return write_report(make_run(tmp_path_factory.mktemp("runs") / "eight", list(PAPER_ARMS)))
+    """Ten arms, so that the tables are as wide as they get."""
+    return write_report(make_run(tmp_path_factory.mktemp("runs") / "ten", list(PAPER_ARMS)))
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
@@ -290,7 +290,7 @@ def test_texts_and_arms_stand_out_from_what_is_behind_them(opening, wide_report,
     for colours, where in texts.items():
         assert contrast(*colours.split(" on ")) >= 4.5, (colours, where)
     arms = opened.js(LEGEND)
-    assert len(set(arms)) == 8
+    assert len(set(arms)) == 10
     for colour in arms:
         assert contrast(colour, opened.js(GROUND)) >= 3, colour
 
