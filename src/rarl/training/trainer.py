@@ -175,6 +175,9 @@ class RARLTrainer(
             reward_funcs = list(REWARDS)
             if _knows_orders_alone(train_dataset):
                 reward_funcs, args = _without_values(args)
+            elif args.reward_weights is None:
+                args = copy.copy(args)
+                args.reward_weights = [term.weight for term in TERMS]
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
         self._inputs: list[dict[str, Any]] = []
