@@ -21,12 +21,13 @@ ARMS = ["sft", "regression", "rarl"]
 
 @pytest.fixture(autouse=True)
 def _short(tmp_path, monkeypatch):
-    """The demo's own configuration, with fewer steps, prompts, responses and lists."""
+    """The demo's own configuration, with fewer steps, prompts, responses and lists, also in validation."""
     mapping = read_yaml_mapping(CONFIG)
     for stage in mapping["stages"]:
         stage["max_steps"] = 2
     mapping["trainer"] |= {"prompts_per_step": 2, "num_generations": 4, "logging_steps": 1, "save_steps": 1}
-    mapping["evaluation"] |= {"images": [2], "lists": 4}
+    mapping["validation"] |= {"prompts": 2}
+    mapping["evaluation"] |= {"images": [2], "lists": 4, "position_lists": 2}
     short = tmp_path / "demo.yaml"
     short.write_text(yaml.safe_dump(mapping))
     monkeypatch.setattr(rarl.demo, "CONFIG", short)
