@@ -116,7 +116,6 @@ class Metric:
         decimals: of the value as it is shown.
         interval_decimals: of the interval as it is shown; None for no interval (the file has it).
         score: computes a metric of single images; None for the others.
-        reading: of the replies: the strict one, which rewards use too, or the lenient one.
         missing: what a missing prediction counts as for `score`: the midpoint of the task's range, or a miss,
             for which `score` gets NaN.
         ranks_suffice: whether `score` depends on the order of the values alone.
@@ -133,7 +132,6 @@ class Metric:
     interval_decimals: int | None = 2
     score: SingleImageScore | None = None
     missing: Literal["midpoint", "miss"] = "midpoint"
-    reading: Literal["strict", "lenient"] = "strict"
     ranks_suffice: bool = False
     needs_spread: bool = False
     in_progress_line: bool = True
@@ -227,7 +225,6 @@ METRICS: dict[str, Metric] = STRICT_METRICS | {
         STRICT_METRICS[name],
         name=f"{name}{LENIENT}",
         label=f"{STRICT_METRICS[name].label}, read leniently",
-        reading="lenient",
         in_progress_line=False,
     )
     for name in READ_TWICE
