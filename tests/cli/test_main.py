@@ -437,7 +437,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch, config):
 
 def test_base_hands_over_folder_and_seed(capsys, monkeypatch, tmp_path):
     seen = []
-    made = {"make_base": lambda out, seed, console, data: seen.append((out, seed))}
+    made = {"make_base": lambda out, seed, console, data, **_: seen.append((out, seed))}
     stand_in(monkeypatch, "rarl.models.pretraining", **made)
     assert rarl("base", "--seed", 4, tmp_path / "base") == 0
     assert seen == [(tmp_path / "base", 4)]

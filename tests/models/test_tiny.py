@@ -1,7 +1,6 @@
 """The embedded model is a real, small Qwen2.5-VL that plain transformers loads, its tokenizer spells any
 text, and a seed makes the same base again, from the images it is given and no others."""
 
-import math
 import re
 from pathlib import Path
 
@@ -11,14 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-import rarl.models.pretraining as pretraining
 from rarl.data.images import open_image
-from rarl.errors import DataError
 from rarl.method.prompts import messages
 from rarl.method.replies import parse, reference_reply
-from rarl.method.tasks import AGE, DIGITS, Task
+from rarl.method.tasks import DIGITS, Task
 from rarl.models.generation import greedy_replies
-from rarl.models.loading import check_model, load_model, load_processor, use_one_thread_for
+from rarl.models.loading import load_model, load_processor, use_one_thread_for
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
 
 TOKENIZER = load_processor("tiny").tokenizer
@@ -165,170 +162,6 @@ def test_the_base_writes_the_format_and_reads_roughly(digits, tiny_processor):
     values = [(reply.values(1)[0], row.value) for reply, row in zip(replies, rows, strict=True)]
     errors = [abs(value - truth) for value, truth in values if value is not None]
     assert 0.5 < sum(errors) / len(errors) < 2.4  # 2.5 is the error of always answering 4 or 5
-
-
-# ── pre-training ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def short(monkeypatch):
-    """Six steps instead of thousands."""
-    monkeypatch.setattr(pretraining, "CURRICULUM", ((1, 2, 0.35), (2, 2, 0.0)))
-    monkeypatch.setattr(pretraining, "MIX_STEPS", 2)
-    monkeypatch.setattr(pretraining, "STEPS", 6)
-    monkeypatch.setattr(pretraining, "IMAGES_PER_STEP", 8)
-
-
-def pictures(count=50):
-    return [(Image.new("RGB", (28, 28), (5 * index,) * 3), float(index % 10)) for index in range(count)]
-
-
-def test_pretraining_is_the_same_for_a_seed_and_differs_between_seeds(short, tmp_path):
-    losses = {0: [], 1: [], 2: []}
-    weights = {}
-    for run, seed in enumerate((0, 0, 1)):
-        torch.manual_seed(run)  # whatever the generator did before
-        folder = pretraining.build_base(
-            tmp_path / str(run),
-            DIGITS,
-            pictures(),
-            seed,
-            lambda done, loss, run=run: losses[run].append((done, loss)),
-        )
-        weights[run] = (folder / "model.safetensors").read_bytes()
-    assert [done for done, _ in losses[0]] == [1, 2, 3, 4, 5, 6]
-    assert all(math.isfinite(loss) for _, loss in losses[0])
-    assert losses[0][-1][1] < losses[0][0][1]
-    assert losses[0] == losses[1]
-    assert weights[0] == weights[1]
-    assert weights[0] != weights[2]
-    model = load_model(check_model(tmp_path / "0"))
-    assert not model.training
-    assert load_processor(tmp_path / "0").tokenizer.get_vocab() == TOKENIZER.get_vocab()
-
-
-def test_pretraining_mislabels_images_once_and_for_all(short, monkeypatch):
-    learned = {}  # image -> the labels that it was learned with
-    original = pretraining._loss
-
-    def spying(model, processor, task, prompts, batch, values, patches, grid):
-        for group, labels in zip(batch, values, strict=True):
-            for index, label in zip(group, labels, strict=True):
-                learned.setdefault(index, set()).add(label)
-        return original(model, processor, task, prompts, batch, values, patches, grid)
-
-    monkeypatch.setattr(pretraining, "_loss", spying)
-    monkeypatch.setattr(pretraining, "LABEL_NOISE", 0.0)
-    monkeypatch.setattr(pretraining, "CURRICULUM", ((1, 20, 0.0),))
-    pretraining.pretrain(DIGITS, pictures(), 0)
-    assert len(learned) > 40
-    assert all(len(labels) == 1 for labels in learned.values())
-    # 80 % are drawn, of which a rounded normal of deviation 1.5 leaves 26 % where they are.
-    wrong = sum(labels != {float(index % 10)} for index, labels in learned.items())
-    assert 0.4 < wrong / len(learned) < 0.8
-
-
-def test_pretraining_takes_larger_images_as_long_as_all_are_of_one_size(short):
-    large = [(image.resize((100, 100)), value) for image, value in pictures(10)]
-    losses = []
-    pretraining.pretrain(DIGITS, large, 0, lambda _, loss: losses.append(loss))
-    assert all(math.isfinite(loss) for loss in losses)
-    with pytest.raises(DataError, match="of one size: the first is 100 x 100 pixels, another 28 x 28"):
-        pretraining.pretrain(DIGITS, [*large, *pictures(1)], 0)
-    with pytest.raises(DataError, match="needs images, and there are none"):
-        pretraining.pretrain(DIGITS, [], 0)
-
-
-def test_the_base_command_shows_it_the_pretraining_images_and_no_others(tmp_path, monkeypatch, digits):
-    import rarl.models.pretraining as embedded
-    from rarl.cli import main
-
-    given = {}
-
-    def build(out, task, images, seed, on_step):
-        given.update(task=task, images=[(image.tobytes(), value) for image, value in images], seed=seed)
-        (out / "made").touch()
-        return out
-
-    monkeypatch.setattr(embedded, "build_base", build)
-    with pytest.raises(SystemExit) as end:
-        main(["base", "--seed", "7", str(tmp_path / "base")])
-    assert end.value.code in (0, None)
-    assert (tmp_path / "base" / "made").is_file()
-    rows = digits.split("pretrain")
-    assert len(rows) == 300
-    assert given["task"] == DIGITS
-    assert given["seed"] == 7
-    assert given["images"] == [(open_image(row.path).tobytes(), row.value) for row in rows]
-    others = {open_image(row.path).tobytes() for row in digits.split("test")}
-    assert not others & {image for image, _ in given["images"]}
-
-
-def test_labels_are_noisy_and_on_the_grid():
-    import random
-
-    generator = random.Random(0)
-    labels = [pretraining._noisy(5.0, DIGITS, 0.35, generator) for _ in range(4000)]
-    moved = [label for label in labels if label != 5]
-    assert all(pretraining._noisy(5.0, DIGITS, 0.0, generator) == 5 for _ in range(100))
-    # 35 % are drawn, of which a rounded normal of deviation 1.5 leaves 26 % where they are.
-    assert 0.22 < len(moved) / len(labels) < 0.30
-    assert all(label == round(label) and 0 <= label <= 9 for label in labels)
-    assert all(0 <= pretraining._noisy(116.0, AGE, 1.0, generator) <= 116 for _ in range(100))
-
-
-def test_every_step_is_in_the_schedule():
-    import random
-
-    schedule = pretraining._schedule(random.Random(0))
-    assert len(schedule) == pretraining.STEPS
-    assert {count for count, _ in schedule} == {1, 2, 4, 8}
-    assert all(0 <= noise <= 1 for _, noise in schedule)
-
-
-@pytest.mark.parametrize(("side", "tokens"), [(28, 1), (56, 4)])
-def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
-    side, tokens, tiny_processor, digits
-):
-    """Ids, positions and labels, which pre-training computes by hand, are those of the processor and the
-    model."""
-    model = load_model("tiny")
-    rows = digits.split("pretrain")[:4]
-    images = [open_image(row.path).resize((side, side)) for row in rows]
-    values = [row.value for row in rows]
-    features = tiny_processor.image_processor(images, return_tensors="pt")
-    assert (features["image_grid_thw"].prod(dim=1) == 4 * tokens).all()
-    patches = features["pixel_values"].view(4, -1, features["pixel_values"].shape[-1])
-    with torch.no_grad():
-        loss = pretraining._loss(
-            model,
-            tiny_processor,
-            DIGITS,
-            {},
-            [[0, 1], [2, 3]],
-            [values[:2], values[2:]],
-            patches,
-            features["image_grid_thw"],
-        )
-        prompt = messages(2, DIGITS.rule, DIGITS.value_range)
-        text = tiny_processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        total, length = 0.0, 0
-        for start in (0, 2):
-            inputs = tiny_processor(text=[text], images=[images[start : start + 2]], return_tensors="pt")
-            # Joined as tokens: as one text, `assistant` and `<think>` would share a token.
-            reply = reference_reply(values[start : start + 2], DIGITS.step) + "<|im_end|>"
-            ids = torch.tensor([TOKENIZER.encode(reply)])
-            for name, more in (
-                ("input_ids", ids),
-                ("attention_mask", torch.ones_like(ids)),
-                ("mm_token_type_ids", torch.zeros_like(ids)),
-            ):
-                inputs[name] = torch.cat([inputs[name], more], dim=1)
-            model.model.rope_deltas = None
-            logps = model(**inputs).logits[0, -len(ids[0]) - 1 : -1].log_softmax(-1)
-            total -= logps.gather(1, ids.T).sum().item()
-            length += len(ids[0])
-    assert loss.item() == pytest.approx(total / length, rel=1e-4)
 
 
 @pytest.mark.parametrize(("size", "threads"), [(2**20, 1), (2**23, 2)])

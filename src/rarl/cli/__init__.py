@@ -166,6 +166,9 @@ def base(
     data: Annotated[
         Path | None, typer.Option(help="A collection with a part `pretrain`; default: the digits.")
     ] = None,
+    format_only: Annotated[
+        bool, typer.Option("--format-only", help="Learn the format alone: every value is the middle one.")
+    ] = False,
 ) -> None:
     """Build the embedded base model anew: a tiny Qwen2.5-VL that reads its images roughly.
 
@@ -177,10 +180,11 @@ def base(
     empty_folder(out)
     collection = None if data is None else load_collection(data)
     flags = [] if data is None else ["--data", str(data)]
+    flags += ["--format-only"] if format_only else []
     with continued_by(shlex.join(["rarl", "base", "--seed", str(seed), *flags, str(out)])):
         from rich.console import Console
 
         from rarl.models.pretraining import make_base
 
-        make_base(out, seed, Console(), collection)
+        make_base(out, seed, Console(), collection, format_only=format_only)
     print(f"wrote {out}")

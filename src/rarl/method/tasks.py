@@ -71,6 +71,12 @@ class Task:
         return f"{self.low:.15g}{between}{self.high:.15g}"
 
     @property
+    def grid(self) -> list[float]:
+        """The values that an answer on the grid can have, ascending."""
+        steps = int(steps_above(self.high, self.low, self.step))
+        return [self.nearest(self.low + step * self.step) for step in range(steps + 1)]
+
+    @property
     def midpoint(self) -> float:
         """The middle of the range; what a missing value is scored as in evaluation."""
         return (self.low + self.high) / 2

@@ -1,6 +1,6 @@
 """The embedded vision-language model, before any training: a real `Qwen2_5_VLForConditionalGeneration` of
 about 0.3 million parameters, with its own tokenizer, chat template and image processor. It is small enough to
-learn on a laptop CPU. `pretraining.py` makes its base, which imitates a general pre-trained model: the format
+learn on a laptop CPU. `pretraining/` makes its base, which imitates a general pre-trained model: the format
 is right and the values are rough, so *the level of the base is designed*."""
 
 import random
@@ -93,7 +93,7 @@ def build_model(processor: Any, seed: int) -> Qwen2_5_VLForConditionalGeneration
     config = Qwen2_5_VLConfig(
         text_config={
             "hidden_size": 64,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "intermediate_size": 160,
