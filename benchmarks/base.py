@@ -136,7 +136,7 @@ def _shares(texts: Sequence[str], count: int) -> str:
         len(ordered) / len(texts),
         *(np.mean(of) if of else np.nan for of in (bound, ordered)),
     ]
-    return " / ".join(f"{100 * share:.1f}" for share in shares)
+    return " / ".join("–" if np.isnan(share) else f"{100 * share:.1f}" for share in shares)
 
 
 def main() -> None:

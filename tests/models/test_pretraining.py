@@ -225,7 +225,7 @@ def test_the_loss_is_of_the_reply_alone_and_the_prompt_is_the_processors(
             logps = model(**inputs).logits[0, -len(ids[0]) - 1 : -1].log_softmax(-1)
             of_tokens = logps.gather(1, ids.T)[:, 0]
             if number == 1:
-                of_tokens = of_tokens[len(TOKENIZER.encode(reply.partition("</think>")[0])) :]
+                of_tokens = of_tokens[len(TOKENIZER.encode(reply.partition(".</think>")[0])) :]
             total -= of_tokens.sum().item()
             length += len(of_tokens)
     assert loss.item() == pytest.approx(total / length, rel=1e-4)
