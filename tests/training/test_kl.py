@@ -56,7 +56,7 @@ def loss_of(prompts_of, tmp_path, responses, advantages, injected=None, older=No
 
 
 def expected_over_the_policy(prompts_of, tmp_path, **given):
-    """The mean over what the policy says, of loss and derivative: those of the KL alone, with a weight of 1."""
+    """The mean over what the policy says, of loss and derivative: the KL's alone, with a weight of 1."""
     found = {token: loss_of(prompts_of, tmp_path, [token], [0.0], beta=1.0, **given) for token in POLICY}
     return [sum(POLICY[token] * found[token][part] for token in POLICY) for part in (0, 1)]
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from rarl.errors import ConfigError
 
-PAPER_BATCH = 64  # responses a step, over all processes
+PAPER_BATCH = 64
+"""Responses of a step, over all processes: the paper's "batch size of 64", of which it doesn't say of what."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,14 @@ DEFAULTS = (
     Default("learning_rate", 1e-6, "paper", "section 4.1: that of AdamW"),
     Default("temperature", 1.0, "paper", "section 4.1"),
     Default("beta", 0.01, "paper", "section 4.1: the weight of the KL in Eq. 1"),
-    Default(
-        "use_bias_correction_kl", True, "paper", "its gradient is that of Eq. 1's KL(policy ‖ reference)"
-    ),
+    Default("use_bias_correction_kl", True, "paper", "Eq. 1: the gradient is that of KL(policy ‖ reference)"),
     Default("scale_rewards", "group", "paper", "Eq. 2"),
     Default(
-        "prompts_per_step", 8, "ours", "8 x 8 responses are the paper's batch of 64, if it counts responses"
+        "prompts_per_step", 8, "ours", "a step has 8 x 8 responses: so we read the paper's batch size of 64"
     ),
-    Default("num_generations", 8, "ours", "G: a usual size of a group"),
+    Default("num_generations", 8, "ours", "G"),
     Default("lr_scheduler_type", "constant", "ours", "the paper names one rate, and no schedule"),
-    Default("warmup_steps", 0, "ours", "likewise"),
+    Default("warmup_steps", 0, "ours", "a constant rate has no warm-up"),
     Default("weight_decay", 0.0, "ours", "Eq. 1 holds the policy by its KL alone"),
     Default("max_grad_norm", 1.0, "ours", "TRL's"),
     Default(
@@ -49,6 +48,15 @@ DEFAULTS = (
     Default("epsilon", 0.2, "ours", "GRPO's clip; without effect while each response serves once"),
     Default("max_completion_length", 512, "ours", "TRL's is the same"),
 )
+
+MUTATION_DEFAULTS = (
+    Default("mutation.k", 2, "paper", "section 4.1"),
+    Default("mutation.probability", 0.5, "ours", 'RMO\'s p: the paper says "probabilistically"'),
+    Default("mutation.when", "always", "ours", 'the paper says "in each training batch"'),
+    Default("mutation.reference", "ground_truth", "paper", "section 3.2, one of its two"),
+    Default("mutation.reasoning", "template", "ours", "the paper does not say what a reference reasons"),
+)
+"""Of a stage's `mutation`; of `RARLConfig` too, but for a probability of 0: the first stage has no RMO."""
 
 # Of a run alone: one that is interrupted loses at most 50 steps.
 _CHECKPOINTS = {"save_steps": 50, "save_total_limit": 2}
