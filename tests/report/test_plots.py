@@ -251,7 +251,7 @@ def test_all_colours_are_variables_of_the_page(record):
         tau_by_length(record),
         position_bias(record),
     ]
-    assert len(plots) == 17
+    assert len(plots) == 18
     for plot in plots:
         for stand_in in ("#010203", "#020304", "#030405", "#0a0b"):
             assert stand_in not in plot.svg

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rarl.errors import ConfigError
 
 PAPER_BATCH = 64
-"""Responses of a step, over all processes: the paper's "batch size of 64", of which it doesn't say of what."""
+"""Responses of a step, over all processes: the paper's "batch size of 64". It doesn't say of what."""
 
 
 @dataclass(frozen=True)
