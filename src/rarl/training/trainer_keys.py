@@ -181,7 +181,8 @@ def schedule_problem(keys: Mapping[str, Any]) -> str | None:
     Args:
         keys: the merged keys of a trainer.
     """
-    if keys.get("warmup_steps") and keys.get("lr_scheduler_type") == "constant":
+    warmup = keys.get("warmup_steps")  # its type is checked later, where TRL's fields are known
+    if isinstance(warmup, int | float) and warmup > 0 and keys.get("lr_scheduler_type") == "constant":
         return "lr_scheduler_type: constant leaves a warm-up out: make it constant_with_warmup, or linear"
     return None
 
