@@ -37,6 +37,7 @@ def settings(folder, **given):
             "max_completion_length": 64,
             "max_steps": 2,
             "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
             "beta": 0.0,
             "loss_type": "grpo",
             "reward_weights": [1.0, 1.0, 1.0],

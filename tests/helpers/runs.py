@@ -133,6 +133,7 @@ def log(steps: int, *, rewards: bool = True) -> list[dict[str, Any]]:
         if rewards:
             line |= {"policy/reward": 2.0, "policy/rewards/regression_reward": 0.5, "policy/r_len": 0.9}
             line |= {"policy/rewards/ranking_reward": 1.5, "policy/rewards/format_reward": 1.0}
+            line |= {"policy/entropy": 2 / step, "policy/kl": 3 / step, "kl": 1 / step}
             line |= {"policy/r_consis": 0.4, "policy/r_acc": 0.2, "mutation/stagnant_before": 0.5}
             line["mutation/stagnant_after"] = 0.25
         lines.append(line)

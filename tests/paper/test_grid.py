@@ -95,6 +95,13 @@ def test_a_recipe_needs_no_section_for_the_baseline():
     assert found["rarl"] is found["regression"] is None
 
 
+def test_the_base_as_a_reference_is_that_of_the_seed():
+    """A cell of the second stage starts from the first stage's model, but its run's model is the base."""
+    cell = grid_of(recipe_of(second={"reference": "base"}), ["rarl"])[-1]
+    assert cell.config.stages[-1].reference == "base"
+    assert (cell.config.model, str(cell.start)) == ("base-0", "grid/seed-0/regression/regression")
+
+
 STEPS = {
     **{"base": 0, "sft": 600, "sft_answer_only": 600, "regression": 200, "ranking": 600, "joint": 600},
     **{"rarl_no_mutation": 600, "rarl": 600, "sft_long": 1000, "sft_rarl": 1000},

@@ -146,8 +146,8 @@ SVGS = """
 
 def test_every_plot_is_drawn_and_described(at_desk):
     plots = at_desk.js(SVGS)
-    # Tau and position bias; four arms' values; validation of mae, tau2, tau4; eight curves of training.
-    assert len(plots) == 2 + 4 + 3 + 8
+    # Tau and position bias; four arms' values; validation of mae, tau2, tau4; nine curves of training.
+    assert len(plots) == 2 + 4 + 3 + 9
     for plot in plots:
         assert plot["width"] > 100, plot
         assert plot["height"] > 100, plot

@@ -198,6 +198,12 @@ def as_of_old(run):
     remove("*/groups.jsonl", "*/training.json")(run)
 
 
+def log_of_old(run):
+    """Entropy and KL of all responses, and some of them were injected."""
+    log = {"policy/reward": 2.0, "entropy": 0.5, "kl": 0.1, "mutation/fraction": 0.25, "step": 5}
+    write_lines(run / "rarl/log.jsonl", [log])
+
+
 ALL = {"results", "rankings", "predictions", "curves", "responses", "run"}
 
 
@@ -209,6 +215,7 @@ ALL = {"results", "rankings", "predictions", "curves", "responses", "run"}
         (no_lists, {"rankings"}, "No list was asked in several orders"),
         (remove("*/groups.jsonl"), {"responses"}, "No groups of responses were kept"),
         (remove("*/log.jsonl"), {"curves"}, "log"),
+        (log_of_old, set(), "Entropy and KL are of injected responses, too"),
         (remove("*/training.json"), set(), "how long"),
         (remove("data"), set(), "its images are not shown"),
         (remove("data/test/*.png"), set(), "images are not shown"),

@@ -92,7 +92,7 @@ def test_validation_curves_run_from_the_base_through_both_stages(record):
 def test_training_curves_of_two_stages(record):
     """Every fifth step; the second stage's first line is the 25th step since the base."""
     plots = training_curves(record)
-    assert len(plots) == 8
+    assert len(plots) == 9
     svg = one(plots, "Entropy")
     across, up = scale(svg, "x"), scale(svg, "y")
     assert [x for x, _ in markers(svg, ARM["regression"])] == pytest.approx(
@@ -101,8 +101,23 @@ def test_training_curves_of_two_stages(record):
     assert [x for x, _ in markers(svg, ARM["rarl"])] == pytest.approx(
         [across(step) for step in (25, 30, 35, 40, 45, 50, 55, 60)], abs=0.1
     )
-    assert markers(svg, ARM["rarl"])[3][1] == pytest.approx(up(1 / 20), abs=0.1)
+    assert markers(svg, ARM["rarl"])[3][1] == pytest.approx(up(2 / 20), abs=0.1)  # the policy's own
     assert points(svg, ARM["sft"]) == []  # its entropy is of imitation, not of a policy's responses
+
+
+@pytest.mark.parametrize(("title", "own", "earlier"), [("Entropy", 2, 1), ("KL from the reference", 3, 1)])
+def test_the_policy_s_own_numbers_are_drawn_where_they_were_logged(tmp_path, title, own, earlier):
+    """An earlier version logged those of all responses alone."""
+    run = make_run(tmp_path / "run", ["base", "rarl"])
+    up = scale(svg := one(training_curves(load_record(run)), title), "y")
+    assert markers(svg, ARM["rarl"])[3][1] == pytest.approx(up(own / 20), abs=0.1)
+    lines = [
+        {key: value for key, value in line.items() if key not in ("policy/entropy", "policy/kl")}
+        for line in load_record(run).arms["rarl"].log
+    ]
+    write_lines(run / "rarl/log.jsonl", lines)
+    up = scale(svg := one(training_curves(load_record(run)), title), "y")
+    assert markers(svg, ARM["rarl"])[3][1] == pytest.approx(up(earlier / 20), abs=0.1)
 
 
 def test_stagnant_groups_after_mutation_are_dashed(record):
@@ -236,7 +251,7 @@ def test_all_colours_are_variables_of_the_page(record):
         tau_by_length(record),
         position_bias(record),
     ]
-    assert len(plots) == 17
+    assert len(plots) == 18
     for plot in plots:
         for stand_in in ("#010203", "#020304", "#030405", "#0a0b"):
             assert stand_in not in plot.svg

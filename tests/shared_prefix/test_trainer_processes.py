@@ -10,7 +10,7 @@ import pytest
 from helpers.sharing import GROUPS, Steps, pictures, recording, replaying, trainer_of
 from rarl.training.trainer import REWARDS
 
-LOGGED = ("loss", "kl", "entropy", "reward", "mutation/fraction")
+LOGGED = ("loss", "kl", "entropy", "policy/kl", "policy/entropy", "reward", "mutation/fraction")
 
 
 def play(collection, out):

@@ -46,8 +46,10 @@ def run_config_of(run_digits):
     ]
     others = {"sft": {"trainer": {"save_steps": 2}}, "evaluation": {"images": [1, 2], "lists": 5}}
 
-    def make(output, **changes):
-        return run_config(run_digits.root, output, **({"stages": stages} | others | changes))
+    def make(output, trainer=None, **changes):
+        # A rate that falls: a run that goes on must know where it was.
+        trainer = {"lr_scheduler_type": "linear", **(trainer or {})}
+        return run_config(run_digits.root, output, trainer=trainer, **({"stages": stages} | others | changes))
 
     return make
 

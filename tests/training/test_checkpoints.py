@@ -146,6 +146,6 @@ def test_check_output(tmp_path):
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     (tmp_path / "config.yaml").write_text("stages:\n- {name: a, gap: null}\n")
-    check_output(tmp_path, {"stages": [{"name": "a", "start": None}]}, resume=True)
+    check_output(tmp_path, {"stages": [{"name": "a", "start": None, "reference": None}]}, resume=True)
     with pytest.raises(ConfigError, match=r"stages\[0\].start: null before, 'sft' now"):
         check_output(tmp_path, {"stages": [{"name": "a", "start": "sft"}]}, resume=True)

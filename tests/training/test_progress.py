@@ -25,12 +25,14 @@ GRPO = {
     "mutation/fraction": 0.08,
     "mutation/stagnant_before": 0.12,
     "mutation/stagnant_after": 0.04,
-    "kl": 0.0121,
-    "entropy": 0.342,
+    "kl": 0.0213,
+    "entropy": 0.512,
+    "policy/kl": 0.0121,
+    "policy/entropy": 0.342,
 }
 
 
-def test_the_line_of_a_mutated_run_shows_the_policys_own_rewards():
+def test_the_line_of_a_mutated_run_shows_the_policys_own_numbers():
     assert progress_line(GRPO) == (
         "reward 2.914  reg 0.640  rank 1.296  format 0.978  stagnant 12%→4%  mutated 8%  "
         "KL 0.0121  entropy 0.342"
@@ -41,7 +43,7 @@ def test_the_line_of_the_stock_trainer():
     log = {key: value for key, value in GRPO.items() if not key.startswith(("policy/", "mutation/"))}
     assert (
         progress_line(log)
-        == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0121  entropy 0.342"
+        == "loss 0.012  reward 3.200  reg 0.700  rank 1.500  format 1.000  KL 0.0213  entropy 0.512"
     )
 
 
@@ -60,7 +62,7 @@ def test_a_reward_that_no_response_has_is_a_dash(value):
 
 def test_what_was_not_logged_is_left_out():
     assert progress_line({}) == ""
-    assert "KL" not in progress_line({key: value for key, value in GRPO.items() if key != "kl"})
+    assert "KL" not in progress_line({key: value for key, value in GRPO.items() if not key.endswith("kl")})
 
 
 VALIDATION = {

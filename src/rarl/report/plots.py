@@ -19,7 +19,7 @@ from rarl.evaluation.metrics import METRICS, list_lengths
 from rarl.evaluation.position_bias import mean_places
 from rarl.method.rewards import TERMS
 from rarl.paper.arms import PAPER_ARMS
-from rarl.report.record import Arm, Record
+from rarl.report.record import EARLIER_KEYS, Arm, Record
 from rarl.report.tables import arm_names
 
 # Stand-ins, to be replaced by variables of the style sheet. No plot has these colours for another reason.
@@ -70,11 +70,13 @@ def arm_colour(arm: str, arms: Iterable[str]) -> int:
 
 
 def training_curves(record: Record) -> list[Plot]:
-    """What the policy's own responses earned in training, its entropy, and the share of stagnant groups."""
+    """What the policy's own responses earned in training, their entropy and KL, and the share of stagnant
+    groups."""
     names: dict[str, tuple[str, ...]] = {
         **{term.title: (f"policy/rewards/{term.name}_reward",) for term in TERMS},
         **{title: (f"policy/{part}",) for term in TERMS for part, title in term.parts.items()},
-        "Entropy": ("entropy",),
+        "Entropy": ("policy/entropy",),
+        "KL from the reference": ("policy/kl",),
         "Stagnant groups, share": ("mutation/stagnant_before", "mutation/stagnant_after"),
     }
     plots = []
@@ -182,7 +184,8 @@ def _curves(record: Record, title: str, keys: Sequence[str], arms: Sequence[Arm]
     drawn: list[str] = []
     for arm in arms:
         for key, style in zip(keys, ("-", "--"), strict=False):
-            points = [(arm.since + log["step"], log[key]) for log in arm.log if _is_number(log.get(key))]
+            logged = [(log["step"], log.get(key, log.get(EARLIER_KEYS.get(key, key)))) for log in arm.log]
+            points = [(arm.since + step, value) for step, value in logged if _is_number(value)]
             if points:
                 paint = _stand_in(arm_colour(arm.name, record.arms))
                 few = "." if len(points) < 20 and style == "-" else None

@@ -19,6 +19,8 @@ from rarl.training.callbacks import GROUPS_FILE, TRAINING_FILE
 from rarl.training.config import RunConfig, load_config
 
 CHANGED = "was it changed?"
+EARLIER_KEYS = {"policy/entropy": "entropy", "policy/kl": "kl"}
+"""What a log of an earlier version has in place of the numbers of the policy's own responses."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ def load_records(runs: Sequence[Path]) -> Record:
         "There is no log of the training, so there are no curves.": trained and not logged,
         "Nothing was measured on a validation split in training.": logged
         and not any("validation/score" in log for arm in trained for log in arm.log),
+        "Entropy and KL are of injected responses, too: an earlier version logged no other.": any(
+            log.get("mutation/fraction") and "entropy" in log and "policy/entropy" not in log
+            for arm in trained
+            for log in arm.log
+        ),
         "No groups of responses were kept while training.": not any(arm.groups for arm in trained),
         "It is not known how long, and with what, the arms were trained.": trained
         and not any(arm.training for arm in trained),

@@ -53,7 +53,8 @@ def train_stage(
     console: Console,
     held_out: Sequence[Group] = (),
 ) -> None:
-    """Trains one stage of GRPO from the model `start`, which is also the reference of the KL, into `folder`.
+    """Trains one stage of GRPO from the model `start` into `folder`. The reference of the KL is `start` too,
+    or with `reference: base` the run's model.
 
     Args:
         groups: the prompts, step after step.
@@ -63,7 +64,9 @@ def train_stage(
     common = _common_arguments(config, folder.name)
     args = RARLConfig(**(common | config.grpo_arguments(stage, processes=process_count())))
     checkpoints = _checkpoints(config, folder.name)
-    start = _merged_start(start, checkpoints)
+    own = stage.reference is None or str(config.model) == str(start)
+    reference = None if own else check_model(_merged(config.model, checkpoints / "reference"))
+    start = _merged(start, checkpoints / "start")
     model, processor = load_model(start, training=True), load_processor(start)
     lines = ProgressLines(folder.name, console)
     trainer = RARLTrainer(
@@ -73,6 +76,7 @@ def train_stage(
         processing_class=processor,
         callbacks=[lines],
         peft_config=_lora(config),
+        reference=reference,
     )
     trainer.add_callback(GroupLog(trainer, checkpoints / GROUPS_FILE))
     _add_validation(trainer, config, stage.weights, held_out, reply_length(config))
@@ -233,16 +237,15 @@ def _last(checkpoints: Path) -> str | None:
     return None if last is None else str(last)
 
 
-def _merged_start(start: str | Path, checkpoints: Path) -> str | Path:
-    """Returns `start`; if that is an adapter, a folder with it merged into its base. TRL 1.16 loads the KL's
-    reference from the folder that the model came from, which for an adapter is the model without it."""
-    if not (Path(check_model(start)) / "adapter_config.json").is_file():
-        return start
-    folder = checkpoints / "start"
+def _merged(model: str | Path, folder: Path) -> str | Path:
+    """Returns `model`; if that is an adapter, `folder` with it merged into its base. TRL 1.16 loads the KL's
+    reference from the folder that a model came from, which for an adapter is the model without it."""
+    if not (Path(check_model(model)) / "adapter_config.json").is_file():
+        return model
     if PartialState().is_main_process and not is_finished(folder):
         temporary = unfinished(folder)
-        load_model(start, training=True).save_pretrained(temporary)
-        load_processor(start).save_pretrained(temporary)
+        load_model(model, training=True).save_pretrained(temporary)
+        load_processor(model).save_pretrained(temporary)
         finish(temporary, folder)
     PartialState().wait_for_everyone()
     return folder

@@ -44,8 +44,8 @@ PROGRESS_COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         for term in TERMS
     ),
     ("mutated", ("mutation/fraction",), ".0%"),
-    ("KL", ("kl",), ".4f"),
-    ("entropy", ("entropy",), ".3f"),
+    ("KL", ("policy/kl", "kl"), ".4f"),
+    ("entropy", ("policy/entropy", "entropy"), ".3f"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
+from rarl.training.defaults import DEFAULTS_BEFORE, RUN_DEFAULTS
 
 # The keys that may change between a run and its continuation: where it is, and what is measured after
 # training.
@@ -151,10 +152,13 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
     before = read_yaml_mapping(saved)
+    if isinstance(trainer := before.get("trainer"), dict):  # of an earlier version, which wrote fewer of them
+        before["trainer"] = RUN_DEFAULTS | DEFAULTS_BEFORE | trainer
     stages = before.get("stages")
     for stage in stages if isinstance(stages, list) else ():
         if isinstance(stage, dict):  # of an earlier version
             stage.setdefault("start", None)
+            stage.setdefault("reference", None)
             if stage.get("gap", 0) is None:
                 del stage["gap"]
     check_same_run(before, resolved, str(saved))

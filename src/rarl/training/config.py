@@ -13,9 +13,10 @@ from pydantic_core import PydanticCustomError
 from rarl.errors import ConfigError, Problem, Section, problems_of, refuse
 from rarl.files import parse_yaml, read_yaml_mapping, yaml_text
 from rarl.method.tasks import TASKS, Task, task_named
+from rarl.training.defaults import RUN_DEFAULTS
 from rarl.training.sections import SFT, Evaluation, FolderPath, GRPOSection, LoRA, Stage, Validation
 from rarl.training.trainer_keys import (
-    PAPER,
+    UNREFERENCED,
     GRPOKeys,
     SharedKeys,
     batch_problem,
@@ -24,6 +25,7 @@ from rarl.training.trainer_keys import (
     grpo_fields,
     machine_defaults,
     process_count,
+    schedule_problem,
     sft_fields,
 )
 
@@ -63,15 +65,15 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     stages: Annotated[list[Stage], Field(min_length=1)]
     sft: SFT | None = None
-    trainer: GRPOSection = Field(default_factory=lambda: GRPOKeys(**PAPER))
+    trainer: GRPOSection = Field(default_factory=lambda: GRPOKeys(**RUN_DEFAULTS))
     lora: LoRA | None = None
     validation: Validation | None = None
     evaluation: Evaluation = Evaluation()
 
     @field_validator("trainer", mode="before")
     @classmethod
-    def _paper_where_silent(cls, given: Any) -> Any:
-        return {**PAPER, **given} if isinstance(given, dict) else given
+    def _defaults_where_silent(cls, given: Any) -> Any:
+        return {**RUN_DEFAULTS, **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -96,15 +98,17 @@ class RunConfig(Section):
             generations = keys["num_generations"]
             if stage.mutation and stage.mutation.k >= generations:
                 problems.append((f"{where}.mutation.k", f"must be less than num_generations ({generations})"))
-            if problem := batch_problem(keys, stage.max_steps):
-                problems.append((f"{where}.trainer", problem))
+            for problem in (batch_problem(keys, stage.max_steps), schedule_problem(keys)):
+                problems += [(f"{where}.trainer", problem)] if problem else []
+            if stage.reference == "base" and (given := [key for key in UNREFERENCED if keys.get(key)]):
+                problems.append((f"{where}.reference", f"'base' is not possible with {' and '.join(given)}"))
         if problems:
             refuse(problems)
         return self
 
     def trainer_for(self, stage: Stage) -> dict[str, Any]:
-        """The trainer's keys of one stage, `prompts_per_step` among them: paper, then run, then stage."""
-        return {**PAPER, **self.trainer.given(), **stage.trainer.given()}
+        """The trainer's keys of one stage, `prompts_per_step` among them: defaults, then run, then stage."""
+        return {**RUN_DEFAULTS, **self.trainer.given(), **stage.trainer.given()}
 
     def grpo_arguments(self, stage: Stage, *, processes: int = 1) -> dict[str, Any]:
         """What RARLConfig is to be made with for `stage`, but for `output_dir`."""
@@ -147,6 +151,8 @@ class RunConfig(Section):
                 f"sft.trainer: prompts_per_step ({examples}) must be a multiple of "
                 f"gradient_accumulation_steps x processes ({parts})"
             )
+        if problem := schedule_problem(keys):
+            raise ConfigError(f"sft.trainer: {problem}")
         return keys | {
             "per_device_train_batch_size": examples // parts,
             "max_steps": self.sft.max_steps or -(-sum(map(self.prompts_of, self.stages)) // examples),

@@ -1,7 +1,8 @@
 """One run from its configuration: its checks, the SFT baseline, the stages in order (section 3), and the
-evaluation of every arm. A stage starts from the model of the stage before, or from that of SFT, and its own
-start is the reference of its KL. What is complete is kept: an interrupted run goes on from its last complete
-checkpoint, and a finished arm is not trained or evaluated again. How one arm is trained is in arms.py."""
+evaluation of every arm. A stage starts from the model of the stage before, or from that of SFT; that is the
+reference of its KL too, unless it names the base. What is complete is kept: an interrupted run goes on from
+its last complete checkpoint, and a finished arm is not trained or evaluated again. How one arm is trained is
+in arms.py."""
 
 import gc
 import shutil

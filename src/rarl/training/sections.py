@@ -21,7 +21,7 @@ ImageCount = Annotated[int, Field(ge=1, le=16)]
 Images = Annotated[list[ImageCount], Field(min_length=1)]
 Weight = Annotated[float, Field(ge=0)]
 FolderPath = Annotated[Path, Strict(False), PlainSerializer(str)]
-# In the resolved file a trainer section holds what was given (and PAPER), not all of the defaults.
+# In the resolved file a trainer section holds what was given and `RUN_DEFAULTS`, not all of the defaults.
 SharedSection = Annotated[SharedKeys, PlainSerializer(SharedKeys.given)]
 GRPOSection = Annotated[GRPOKeys, PlainSerializer(GRPOKeys.given)]
 
@@ -45,13 +45,15 @@ class Weights(create_model("Weights", __base__=Section, **_FIELDS)):  # type: ig
 
 
 class Stage(Section):
-    """One stage of GRPO. The model that it starts from is also the reference of its KL."""
+    """One stage of GRPO."""
 
     name: str
     images: Images  # how many images a group may have; a count named twice is drawn twice as often
     weights: Weights = Weights()
     max_steps: Annotated[int, Field(ge=1)]
     start: Literal["sft"] | None = None  # None: the model of the stage before, or the run's; sft: that of SFT
+    # Of the KL (Eq. 1). None: the model that the stage starts from; base: the run's `model`.
+    reference: Literal["base"] | None = None
     mutation: Mutation | None = None
     trainer: GRPOSection = GRPOKeys()  # overrides the run's `trainer` for this stage
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SchedulerType
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
@@ -28,29 +28,41 @@ from rarl.method.rewards import TERMS
 # folder `rarl/shared_prefix` and, in this file, every line that ends in "# shared prefix": training is then
 # TRL's own, as it is with `shared_prefix: off`.
 from rarl.shared_prefix.trainer import SharedPrefix, torn_groups  # shared prefix
+from rarl.training.defaults import share_of_the_batch
+from rarl.training.own_statistics import OwnStatistics
+from rarl.training.reference import OtherReference
+from rarl.training.trainer_keys import process_count, schedule_problem
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
 class RARLConfig(GRPOConfig):
-    """`trl.GRPOConfig` with the paper's settings as defaults (section 4.1).
+    """`trl.GRPOConfig` with the paper's settings as defaults, and ours where it names none, as
+    `rarl.training.defaults` lists them. A step has 64 responses over all processes and micro-batches, unless
+    `per_device_train_batch_size` is given.
 
     Its own fields beside TRL's: those of `rarl.method.mutation.Mutation` carry the prefix `mutation_`; a
-    `mutation_probability` of 0, the default, gives plain GRPO. `shared_prefix` says whether a prompt is
-    encoded once for its whole group (`rarl.shared_prefix`): `auto` does so where it can, and `on` makes it an
-    error where it can't.
+    `mutation_probability` of 0, the default, gives plain GRPO, as in stage 1. `shared_prefix` says whether a
+    prompt is encoded once for its whole group (`rarl.shared_prefix`): `auto` does so where it can, and `on`
+    makes it an error where it can't.
 
     Raises:
         ConfigError: for a mutation that is not possible, a `mutation_k` that is not below `num_generations`,
-            another word for `shared_prefix`, or `on` with micro-batches that can't hold whole groups.
+            another word for `shared_prefix`, `on` with micro-batches that can't hold whole groups, a warm-up
+            that the schedule leaves out, or 64 responses that can't be divided.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "AdamW's learning rate."})
     beta: float = field(
         default=0.01, metadata={"help": "Weight of the KL divergence from the stage's start."}
     )
-    loss_type: str = field(default="grpo", metadata={"help": "The loss of Eq. 1, averaged by response."})
+    loss_type: str = field(default="grpo", metadata={"help": "GRPO's loss, averaged by response."})
+    use_bias_correction_kl: bool = field(default=True, metadata={"help": "The KL's gradient is Eq. 1's."})
+    lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "The schedule."})
+    per_device_train_batch_size: int | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Responses in a micro-batch; not given: 64 in a step."}
+    )
     shared_prefix: Literal["auto", "on", "off"] = field(
         default="auto", metadata={"help": "One prompt pass for the responses of a group: auto, on, or off."}
     )
@@ -65,9 +77,14 @@ class RARLConfig(GRPOConfig):
     mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
 
     def __post_init__(self) -> None:
+        if self.per_device_train_batch_size is None:
+            parts = self.gradient_accumulation_steps * process_count()
+            self.per_device_train_batch_size = share_of_the_batch(parts)
         if self.bf16 is None and not torch.accelerator.is_available():
             self.bf16 = False  # TRL 1.16 defaults to True, which it then refuses on a CPU
         super().__post_init__()
+        if problem := schedule_problem(vars(self)):
+            raise ConfigError(problem)
         if self.shared_prefix not in ("auto", "on", "off"):
             raise ConfigError(f"shared_prefix must be auto, on or off, not {self.shared_prefix!r}")
         if self.shared_prefix == "on" and (reason := torn_groups(self)):  # shared prefix
@@ -122,26 +139,28 @@ REWARDS: list[Callable[..., Any]] = [term.function for term in TERMS]
 
 
 class RARLTrainer(
+    OwnStatistics,
+    OtherReference,
     SharedPrefix,  # shared prefix
     Resuming,
     GRPOTrainer,
 ):
     """GRPO with ranking-aware rewards and RMO.
 
-    It takes the arguments of `trl.GRPOTrainer`. The default `reward_funcs` are the regression, ranking and
-    format rewards, in this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). They need the
-    columns `values`, `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs
-    `values` and `step`. If only orders are known, there is a column `order` in place of `values`, the
-    regression reward is left out, and its weight must be 0. `rarl.data.dataset.to_dataset` makes all of these
-    columns.
+    It takes the arguments of `trl.GRPOTrainer`, and as `reference` another model for the KL to be measured
+    from (`OtherReference`). The default `reward_funcs` are the regression, ranking and format rewards, in
+    this order, weighted by `args.reward_weights` (the lambdas of Eq. 8). They need the columns `values`,
+    `delta` and `range` beside `prompt` and `images`; mutation by the ground truth needs `values` and `step`.
+    If only orders are known, there is a column `order` in place of `values`, the regression reward is left
+    out, and its weight must be 0. `rarl.data.dataset.to_dataset` makes all of these columns.
 
     The responses of a group share one pass over their prompt if `args.shared_prefix` says so and the model
     can (`rarl.shared_prefix`). For that, the attention of the language model is replaced by one that computes
     "sdpa" wherever nothing is shared.
 
     Logged beside TRL's own metrics, each over all processes:
-        policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc:
-            of the policy's own responses, without the injected ones;
+        policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc,
+        policy/kl, policy/entropy: of the policy's own responses, without the injected ones;
         mutation/fraction: share of responses that were replaced;
         mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
     The mutation metrics are left out if nothing is mutated and the dataset has no ground truth. For these
@@ -210,7 +229,8 @@ class RARLTrainer(
                     logprobs[index] = [None] * len(references[index])
                 if tool_mask is not None:
                     tool_mask[index] = [1] * len(references[index])
-        self._log_completion_extra("mutated", [offset + index in chosen for index in range(len(prompts))])
+        self._injected = [offset + index in chosen for index in range(len(prompts))]
+        self._log_completion_extra("mutated", self._injected)
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
 
     # ── the choice of responses ──────────────────────────────────────────────────────────────────────────

@@ -81,20 +81,8 @@ MANAGED = {
     "load_best_model_at_end": _SET_BY_EVALUATION,
 }
 
-# Section 4.1 of the paper: AdamW at 1e-6, a batch of 64 responses, temperature 1, KL 0.01. G is not printed;
-# with 8 responses to each of 8 prompts the batch is 64. Eq. 2 normalises by group.
-PAPER: dict[str, Any] = {
-    "prompts_per_step": 8,
-    "num_generations": 8,
-    "learning_rate": 1e-6,
-    "temperature": 1.0,
-    "beta": 0.01,
-    "loss_type": "grpo",
-    "scale_rewards": "group",
-    # Ours: a run that is interrupted loses at most 50 steps.
-    "save_steps": 50,
-    "save_total_limit": 2,
-}
+UNREFERENCED = ("sync_ref_model", "cast_lm_head_to_fp32")
+"""Keys by which TRL treats the reference that it made itself; `reference: base` is another."""
 
 
 class SharedKeys(BaseModel):
@@ -129,7 +117,7 @@ class SharedKeys(BaseModel):
 
 
 class GRPOKeys(SharedKeys):
-    """The keys of `trainer:`; see PAPER for what a run starts from."""
+    """The keys of `trainer:`; see `rarl.training.defaults` for what a run starts from."""
 
     num_generations: Annotated[Whole, Field(ge=2)] = 8
     num_iterations: Annotated[Whole, Field(ge=1)] = 1
@@ -184,6 +172,18 @@ def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -
             f"num_iterations ({cycle}) micro-steps, and a continued run would differ: make save_steps x "
             f"gradient_accumulation_steps ({trainer.gradient_accumulation_steps}) a multiple of {cycle}"
         )
+    return None
+
+
+def schedule_problem(keys: Mapping[str, Any]) -> str | None:
+    """Why a learning rate that is to warm up would not; None if it would, or is not to.
+
+    Args:
+        keys: the merged keys of a trainer.
+    """
+    warmup = keys.get("warmup_steps")  # its type is checked later, where TRL's fields are known
+    if isinstance(warmup, int | float) and warmup > 0 and keys.get("lr_scheduler_type") == "constant":
+        return "lr_scheduler_type: constant leaves a warm-up out: make it constant_with_warmup, or linear"
     return None
 
 
