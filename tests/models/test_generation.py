@@ -10,7 +10,7 @@ from PIL import Image
 
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
-from rarl.models.generation import greedy_replies
+from rarl.models.generation import greedy_replies, vision_tokens
 from rarl.models.tiny import build_model, build_processor
 
 COUNTS = (1, 4, 2, 8, 1, 2, 1, 8, 3)
@@ -65,7 +65,7 @@ def test_greedy_is_the_argmax_of_plain_forward_passes(model, processor):
     inputs = processor(text=[text], images=[group], return_mm_token_type_ids=True, return_tensors="pt")
     ids, types = inputs.pop("input_ids"), inputs.pop("mm_token_type_ids")
     start = ids.shape[1]
-    banned = [model.config.image_token_id, model.config.video_token_id]
+    banned = vision_tokens(model, processor)
     with torch.no_grad():
         for _ in range(8):
             model.model.rope_deltas = None
@@ -105,7 +105,8 @@ def _prefer(model, *tokens):
 
 def test_placeholders_of_images_are_never_generated(model, processor):
     letter = processor.tokenizer.convert_tokens_to_ids("a")
-    _prefer(model, model.config.image_token_id, model.config.video_token_id, letter)
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    _prefer(model, *(getattr(model.config, name) for name in names), letter)
     assert replies(model, processor, pictures((1, 2)), max_new_tokens=5) == ["aaaaa"] * 2
 
 

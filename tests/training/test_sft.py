@@ -26,7 +26,7 @@ def trainer(prompts_of, folder, reasoning="template", **given):
         folder,
         **{"per_device_train_batch_size": 2, "max_steps": 2, "learning_rate": 1e-3, **OF_A_RUN, **given},
     )
-    dataset = sft_dataset(prompts_of(*GROUPS), reasoning)
+    dataset = sft_dataset(prompts_of(*GROUPS), reasoning, load_processor("tiny"))
     args = SFTConfig(**settings)
     return sft_trainer(load_model("tiny", training=True), load_processor("tiny"), dataset, args, [])
 
@@ -125,4 +125,4 @@ def test_a_resumed_run_ends_as_the_whole_one(prompts_of, tmp_path):
 def test_orders_alone_can_t_be_imitated(prompts_of):
     orders = prompts_of([3, 7]).remove_columns("values").add_column("order", [[0, 1]])
     with pytest.raises(ConfigError, match="no column 'values': SFT imitates values, and orders have none"):
-        sft_dataset(orders, "template")
+        sft_dataset(orders, "template", load_processor("tiny"))

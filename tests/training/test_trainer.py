@@ -238,7 +238,7 @@ def test_sampling_log_probs_of_a_replaced_response_are_none(prompts_of, tmp_path
 
 @pytest.mark.parametrize("token", ["<|video_pad|>", "<|vision_start|>", "<|im_start|>", "<|endoftext|>"])
 def test_a_response_may_have_any_special_token(prompts_of, tmp_path, monkeypatch, token):
-    """Only an image's placeholder is kept out, by TRL (see test_trainer_seams.py)."""
+    """Those of vision are never sampled (see test_vision_tokens.py), and would do no harm if they were."""
     script(monkeypatch, [PERFECT, [TOKENIZER.convert_tokens_to_ids(token), *ids_of(WRONG)], WRONG, NOTHING])
     trainer = ours(
         prompts_of([3, 7]), tmp_path, {"probability": 1.0}, per_device_train_batch_size=4, max_steps=1

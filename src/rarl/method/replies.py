@@ -153,6 +153,29 @@ def _is_framed(text: str) -> bool:
     return thought.startswith(THINK) and rest.lstrip().startswith(ANSWER) and rest.endswith(END_ANSWER)
 
 
+# ── replies that the prompt begins ───────────────────────────────────────────────────────────────────────
+
+_OPENING = re.compile(r"<think>[^<]*(?:</think>\s*)?\Z")
+
+
+def opening_of(prompt: str) -> str:
+    """What the end of a rendered prompt already writes of the reply: from its `<think>` on, or nothing.
+
+    The chat templates of models that always reason end with `<think>`, and those of models that were told
+    not to with an empty `<think></think>`. The reply is then this text and what the model writes after it.
+    """
+    found = _OPENING.search(prompt, max(prompt.rfind(THINK), 0))
+    return found[0] if found else ""
+
+
+def continuation(reply: str, opening: str) -> str:
+    """What a model has to write of `reply` where the prompt has written `opening` (see `opening_of`). If that
+    closes its reasoning, the reply's is left out."""
+    if END_THINK in opening:
+        return reply.partition(END_THINK)[2].lstrip()
+    return reply.removeprefix(THINK) if opening else reply
+
+
 # ── reading leniently ────────────────────────────────────────────────────────────────────────────────────
 
 FARTHEST_BACK = 4 * LONGEST_ANSWER

@@ -1,7 +1,8 @@
 """Greedy replies of a model in the style of Qwen2.5-VL to prompts with images, for evaluation and use.
 Decoding is always the same, whatever the model's own generation config says, so that arms can be compared.
-Sampling during training is left to TRL."""
+Sampling during training is left to TRL; `vision_tokens` says what no reply may have in either."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,29 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
+from rarl.models.processor import reply_opening
+
 Message = dict[str, Any]
+
+_OF_VISION = re.compile(r"image|img|video|vision|audio", re.IGNORECASE)
+
+
+def vision_tokens(model: Any, processor: Any) -> list[int]:
+    """The ids of all tokens that stand for something other than text, ascending: placeholders of images and
+    videos, and what frames them. A model's forward pass looks for an image at each, and a reply has none.
+
+    They are those that the model's config names (`image_token_id`, `vision_start_token_id`, …) and the
+    special tokens that are named so (`<|vision_pad|>`).
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    found: set[int] = set()
+    for name, value in model.config.to_dict().items():
+        if name.endswith(("_token_id", "_token_index")) and _OF_VISION.search(name):
+            found.update(value if isinstance(value, list) else [value])
+    for token, added in tokenizer.added_tokens_decoder.items():
+        if added.special and _OF_VISION.search(added.content):
+            found.add(token)
+    return sorted(found - {None, tokenizer.eos_token_id, tokenizer.pad_token_id})
 
 
 def greedy_replies(
@@ -22,7 +45,8 @@ def greedy_replies(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    """Decodes a reply to each prompt greedily, as text without special tokens.
+    """Decodes a reply to each prompt greedily, as text without special tokens. What the chat template begins
+    of a reply (`reply_opening`) is part of it.
 
     Prompts with the same number of images share a batch, so that little is padded. The replies come back in
     the order of the prompts. They don't depend on `batch_size`, except for rounding in low precision.
@@ -36,6 +60,7 @@ def greedy_replies(
     Raises:
         ValueError: if the numbers of prompts and of lists of images differ, a prompt has no image, or
             `batch_size` is below 1.
+        ModelError: if the chat template begins replies in a way that can't be read.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
@@ -45,6 +70,7 @@ def greedy_replies(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     replies = [""] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
+    opening = reply_opening(processor)
     with torch.inference_mode(), _evaluating(model):
         for batch in _batches(images, batch_size):
             texts = processor.apply_chat_template(
@@ -65,7 +91,7 @@ def greedy_replies(
                 new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             for i, text in zip(batch, texts, strict=True):
-                replies[i] = text
+                replies[i] = opening + text
     return replies
 
 
@@ -94,8 +120,6 @@ def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens:
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends.update(own if isinstance(own, list) else [own])
     ends.discard(None)
-    # A placeholder in a reply would stand for a missing image and break the next pass.
-    placeholders = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -107,7 +131,8 @@ def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens:
         no_repeat_ngram_size=0,
         min_new_tokens=0,
         use_cache=True,
-        suppress_tokens=[token for token in placeholders if token is not None] or None,
+        # One of them would stand for a missing image and break the next pass.
+        suppress_tokens=vision_tokens(model, processor) or None,
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
     )

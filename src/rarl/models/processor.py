@@ -1,7 +1,8 @@
-"""Qwen2.5-VL's processor for images and text, without videos; and the length of a prompt in tokens, computed
-without an image. The class in transformers insists on a video processor, which needs torchvision. This one
-does the same without it, and writes folders that either class can read. It is used where torchvision is
-installed, too, so that a prompt is read the same way on every machine."""
+"""Qwen2.5-VL's processor for images and text, without videos; what any processor's chat template begins of
+a reply; and the length of a prompt in tokens, computed without an image. The class in transformers insists on
+a video processor, which needs torchvision. This one does the same without it, and writes folders that either
+class can read. It is used where torchvision is installed, too, so that a prompt is read the same way on every
+machine."""
 
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from rarl.errors import DataError, ModelError
 from rarl.method.prompts import messages
+from rarl.method.replies import ANSWER, END_ANSWER, END_THINK, THINK, opening_of
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
@@ -42,6 +44,39 @@ ImageTextProcessor.__name__ = Qwen2_5_VLProcessor.__name__
 def image_text_processor(image_processor: Any, tokenizer: Any, chat_template: str | None) -> ProcessorMixin:
     """Joins an image processor, a tokenizer and a chat template to one processor."""
     return ImageTextProcessor(image_processor, tokenizer, chat_template=chat_template)
+
+
+def reply_opening(processor: Any, **template: Any) -> str:
+    """What the chat template begins of every reply, such as `<think>` and a line break; mostly nothing. See
+    `rarl.method.replies.opening_of`.
+
+    Args:
+        template: further arguments of the chat template, such as `enable_thinking`.
+
+    Raises:
+        ModelError: if the template begins replies in a way that can't be read, or the tokenizer's special
+            tokens include a tag of the reply, which would then be missing in its text.
+    """
+    tags = (THINK, END_THINK, ANSWER, END_ANSWER)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    hidden = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if special := [tag for tag in tags if tag in hidden]:
+        raise ModelError(
+            f"the tokenizer takes {', '.join(special)} for a special token, and replies are read without "
+            'these: make it an ordinary added token ("special": false) in tokenizer.json and '
+            "tokenizer_config.json"
+        )
+    prompt = messages(1, "x", "0-1")
+    text = processor.apply_chat_template([prompt], tokenize=False, add_generation_prompt=True, **template)[0]
+    opening = opening_of(text)
+    # The system prompt of Table 1 has all tags, so only what follows the question is looked at.
+    added = text.removesuffix(opening).rpartition(prompt[-1]["content"][-1]["text"])[2]
+    if strange := [tag for tag in tags if tag in added]:
+        raise ModelError(
+            f"the chat template begins every reply with {added + opening!r}: of {', '.join(strange)} "
+            f"it may only have {THINK}, text, and {END_THINK} at its very end; change the chat template"
+        )
+    return opening
 
 
 def image_tokens(processor: Any, width: int, height: int) -> int:

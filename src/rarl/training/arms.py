@@ -23,8 +23,9 @@ from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
 from rarl.errors import ConfigError
 from rarl.files import finish, unfinished
-from rarl.method.replies import reference_reply
+from rarl.method.replies import continuation, reference_reply
 from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.processor import reply_opening
 from rarl.training.callbacks import (
     BEST_FOLDER,
     GROUPS_FILE,
@@ -91,8 +92,8 @@ def train_sft(
     # Unless it is told not to, TRL 1.16 cuts at 1,024 tokens, which may be among those of the images.
     common = _common_arguments(config, folder.name) | {"max_length": None}
     args = SFTConfig(**(common | config.sft_arguments(processes=process_count())))
-    dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning)
     model, processor = load_model(config.model, training=True), load_processor(config.model)
+    dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning, processor)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
     _add_validation(trainer, config, Weights(), held_out, reply_length(config))
@@ -109,13 +110,20 @@ class WithReference:
     """A dataset transform: it takes the batch that `rows` makes and adds the column `completion`, the
     reference reply.
 
+    Where the chat template begins the reply, prompt and completion are texts: such templates often rewrite
+    the reasoning of a finished reply, or drop it. The completion is then what is left to write.
+
     Args:
         rows: the transform of `rarl.data.dataset.to_dataset`.
         reasoning: `template` spells out the values inside `<think>`; `empty` leaves only the answer.
+        opening: what the chat template begins of a reply (`rarl.models.processor.reply_opening`).
+        processor: of the model; needed where there is such an opening.
     """
 
     rows: Any
     reasoning: SFTReasoning
+    opening: str = ""
+    processor: Any = None
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         batch = self.rows(batch)
@@ -123,19 +131,29 @@ class WithReference:
             reference_reply(values, step, reasoned=self.reasoning == "template")
             for values, step in zip(batch["values"], batch["step"], strict=True)
         ]
+        if self.opening:
+            batch["prompt"] = [
+                self.processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+                for prompt in batch["prompt"]
+            ]
+            end = self.processor.tokenizer.eos_token
+            batch["completion"] = [continuation(reply, self.opening) + end for reply in replies]
+            return batch
         batch["completion"] = [[{"role": "assistant", "content": reply}] for reply in replies]
         return batch
 
 
-def sft_dataset(groups: Dataset, reasoning: SFTReasoning) -> Dataset:
+def sft_dataset(groups: Dataset, reasoning: SFTReasoning, processor: Any) -> Dataset:
     """Adds a `completion` column to the rows of `to_dataset`, as SFTTrainer takes them.
 
     Raises:
         ConfigError: if the rows have orders and no values.
+        ModelError: if the processor's chat template begins replies in a way that can't be read.
     """
     if "values" not in groups.column_names:
         raise ConfigError("the dataset has no column 'values': SFT imitates values, and orders have none")
-    return groups.with_transform(WithReference(groups.format["format_kwargs"]["transform"], reasoning))
+    rows, opening = groups.format["format_kwargs"]["transform"], reply_opening(processor)
+    return groups.with_transform(WithReference(rows, reasoning, opening, processor if opening else None))
 
 
 class _ResumableSFTTrainer(Resuming, SFTTrainer):

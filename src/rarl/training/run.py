@@ -22,10 +22,11 @@ from rarl.errors import ConfigError, DataError
 from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
 from rarl.files import counted, locked, write_text
-from rarl.method.replies import reference_reply
+from rarl.method.replies import continuation, reference_reply
 from rarl.method.rewards import TERMS
 from rarl.method.tasks import Task, steps_above
 from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.processor import reply_opening
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import check_output, is_finished
@@ -175,6 +176,7 @@ def check_run(config: RunConfig, *, resume: bool) -> Collection:
     """
     check_model(config.model)
     processor = load_processor(config.model)  # only this shows whether a hub name can be reached
+    opening = reply_opening(processor)
     _check_folder(config, resume=resume)
     if config.data is not None:
         collection = load_collection(config.data)
@@ -187,7 +189,7 @@ def check_run(config: RunConfig, *, resume: bool) -> Collection:
                     f"{', '.join(DIGITS_SPLITS)}"
                 )
         collection = prepare_digits(config.output / "data")
-    _check_reference_lengths(config, collection, processor.tokenizer)
+    _check_reference_lengths(config, collection, processor.tokenizer, opening)
     split = config.evaluation.split
     open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
     _check_lists(config, collection)
@@ -303,7 +305,7 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
             )
 
 
-def _check_reference_lengths(config: RunConfig, collection: Collection, tokenizer: Any) -> None:
+def _check_reference_lengths(config: RunConfig, collection: Collection, tokenizer: Any, opening: str) -> None:
     """Refuses a stage whose longest reference reply (RMO) doesn't fit into `max_completion_length`. The
     trainer would refuse it, too, but only at the first such group."""
     task, rows = config.task, collection.split("train")
@@ -318,7 +320,9 @@ def _check_reference_lengths(config: RunConfig, collection: Collection, tokenize
             value = _longest_value(task, tokenizer)
             known = [[value] * count for count in sorted({len(group.rows) for group in groups})]
         reasoned = mutation.reasoning != "empty"
-        replies = [reference_reply(values, task.step, reasoned=reasoned) for values in known]
+        replies = [
+            continuation(reference_reply(values, task.step, reasoned=reasoned), opening) for values in known
+        ]
         longest = max(_token_counts(replies, tokenizer)) + 1
         given = completion_length(config, stage)
         if longest > given:

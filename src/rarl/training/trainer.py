@@ -21,8 +21,19 @@ from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError, ModelError
 from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
-from rarl.method.replies import Item, parse, reasoning_template, reference_items, write_answer, write_reply
+from rarl.method.replies import (
+    Item,
+    continuation,
+    opening_of,
+    parse,
+    reasoning_template,
+    reference_items,
+    write_answer,
+    write_reply,
+)
 from rarl.method.rewards import TERMS
+from rarl.models.generation import vision_tokens
+from rarl.models.processor import reply_opening
 
 # One prompt pass for a whole group makes a step cheaper and changes nothing else. To be rid of it, delete the
 # folder `rarl/shared_prefix` and, in this file, every line that ends in "# shared prefix": training is then
@@ -158,6 +169,10 @@ class RARLTrainer(
     can (`rarl.shared_prefix`). For that, the attention of the language model is replaced by one that computes
     "sdpa" wherever nothing is shared.
 
+    What the prompt itself begins of a reply, such as `<think>` (`rarl.models.processor.reply_opening`), is
+    part of each completion as rewards and logs have it, and no reference repeats it. No token that stands for
+    an image or a video is sampled.
+
     Logged beside TRL's own metrics, each over all processes:
         policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc,
         policy/kl, policy/entropy: of the policy's own responses, without the injected ones;
@@ -168,6 +183,7 @@ class RARLTrainer(
     responses, for the references, and by TRL for the group as it is trained on.
 
     Raises:
+        ModelError: if the chat template begins replies in a way that can't be read.
         ConfigError: if `args` is not a RARLConfig, prompts must be shared and can't be, or the regression
             reward has a weight and only orders are known; in training, if a column for mutation is missing,
             or a reference is longer than `max_completion_length`.
@@ -201,14 +217,39 @@ class RARLTrainer(
         self._mutation = args.mutation
         self._inputs: list[dict[str, Any]] = []
         self._scored = "group"
+        self._ban_vision_tokens()
+        has_template = getattr(self.processing_class, "chat_template", None) is not None
+        self._chat_opening = (
+            reply_opening(self.processing_class, **(self.args.chat_template_kwargs or {}))
+            if has_template
+            else ""
+        )
+        if self._chat_opening and self.tools:
+            raise ModelError(
+                f"the chat template begins replies with {self._chat_opening!r}: with tools they can't be read"
+            )
+        self._opening = self._chat_opening
         self._start_sharing()  # shared prefix
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._inputs = inputs  # one row per response, with all columns of the dataset
         return super()._generate_and_score_completions(inputs)
 
+    def _ban_vision_tokens(self) -> None:
+        """TRL 1.16 keeps only the image token out, and with vLLM none."""
+        banned = vision_tokens(self.model, self.processing_class)
+        if self.use_vllm:
+            given = self.vllm_generation.generation_kwargs
+            words = self._tokenizer.convert_ids_to_tokens(banned)
+            words = [*dict.fromkeys([*(given.get("bad_words") or ()), *words])]
+            # By name: `logit_bias` goes by ids, and a server gets JSON, whose keys are texts.
+            self.vllm_generation.generation_kwargs = given | ({"bad_words": words} if words else {})
+        else:
+            every = sorted({*banned, *(self.generation_config.suppress_tokens or ())}) or None
+            self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = every
+
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        output = super()._generate(prompts)
+        output = self._with_opening(prompts, super()._generate(prompts))
         if not self.model.training:
             return output
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
@@ -232,6 +273,15 @@ class RARLTrainer(
         self._injected = [offset + index in chosen for index in range(len(prompts))]
         self._log_completion_extra("mutated", self._injected)
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
+
+    def _with_opening(self, prompts: list[Any], output: tuple[Any, ...]) -> tuple[Any, ...]:
+        """TRL's output with completions that start where the reply does, which may be in the prompt."""
+        as_text = isinstance(prompts[0], str)
+        self._opening = opening_of(prompts[0]) if as_text else self._chat_opening
+        if not self._opening:
+            return output
+        completions = [self._completion(ids, as_text) for ids in output[1]]
+        return (*output[:3], completions, *output[4:])
 
     # ── the choice of responses ──────────────────────────────────────────────────────────────────────────
 
@@ -316,7 +366,7 @@ class RARLTrainer(
         if ids is None:
             values = [item.value for item in sorted(items, key=lambda item: item.image_id)]
             spelled = "" if self._mutation.reasoning == "empty" else reasoning_template(values, step)
-            ids = self._encode(write_reply(spelled, items, step))
+            ids = self._encode(continuation(write_reply(spelled, items, step), self._opening))
         if len(ids) + 1 > self.max_completion_length and self._mutation.probability > 0:
             raise ConfigError(
                 f"max_completion_length {self.max_completion_length} can't hold the reference reply for "
@@ -355,7 +405,7 @@ class RARLTrainer(
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def _completion(self, ids: Sequence[int], as_text: bool) -> str | list[dict[str, str]]:
-        text = self._decode(ids)
+        text = self._opening + self._decode(ids)
         return text if as_text else [{"role": "assistant", "content": text}]
 
     # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────
