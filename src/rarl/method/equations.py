@@ -10,7 +10,6 @@ from the list. Numbers and lists may be numpy's; what is returned is Python's.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 STD_FLOOR = 1e-4
 """What TRL adds to the standard deviation before dividing by it."""
@@ -36,9 +35,11 @@ def advantages(rewards: Sequence[float]) -> list[float]:
 
 def regression(predicted: float | None, truth: float, delta: float) -> float:
     """Eq. 3: the regression reward of one image: 1 at the truth, 1/4 at distance `delta`, 0 beyond it."""
+    if predicted is None:
+        return 0.0
     predicted, truth, delta = _python(predicted), _python(truth), _python(delta)
     reach = delta * _BINARY_SLACK
-    if predicted is None or not (delta > 0 and _is_finite(reach) and _is_finite(truth)):
+    if not (delta > 0 and _is_finite(reach) and _is_finite(truth)):
         return 0.0
     if not (truth - reach <= predicted <= truth + reach and _is_finite(predicted)):
         return 0.0
@@ -56,7 +57,7 @@ def mean_regression(predicted: Sequence[float | None], truths: Sequence[float], 
 
 def length_compliance(listed: int, count: int) -> float:
     """Eq. 4: r_len of a list of `listed` entries where `count` images were shown. Within [0, 1]."""
-    listed, count = _python(listed), _python(count)
+    listed, count = int(listed), int(count)
     if not 0 <= listed <= count or count < 1:
         return 0.0
     return 1 - (count - listed) / count
@@ -163,9 +164,11 @@ def _order(first: float | None, second: float | None) -> int:
     return int(first > second) - int(first < second)
 
 
-def _python(number: Any) -> Any:
+def _python(number: float) -> float:
     """A number of numpy or torch as Python's own, which neither overflows nor is of few bits. Others stay."""
-    return number.item() if hasattr(number, "item") else number
+    item = getattr(number, "item", None)
+    own: float = number if item is None else item()
+    return own
 
 
 def _is_finite(number: float) -> bool:
