@@ -202,6 +202,10 @@ def test_train_does_not_write_over_a_run(capsys, tmp_path, config):
     assert "--resume" in text
     code, text = error_of(capsys, "train", config, "--resume")
     assert "another configuration" in text
+    # What is wrong in the file comes first.
+    code, text = error_of(capsys, "train", config, "--set", "trainer.learning_rat=1")
+    assert code == 2
+    assert "trainer.learning_rat: unknown key; did you mean 'learning_rate'?" in text
 
 
 def test_evaluate_mistakes(capsys, tmp_path, model):
