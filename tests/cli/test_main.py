@@ -13,6 +13,7 @@ from PIL import Image
 
 from rarl.cli import main
 from rarl.cli.arguments import parse_counts, parse_range, task_to_rank
+from rarl.data.collection import load_collection
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AGE, DIGITS, Task
 
@@ -201,6 +202,10 @@ def test_train_does_not_write_over_a_run(capsys, tmp_path, config):
     assert "--resume" in text
     code, text = error_of(capsys, "train", config, "--resume")
     assert "another configuration" in text
+    # What is wrong in the file comes first.
+    code, text = error_of(capsys, "train", config, "--set", "trainer.learning_rat=1")
+    assert code == 2
+    assert "trainer.learning_rat: unknown key; did you mean 'learning_rate'?" in text
 
 
 def test_evaluate_mistakes(capsys, tmp_path, model):
@@ -213,11 +218,34 @@ def test_evaluate_mistakes(capsys, tmp_path, model):
         ((model, data, "--by", " , "), 2, "--by ' , ': must be one name or more"),
         ((model, tmp_path / "none"), 1, "no such folder"),
         ((tmp_path / "none", data), 1, "neither a folder nor a hub name"),
+        ((model, data, "--arm", ""), 2, "--arm '': must be a name without '/'"),
+        ((model, data, "--arm", "a/b"), 2, "--arm 'a/b': must be a name"),
+        ((model, data, "--images", ""), 2, "--images '': must be whole numbers"),
     ]
     for arguments, code, message in cases:
         found, text = error_of(capsys, "evaluate", *arguments)
         assert found == code, arguments
         assert message in text, arguments
+
+
+def test_evaluate_says_what_it_replaces_only_if_it_does(capsys, tmp_path, model):
+    """Fewer images than before would drop an arm's tau, and other lists are refused."""
+    data, out = digits(tmp_path), tmp_path / "results"
+    out.mkdir()
+    ids = [row.id for row in load_collection(data).split("test")]
+    (out / "lists-test-0.json").write_text(json.dumps([ids[:2]]))
+    arms = {"rarl": dict.fromkeys(("mae", "tau2", "tau2_values", "tau4"), entry(0.5))}
+    saved = json.dumps({**HEAD, "arms": arms})
+    (out / "metrics.json").write_text(saved)
+    where = ("evaluate", model, data, "--out", out, "--lists")
+    code, text = error_of(capsys, *where, 1, "--images", "1")
+    assert code == 2
+    assert "results of 'rarl' for 2, 4 images, which would be lost: give --images 1,2,4, or keep both" in text
+    code, text = error_of(capsys, *where, 7, "--images", "1,2,4")
+    assert code == 2
+    assert "holds 1 lists of 2 images" in text
+    assert "replaced" not in text
+    assert (out / "metrics.json").read_text() == saved
 
 
 def test_other_mistakes(capsys, tmp_path, image):
@@ -300,13 +328,15 @@ def test_rank_prints_one_json_document(capsys, tmp_path, model, image, ranker):
 
 
 def digits(folder: Path) -> Path:
-    """A collection of one image."""
+    """A collection of eight images."""
     data = folder / "digits"
     (data / "test").mkdir(parents=True)
     (data / "task.yaml").write_text(json.dumps(DIGITS.to_dict()))
-    Image.new("RGB", (4, 4)).save(data / "test/0.png")
-    row = {"file_name": "0.png", "value": 3, "rule": "number", "camera": "[a]"}
-    (data / "test/metadata.jsonl").write_text(json.dumps(row) + "\n")
+    rows = []
+    for value in range(8):
+        Image.new("RGB", (4, 4), (value, 0, 0)).save(data / f"test/{value}.png")
+        rows.append({"file_name": f"{value}.png", "value": value, "rule": "number", "camera": "[a]"})
+    (data / "test/metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return data
 
 

@@ -3,6 +3,7 @@ infinite or out of its range."""
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -344,3 +345,35 @@ def test_eq_8_is_always_finite(
 @given(st.lists(st.integers(0, 5).map(float), min_size=2, max_size=8))
 def test_advantages_sum_to_zero(rewards: list[float]) -> None:
     assert sum(advantages(rewards)) == pytest.approx(0, abs=1e-9)
+
+
+# ── numpy ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "float32", "float64"])
+def test_numpy_numbers_are_taken_as_python_s(kind: str) -> None:
+    """As arrays, and one by one; the result is a number of Python's."""
+    rewards, truths, values, places = [3, 120, 0, 5], [30, 70, 90], [90, 70, 30], [0, 2, 1]
+    for of in (lambda numbers: np.array(numbers, kind), lambda numbers: list(np.array(numbers, kind))):
+        pairs = [
+            (advantages(of(rewards)), advantages(rewards)),
+            (mutated_advantages(of(rewards), {np.int64(0): of([9])[0]}), mutated_advantages(rewards, {0: 9})),
+            (regression(*of([3, 5]), of([2])[0]), regression(3, 5, 2)),
+            (mean_regression(of(values), of(truths), of([100])[0]), mean_regression(values, truths, 100)),
+            (length_compliance(*of([3, 7])), length_compliance(3, 7)),
+            (kendall_tau(of([1] * 100)), 1.0),
+            (
+                ranking_consistency(of(places), of(values), of(truths)),
+                ranking_consistency(places, values, truths),
+            ),
+            (ranking_accuracy(of(places), of(truths)), ranking_accuracy(places, truths)),
+            (ranking(*of([1, 1, 1])), 3),
+            (final_reward(*of([1, 3, 1]), of([100, 100, 100])), 500),
+        ]
+        for found, expected in pairs:
+            assert found == expected
+            assert all(
+                type(number) in (float, int) for number in (found if isinstance(found, list) else [found])
+            )
+        assert is_rankable(of(truths)) is True
+        assert is_rankable(of([3, 3])) is False

@@ -6,7 +6,7 @@ is held by test_mutation.py.
 import ast
 import math
 from collections.abc import Iterator
-from itertools import combinations, permutations
+from itertools import combinations, combinations_with_replacement, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,17 @@ def test_duplicate_and_foreign_ids_fail_the_ranking_and_not_the_format(text: str
     assert format_reward([text]) == [1]
 
 
+@pytest.mark.parametrize("extra", [[(2, 9), (77, 0)], [(0, 3)], [(1, 3)], [(1, 5)]])
+def test_where_nothing_is_ranked_such_ids_fail_the_format(extra: list[tuple[int, int]]) -> None:
+    text = listing((1, 3), *extra)
+    assert format_reward([text], values=[[3]]) == [0]
+    assert format_reward([text], order=[[0]]) == [0]
+    assert format_reward([listing((1, 3), (2, 4), (9, 4))], values=[[4, 4]]) == [0]
+    # As before where there is a ranking to lose, and for a list that is whole or lacks an image.
+    assert format_reward([text, text], values=[[3, 7], [3, 7, 9]]) == [1, 1]
+    assert format_reward([listing((1, 3)), listing((2, 4))], values=[[3], [4, 4]]) == [1, 1]
+
+
 # ── Rewards, by case ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -312,6 +323,51 @@ def test_dropping_images_never_pays_a_list_that_follows_its_own_values(count: in
         for kept in partial(order):
             dropped = count - len(kept)
             assert rank_reward(listed(kept, values), truths) <= whole - dropped / count + 1e-9
+
+
+def reward_of(text: str, truths: list[float]) -> float:
+    """Eq. 8 with all weights 1."""
+    return regression(text, truths) + sum(terms(text, truths)) + format_reward([text], values=[truths])[0]
+
+
+def test_dropping_can_pay_where_truths_are_tied_unevenly() -> None:
+    # R_reg: 2 for 1 is (3/4)^2, 3 for 1 is 1/4: 13/16 of 5 images, 0.1625. In its own order: 1 + 1 + 0.
+    truths: list[float] = [1, 1, 1, 1, 4]
+    wrong = [(5, 0), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert reward_of(listing(*wrong), truths) == pytest.approx(3.1625)
+    # Without picture 5: 4/5, tau 6 of 10 is 4/5, and the four pairs that differ count 0: 1/2.
+    assert reward_of(listing(*wrong[1:]), truths) == pytest.approx(3.2625)
+    # Listed where it belongs, against its value: 1, tau (6 - 4)/10 is 3/5, and 1. With a value that fits: 5.
+    assert reward_of(listing(*wrong[1:], wrong[0]), truths) == pytest.approx(3.7625)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_dropping_never_pays_as_listing_it_in_some_place_does(count: int) -> None:
+    # Tied truths and tied values included, for lists that follow their own values.
+    numbers = range(count)
+    for truths in combinations_with_replacement([float(n) for n in numbers], count):
+        for values in product(numbers, repeat=count) if len(set(truths)) > 1 else ():
+            order = tuple(sorted(numbers, key=lambda picture: values[picture]))
+            for dropped in numbers:
+                rest = tuple(picture for picture in order if picture != dropped)
+                without = rank_reward(listed(rest, values), list(truths))
+                places = [(*rest[:place], dropped, *rest[place:]) for place in numbers]
+                best = max(rank_reward(listed(place, values), list(truths)) for place in places)
+                assert best >= without + 1 / count - 1e-9
+
+
+def test_a_list_in_the_order_of_its_own_values_earns_no_less_than_right_values_backwards() -> None:
+    # Of 3 and 4 each said to be the other: R_reg 9/16, and 1 + 1 + 0 and the form: 3.5625 against 3.
+    assert reward_of(listing((2, 3), (1, 4)), [3, 4]) == 3.5625
+    for count in (2, 3, 4):
+        truths = [float(2 * n) for n in range(count)]
+        right = [(n + 1, 2 * n) for n in range(count)]
+        assert reward_of(listing(*right[::-1]), truths) == pytest.approx(3)
+        assert reward_of(listing(*right), truths) == pytest.approx(5)
+        for said in permutations(range(count)):
+            own = sorted(((n + 1, 2 * said[n]) for n in range(count)), key=lambda entry: entry[1])
+            assert reward_of(listing(*own), truths) >= 3 - 1e-9
+            assert reward_of(listing(*own), truths) >= reward_of(listing(*own[::-1]), truths)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

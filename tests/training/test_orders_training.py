@@ -287,6 +287,20 @@ def test_a_group_after_mutation(orders, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("order", [[0], [1, 1]])
+def test_a_prompt_with_nothing_to_rank_has_no_reference(orders, tmp_path, order):
+    """The midpoint was injected: a value that nobody knows."""
+    row = {**orders[0], "order": order}
+    for probability in (0.0, 1.0):
+        trainer = ours(orders, tmp_path, {"probability": probability}, max_completion_length=96)
+        trainer._inputs = [row]
+        if probability == 0:
+            trainer._reference_ids([ids_of(NOTHING)], [])
+            continue
+        with pytest.raises(ConfigError, match=r"column 'order': \[.*\] has nothing to rank"):
+            trainer._reference_ids([ids_of(NOTHING)], [])
+
+
 def test_where_values_are_known_too_they_are_the_references(prompts_of, tmp_path):
     """As they are for the rewards."""
     dataset = prompts_of([3, 7]).add_column("order", [[1, 0]])

@@ -239,6 +239,10 @@ NEED_VALUES = {
         r"stages\[0\].weights.regression: must be 0, not 1: .*train knows orders alone",
     ),
     "sft": ({"sft": {}}, r"sft: .*train knows orders alone, and SFT imitates values: remove this section"),
+    "single images in a stage": (
+        {"stages": [RANKING, {**RANKING, "name": "more", "images": [1, 2]}]},
+        r"stages\[1\].images: must not have 1: .*train knows orders alone, and one image has none",
+    ),
     "single images": (
         {"evaluation": {"images": [1, 2], "lists": 2}},
         r"evaluation.images: must not have 1: .*test knows orders alone, and one image has none",

@@ -213,6 +213,48 @@ def test_keep_with_best_takes_the_answer_of_the_best(prompts_of, tmp_path, monke
     assert batch.texts == [PERFECT, PERFECT, f"<think>mine</think>{answer}", WRONG]
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "a</think>?",  # no <think>
+        "<think>the <answer> is near</think>?",
+        "<think>so </answer></think>?",
+        "<think><think>twice</think>?",
+        "Well: <think>a</think>?",
+        # A special token is in no text that is scored, and would be trained on all the same.
+        [*ids_of("<think>a"), *ids_of("</think>?")],
+    ],
+)
+@pytest.mark.parametrize("reference", ["ground_truth", "best"])
+def test_keep_injects_what_has_the_form_or_the_reference_whole(
+    prompts_of, tmp_path, monkeypatch, own, reference
+):
+    script(monkeypatch, [own, WRONG, WRONG, WRONG if reference == "ground_truth" else PERFECT])
+    mutation = {"probability": 1.0, "reasoning": "keep", "k": 1, "reference": reference}
+    batch = Batch(ours(prompts_of([3, 7]), tmp_path, mutation, per_device_train_batch_size=4))
+    assert batch.mutated == [True, False, False, False]
+    assert batch.texts[0] == PERFECT
+    assert batch.ids[0] == ids_of(PERFECT)
+
+
+@pytest.mark.parametrize(
+    "best",
+    [
+        PERFECT.removeprefix("<think>"),  # 1 + 3 + 0, more than any other
+        TOKENIZER.encode(PERFECT, add_special_tokens=False),  # cut before its end token
+        [*ids_of("<think>"), *ids_of(PERFECT.removeprefix("<think>"))],
+    ],
+)
+def test_best_is_of_those_that_have_the_form_and_ended(prompts_of, tmp_path, monkeypatch, best):
+    mutation = {"probability": 1.0, "reference": "best", "k": 1}
+    script(monkeypatch, [best, NOTHING, NOTHING, WRONG])
+    trainer = ours(prompts_of([3, 7]), tmp_path, mutation, per_device_train_batch_size=4)
+    assert Batch(trainer).texts[1:] == [WRONG, NOTHING, WRONG]
+    script(monkeypatch, [best, NOTHING, NOTHING, NOTHING])
+    trainer = ours(prompts_of([3, 7]), tmp_path, mutation, per_device_train_batch_size=4)
+    assert Batch(trainer).mutated == [False] * 4
+
+
 def test_keep_that_would_not_fit_is_cut(prompts_of, tmp_path, monkeypatch):
     long = "<think>" + "q" * 100 + "</think>?"
     script(monkeypatch, [NOTHING, long, WRONG, WRONG])
@@ -300,7 +342,8 @@ def test_advantages_of_sampled_groups_are_those_of_eq_9(prompts_of, tmp_path, mo
 def test_trl_computes_eqs_8_and_2(prompts_of, tmp_path, monkeypatch, weights, group):
     """TRL's own arithmetic against the equations; R_rank is None, and left out, for one picture and for a
     tie."""
-    texts = [PERFECT, WRONG, BACKWARDS, NOTHING, WRONG]
+    alone = '<think></think><answer>[{"image_id": 1, "value": 4}]</answer>'
+    texts = [PERFECT, WRONG, BACKWARDS, NOTHING, alone]
     script(monkeypatch, texts)
     trainer = stock(
         prompts_of(group), tmp_path, per_device_train_batch_size=5, num_generations=5, reward_weights=weights

@@ -133,11 +133,15 @@ def train(
     from rarl.cli.arguments import checked_model
     from rarl.data.collection import load_collection
     from rarl.training.checkpoints import check_output
-    from rarl.training.config import load_config
+    from rarl.training.config import check_trainer_fields, load_config
 
     run = load_config(config, overrides or [])
     quiet_loading(checked_model(run.model))
-    check_output(run.output, run.to_dict(), resume=resume)
+    try:
+        check_output(run.output, run.to_dict(), resume=resume)
+    except ConfigError:
+        check_trainer_fields(run)  # what is wrong in the file comes first; it needs torch, so not sooner
+        raise
     if resume and not (run.output / "config.yaml").is_file():
         print(f"{run.output} holds no run to continue: a new one begins", file=sys.stderr)
     if run.data is not None:

@@ -43,7 +43,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     found = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and len(word) <= 10 and int(word) <= LARGEST_SEED for word in found):
-        raise ConfigError(f"--seeds {text}: must be whole numbers from 0 to {LARGEST_SEED}, such as 0,1,2")
+        given = text.strip() or repr(text)
+        raise ConfigError(f"--seeds {given}: must be whole numbers from 0 to {LARGEST_SEED}, such as 0,1,2")
     return tuple(dict.fromkeys(int(word) for word in found))
 
 
@@ -55,7 +56,9 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"\s*(\d{1,4})\s*/\s*(\d{1,4})\s*", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"--shard {text}: must be i/n with i from 1 to n, such as 1/3")
+        raise ConfigError(
+            f"--shard {text.strip() or repr(text)}: must be i/n with i from 1 to n, such as 1/3"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -67,7 +70,8 @@ def parse_counts(text: str, option: str = "--images") -> tuple[int, ...]:
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 1 <= int(word) <= MOST_IMAGES for word in words):
-        raise ConfigError(f"{option} {text}: must be whole numbers from 1 to {MOST_IMAGES}, such as 1,2,4,8")
+        given = text.strip() or repr(text)
+        raise ConfigError(f"{option} {given}: must be whole numbers from 1 to {MOST_IMAGES}, such as 1,2,4,8")
     return tuple(sorted({int(word) for word in words}))
 
 
@@ -81,6 +85,19 @@ def comma_separated(text: str, option: str) -> list[str]:
     if not found:
         raise ConfigError(f"{option} {text!r}: must be one name or more, with commas between them")
     return found
+
+
+def checked_arm(name: str) -> str:
+    """`name`, if results can be kept under it.
+
+    Raises:
+        ConfigError: if it is empty, long, or has a slash or what can't be printed.
+    """
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 100 or "/" in name:
+        raise ConfigError(
+            f"--arm {name!r}: must be a name without '/', of 1 to 100 characters, such as rarl-2"
+        )
+    return name
 
 
 class ValueRange(NamedTuple):

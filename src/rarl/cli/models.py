@@ -14,6 +14,7 @@ from rarl.cli.arguments import (
     JSON,
     MODEL,
     ValueRange,
+    checked_arm,
     checked_images,
     checked_model,
     comma_separated,
@@ -63,6 +64,7 @@ def evaluate_command(
     """
     from rarl.data.collection import load_collection
     from rarl.data.columns import by_problem, read_columns
+    from rarl.evaluation.lists import groups_to_ask
     from rarl.evaluation.results import load_metrics, open_metrics
 
     numbers = parse_counts(images)
@@ -75,8 +77,19 @@ def evaluate_command(
     if by:
         read_columns(data, split, by)  # a mistake is told before torch is imported
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
-    label = arm or ("base" if model == "tiny" else Path(model).resolve().name)
-    if label in open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"]:
+    label = ("base" if model == "tiny" else Path(model).resolve().name) if arm is None else checked_arm(arm)
+    there = open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"].get(label)
+    groups_to_ask(data, folder, sorted(set(numbers)), split, lists, 0)  # another number of lists is refused
+    if there is not None:
+        measured = {1} if "mae" in there else set()
+        measured |= {int(key[3:]) for key in there if key.startswith("tau") and key[3:].isdecimal()}
+        if dropped := sorted(measured - set(numbers)):
+            every = ",".join(map(str, sorted(measured | set(numbers))))
+            raise ConfigError(
+                f"--images {images}: {folder / 'metrics.json'} has results of '{label}' for "
+                f"{', '.join(map(str, dropped))} images, which would be lost: give --images {every}, or keep "
+                "both with --arm NAME or --out FOLDER"
+            )
         print(f"the results of '{label}' in {folder} are replaced; --arm NAME keeps both", file=sys.stderr)
 
     with redirect_stdout(sys.stderr):

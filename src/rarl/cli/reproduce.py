@@ -23,6 +23,13 @@ from rarl.cli.arguments import (
 )
 from rarl.errors import ConfigError
 
+SET_BY_GRID = {
+    "seed": "give the seeds by --seeds",
+    "output": "give the grid's folder by --out",
+    "sft.reasoning": "the arm sft has the template, and --arms sft_answer_only adds the answer alone",
+}
+"""Keys of a run's YAML that every cell has from elsewhere, and from where."""
+
 
 def reproduce(
     table: Annotated[
@@ -94,6 +101,8 @@ def reproduce(
     if mapping.get("data") is None and mapping.get("task") is None:
         mapping["task"] = "digits"
     for override in overrides or []:
+        if said := SET_BY_GRID.get(override.partition("=")[0].strip()):
+            raise ConfigError(f"--set {override}: the cells of a grid have their own; {said}")
         apply_override(mapping, override)
     quiet_loading(checked_model(str(mapping.get("model", "tiny"))))
 

@@ -93,7 +93,8 @@ def read_columns(
         by = [key for key in columns if key not in _NAMED_ONLY and columns[key].divides(len(ids))]
     for key in by:
         if key not in columns:
-            raise DataError(f"{file}: no column '{key}'; there are {', '.join(columns) or 'none'}")
+            there = f"there are {', '.join(columns)}" if columns else f"its rows have {', '.join(_OWN)} alone"
+            raise DataError(f"{file}: no column '{key}'; {there}")
         if columns[key].fault:
             raise DataError(f"{columns[key].fault}; divide by another column")
     return {key: {row_id: columns[key].of.get(row_id, NONE) for row_id in ids} for key in by}

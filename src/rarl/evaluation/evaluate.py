@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.data.collection import Collection
 from rarl.data.columns import by_problem, read_columns
-from rarl.data.groups import Group, disjoint_groups, load_groups, save_groups, share_images, tie_rate
+from rarl.data.groups import Group, share_images, tie_rate
 from rarl.data.images import open_image
 from rarl.errors import ConfigError
+from rarl.evaluation.lists import groups_to_ask
 from rarl.evaluation.metrics import MetricEntry
 from rarl.evaluation.prediction import predict
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
@@ -86,7 +87,7 @@ def evaluate(
     # A folder of something else is an error now, before the model runs.
     open_metrics(folder, task.name, split, seed, collection.digest(split))
     with locked(folder, "results", wait=True):  # another arm may be evaluated into it at the same time
-        groups = _groups_to_ask(collection, folder, sorted(set(images)), split, lists, seed)
+        groups = groups_to_ask(collection, folder, sorted(set(images)), split, lists, seed, save=True)
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
@@ -122,35 +123,6 @@ def evaluate(
         saved.setdefault("subgroups", {})[arm] = divided
         write_metrics(folder, saved)
     return metrics
-
-
-def _groups_to_ask(
-    collection: Collection, folder: Path, counts: Sequence[int], split: str, number: int, seed: int
-) -> list[Group]:
-    """The prompts to ask: single images, then at most `number` lists of each count. Lists that are new are
-    added to the folder's file."""
-    rows = collection.split(split)
-    path = folder / f"lists-{split}-{seed}.json"
-    saved = load_groups(path, rows) if path.exists() else []
-    drawn: list[Group] = []
-    for count in counts:
-        if count == 1:
-            continue
-        there = [group for group in saved if len(group.rows) == count]
-        fresh = disjoint_groups(rows, count, number, seed)
-        # Lists of an earlier version are as many as were asked for, although they share images.
-        if there and len(there) not in (number, len(fresh)):
-            wanted = f"{len(fresh)}, the most without an image in two" if len(fresh) < number else str(number)
-            raise ConfigError(
-                f"{path} holds {len(there)} lists of {count} images, not {wanted}: "
-                "ask for as many, or evaluate into another folder"
-            )
-        if not there:
-            there = fresh
-            saved += there
-            save_groups(saved, path)
-        drawn += there
-    return [*(Group((row,)) for row in rows if 1 in counts), *drawn]
 
 
 def _rotations(groups: Sequence[Group], number: int) -> list[tuple[int, int, int]]:

@@ -5,7 +5,7 @@ to the safe side.
 
 A list over N images is indexed by picture: `positions[i]` is the place, from 0, at which picture i + 1 is
 listed, `values[i]` the value given to it, `truths[i]` its true value; `None` stands for a picture missing
-from the list.
+from the list. Numbers and lists may be numpy's; what is returned is Python's.
 """
 
 import math
@@ -24,6 +24,7 @@ def advantages(rewards: Sequence[float]) -> list[float]:
     As TRL computes it: the deviation is Bessel-corrected (G - 1) and 1e-4 is added to it. A group without
     variance has no advantage. Neither has a reward that is not finite, and the others' ignore it.
     """
+    rewards = [_python(reward) for reward in rewards]
     scored = [reward for reward in rewards if _is_finite(reward)]
     if len(scored) < 2 or min(scored) == max(scored):
         return [0.0] * len(rewards)
@@ -34,8 +35,11 @@ def advantages(rewards: Sequence[float]) -> list[float]:
 
 def regression(predicted: float | None, truth: float, delta: float) -> float:
     """Eq. 3: the regression reward of one image: 1 at the truth, 1/4 at distance `delta`, 0 beyond it."""
+    if predicted is None:
+        return 0.0
+    predicted, truth, delta = _python(predicted), _python(truth), _python(delta)
     reach = delta * _BINARY_SLACK
-    if predicted is None or not (delta > 0 and _is_finite(reach) and _is_finite(truth)):
+    if not (delta > 0 and _is_finite(reach) and _is_finite(truth)):
         return 0.0
     if not (truth - reach <= predicted <= truth + reach and _is_finite(predicted)):
         return 0.0
@@ -45,7 +49,7 @@ def regression(predicted: float | None, truth: float, delta: float) -> float:
 
 def mean_regression(predicted: Sequence[float | None], truths: Sequence[float], delta: float) -> float:
     """R_reg (text below Eq. 3): the mean over all N images, a missing one counting 0. Within [0, 1]."""
-    if not truths:
+    if len(truths) == 0:
         return 0.0
     earned = [regression(value, truth, delta) for value, truth in zip(predicted, truths, strict=True)]
     return sum(earned) / len(earned)
@@ -53,6 +57,7 @@ def mean_regression(predicted: Sequence[float | None], truths: Sequence[float], 
 
 def length_compliance(listed: int, count: int) -> float:
     """Eq. 4: r_len of a list of `listed` entries where `count` images were shown. Within [0, 1]."""
+    listed, count = int(listed), int(count)
     if not 0 <= listed <= count or count < 1:
         return 0.0
     return 1 - (count - listed) / count
@@ -64,7 +69,7 @@ def kendall_tau(pairs: Sequence[int]) -> float:
     Args:
         pairs: +1 for each concordant pair, -1 for each discordant one, 0 for each that counts but is neither.
     """
-    return sum(pairs) / len(pairs) if pairs else 0.0
+    return float(sum(map(_python, pairs)) / len(pairs)) if len(pairs) else 0.0
 
 
 def ranking_consistency(
@@ -113,7 +118,7 @@ def is_rankable(truths: Sequence[float]) -> bool:
 
 def ranking(length: float, consistency: float, accuracy: float) -> float:
     """Eq. 7: R_rank = r_len + r_consis + r_acc. Within [0, 3]."""
-    return _finite_or_zero(length + consistency + accuracy)
+    return _finite_or_zero(_python(length) + _python(consistency) + _python(accuracy))
 
 
 def final_reward(
@@ -124,7 +129,9 @@ def final_reward(
     R_rank is `None` where it is not defined (`is_rankable`) and is left out, as TRL leaves out a `None`.
     """
     terms = zip(weights, (regression, ranking, format), strict=True)
-    return _finite_or_zero(sum(weight * reward for weight, reward in terms if reward is not None))
+    return _finite_or_zero(
+        sum(_python(weight) * _python(reward) for weight, reward in terms if reward is not None)
+    )
 
 
 def mutated_advantages(rewards: Sequence[float], mutated: Mapping[int, float]) -> list[float]:
@@ -154,7 +161,14 @@ def _order(first: float | None, second: float | None) -> int:
     """+1 if `first` is the greater, -1 if it is the less, 0 if neither: equal, or one is NaN or missing."""
     if first is None or second is None:
         return 0
-    return (first > second) - (first < second)
+    return int(first > second) - int(first < second)
+
+
+def _python(number: float) -> float:
+    """A number of numpy or torch as Python's own, which neither overflows nor is of few bits. Others stay."""
+    item = getattr(number, "item", None)
+    own: float = number if item is None else item()
+    return own
 
 
 def _is_finite(number: float) -> bool:

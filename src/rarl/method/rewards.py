@@ -116,9 +116,34 @@ def ranking_reward(
     return rewards
 
 
-def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """R_format: 1 for a reply in exactly the form the prompt asks for (`Reply.well_formed`), else 0."""
-    return [float(reply_of(completion).well_formed) for completion in completions]
+def format_reward(
+    completions: Sequence[Completion],
+    *,
+    values: Sequence[Sequence[float]] | None = None,
+    order: Sequence[Sequence[int]] | None = None,
+    **columns: Any,
+) -> list[float]:
+    """R_format: 1 for a reply in exactly the form the prompt asks for (`Reply.well_formed`), else 0.
+
+    Where there is nothing to rank, an id twice or one that is no picture costs it too: elsewhere it costs
+    R_rank, which is not defined there.
+
+    Args:
+        completions: what the model wrote.
+        values, order: one entry per completion, see `COLUMNS`; without either, the form alone counts.
+        columns: what else TRL hands over; unused.
+
+    Raises:
+        ConfigError: if an entry of `values` or `order` is not what it should be.
+    """
+    replies = [reply_of(completion) for completion in completions]
+    formed = [reply.well_formed for reply in replies]
+    name, column = ("order", order) if values is None else ("values", values)
+    if column is not None:
+        for row, truths in enumerate(_lists(name, column, len(replies))):
+            if not is_rankable(truths) and replies[row].positions(len(truths)) is None:
+                formed[row] = False
+    return [float(right) for right in formed]
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,12 @@ def _check_recipe(recipe: RunConfig) -> None:
             "(weights.ranking 0) and then everything; change the stages, or compare runs of your own with "
             "rarl train and rarl report"
         )
+    for number, stage in enumerate(recipe.stages):
+        if stage.start is not None:
+            raise ConfigError(
+                f"stages[{number}].start: each arm says what its stages start from; remove it, and add the "
+                "arm that starts from SFT by --arms sft_rarl"
+            )
     second = recipe.stages[1]
     weights = zip(TERMS, second.weights.in_order, strict=True)
     if any(term.weight > 0 and weight == 0 for term, weight in weights):

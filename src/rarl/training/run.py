@@ -297,6 +297,10 @@ def _check_orders(config: RunConfig, collection: Collection) -> None:
                     raise ConfigError(
                         f"stages[{number}].weights.{term.name}: must be 0, not {weight:g}: {where}"
                     )
+            if 1 in stage.images:
+                raise ConfigError(
+                    f"stages[{number}].images: must not have 1: {where}, and one image has none"
+                )
     for key, settings in _measured_splits(config):
         if not collection.knows_values(settings.split) and 1 in settings.images:
             raise ConfigError(

@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError, ModelError
+from rarl.method.equations import is_rankable
 from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
 from rarl.method.replies import (
     Item,
@@ -31,7 +32,7 @@ from rarl.method.replies import (
     write_answer,
     write_reply,
 )
-from rarl.method.rewards import TERMS
+from rarl.method.rewards import TERMS, format_reward
 from rarl.models.generation import vision_tokens
 from rarl.models.processor import reply_opening
 
@@ -215,6 +216,7 @@ class RARLTrainer(
                 args.reward_weights = [term.weight for term in TERMS]
         super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
+        self._special = frozenset(self._tokenizer.all_special_ids)
         self._inputs: list[dict[str, Any]] = []
         self._scored = "group"
         self._ban_vision_tokens()
@@ -345,7 +347,7 @@ class RARLTrainer(
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._true_reference(ids, self._true_items(ids, example), example["step"])
+            self._true_reference(ids, self._true_items(ids, example), example)
             for ids, example in zip(completion_ids, self._inputs, strict=True)
         ]
 
@@ -354,15 +356,20 @@ class RARLTrainer(
         if "values" in example:
             return reference_items(example["values"])
         order = example["order"]
-        given = parse(self._decode(own)).values(len(order))
+        if self._mutation.probability > 0 and not is_rankable(order):
+            raise ConfigError(
+                f"column 'order': {order} has nothing to rank, so there is no reference to mutate by: give "
+                "each prompt two pictures or more, of different places"
+            )
+        given = parse(self._opening + self._decode(own)).values(len(order))
         values = values_in_order(given, order, example["range"], example["step"])
         # Sorted by place, not by value: the response's own values may be tied.
         return [Item(index + 1, values[index]) for index in sorted(range(len(order)), key=order.__getitem__)]
 
-    def _true_reference(self, own: list[int], items: list[Item], step: float) -> list[int]:
-        ids = None
+    def _true_reference(self, own: list[int], items: list[Item], example: dict[str, Any]) -> list[int]:
+        ids, step = None, example["step"]
         if self._mutation.reasoning == "keep":
-            ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>")
+            ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>", example)
         if ids is None:
             values = [item.value for item in sorted(items, key=lambda item: item.image_id)]
             spelled = "" if self._mutation.reasoning == "empty" else reasoning_template(values, step)
@@ -376,7 +383,8 @@ class RARLTrainer(
 
     def _best_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
         """The best response of each local response's group; with `keep`, after the response's own
-        reasoning."""
+        reasoning. Where R_format is a reward, only a response that has it counts, and has ended; each is its
+        own reference where there is none, so that nothing is replaced."""
         everyone = gather_object(completion_ids)
         offset = self.accelerator.process_index * len(completion_ids)
         result = []
@@ -384,19 +392,35 @@ class RARLTrainer(
             start = (offset + index) // self.num_generations * self.num_generations
             group = range(start, start + self.num_generations)
             scored = [i for i in group if not math.isnan(rewards[i])]
-            best = everyone[max(scored, key=lambda i: (rewards[i], -i), default=start)]
+            if "format_reward" in self.reward_func_names:
+                example = self._inputs[index]
+                scored = [i for i in scored if self._is_whole(everyone[i], example)]
+            best = everyone[max(scored, key=lambda i: (rewards[i], -i))] if scored else own
             ids = None
-            if self._mutation.reasoning == "keep":
+            if scored and self._mutation.reasoning == "keep":
                 _, closed, answer = self._decode(best).partition("</think>")
-                ids = self._keep(own, answer) if closed else None
+                ids = self._keep(own, answer, self._inputs[index]) if closed else None
             if ids is None or len(ids) + 1 > self.max_completion_length:
                 result.append(best)
             else:
                 result.append([*ids, self._tokenizer.eos_token_id])
         return result
 
-    def _keep(self, own: list[int], answer: str) -> list[int] | None:
-        return keep_reasoning(own, answer, self._encode, self._decode, self.max_completion_length - 1)
+    def _keep(self, own: list[int], answer: str, example: dict[str, Any]) -> list[int] | None:
+        """The response's own reasoning with this answer; None where that is no reply to inject."""
+        ids = keep_reasoning(own, answer, self._encode, self._decode, self.max_completion_length - 1)
+        return ids if ids is not None and self._is_reference(ids, example) else None
+
+    def _is_reference(self, ids: list[int], example: dict[str, Any]) -> bool:
+        """Whether these tokens, without an end token, may be injected: they earn R_format, and none of them
+        is special, for the text that is scored would not show it."""
+        truth = {name: [example[name]] for name in ("values", "order") if name in example}
+        text = self._opening + self._decode(ids)
+        return format_reward([text], **truth) == [1.0] and self._special.isdisjoint(ids)
+
+    def _is_whole(self, ids: list[int], example: dict[str, Any]) -> bool:
+        """Whether a response ended before it was cut, and may be injected."""
+        return not self._special.isdisjoint(ids[-1:]) and self._is_reference(ids[:-1], example)
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)

@@ -46,6 +46,15 @@ def test_what_is_said_is_not_taken_from_the_values() -> None:
     assert list(notes) == ["step, from the values", "delta, a fifth of the range"]
 
 
+@pytest.mark.parametrize("ends", [None, (1, 3)])
+def test_values_lie_on_the_grid_of_a_step_that_is_said(ends: tuple[float, float] | None) -> None:
+    with pytest.raises(ConfigError, match=r"--step 0.7: the value \d is not on that grid, .*: give a step"):
+        Scale("x", ends, step=0.7).task([1, 2, 3], RAW)
+    assert Scale("x", ends, step=0.5).task([1, 2, 3], RAW)[0].step == 0.5
+    assert Scale("x", (1, 10), step=3).task([1, 4, 7], RAW)[0].step == 3
+    assert Scale("x", (0, 1), step=0.1).task([0.1 + 0.2, 0.7], RAW)[0].step == 0.1  # but for binary
+
+
 def test_whole_numbers_are_written_as_such() -> None:
     fields = Scale("x", (0.0, 10.0)).task([2.0, 3.0], RAW)[0].to_dict()
     assert [type(fields[key]) for key in ("low", "high", "step", "delta")] == [int] * 4

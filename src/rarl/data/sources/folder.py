@@ -12,7 +12,7 @@ from rarl.data import SPLIT_NAMES
 from rarl.data.collection import ListedFolder
 from rarl.data.images import FILE_SUFFIXES
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
-from rarl.data.sources.scale import Scale
+from rarl.data.sources.scale import Scale, check_grid
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
 from rarl.data.sources.tables import TableRow, column, read_table
 from rarl.data.sources.voc import read_voc
@@ -58,6 +58,8 @@ def read_folder(
     elif objects:
         source = read_voc(raw, objects)
         source = replace(source, task=scale.said_of(source.task))
+        if scale.step is not None:
+            check_grid([image.value for image in source.images], source.task.low, source.task.step)
     else:
         images, left_out = _from_folders(raw, scale)
         source = _of_values(raw, images, left_out, {}, scale)

@@ -98,6 +98,8 @@ class Scale:
                 notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
             if self.step is None:
                 notes["step, from the values"] = step
+            else:
+                check_grid(values, ends[0], step)
         if not ends[0] < ends[1]:
             raise ConfigError(f"all values are {ends[0]:g}: give the ends of the scale, as --range 0-10")
         delta = self.delta
@@ -142,6 +144,21 @@ class Scale:
         low, high, step, delta = map(_whole_as_int, (*ends, round(step, 9), round(delta, 9)))
         name = self.name or re.sub(r"[^\w .-]", "_", raw.resolve().name)
         return Task(name, rule, low=low, high=high, step=step, delta=delta, metric=self.metric or "mae")
+
+
+def check_grid(values: Sequence[float], low: float, step: float) -> None:
+    """Refuses a step that the user gave, if not all values lie on its grid, which begins at `low`.
+
+    Raises:
+        ConfigError: with the first value that does not.
+    """
+    for value in values:
+        if abs(on_grid(value, low, step) - value) > 1e-6 * step:
+            grid = ", ".join(f"{low + step * place:.9g}" for place in range(3))
+            raise ConfigError(
+                f"--step {step:g}: the value {value:.9g} is not on that grid, {grid} and so on: give a step "
+                "that all values lie on, or by --range another value to begin at"
+            )
 
 
 def _mend(given: Any) -> str:
