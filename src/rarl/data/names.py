@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 SHOWN_NAMES = 5
 _SURROGATE = "Cs"  # a byte of a file's name that is not UTF-8, or half of a pair: no file could hold it
@@ -82,11 +83,11 @@ def match_names(
 ) -> Matches:
     """What each of the names `wanted` means, of the names `there`, with "/" between folders.
 
-    A name is, in this order: exactly so; in another Unicode normal form, or with backslashes; with other
+    A name is, in this order: exactly so; in another Unicode normal form; with backslashes; with other
     spaces or invisible marks; with its suffix in another case; in another case; and each of these without
     suffixes of images, and then as the end of a path on either side: "b.jpg" for "a/b.jpg", "/data/b.jpg" for
-    "b.jpg". The first reading that one name alone fits is taken; where several fit, the
-    name means none, and no later reading is tried.
+    "b.jpg", and where that is an address, the path in it. The first reading that one name alone fits is
+    taken; where several fit, the name means none, and no later reading is tried.
 
     Args:
         taken: names that are there and that other names mean exactly.
@@ -119,7 +120,7 @@ def match_names(
                 loosely |= dict.fromkeys(claimants, reading.how)
                 claimed.add(name)
             else:
-                several |= dict.fromkeys(claimants, [name])
+                several |= {each: [name] for each in claimants}
         remaining = [name for name in remaining if name not in found and name not in several]
     return Matches(found, loosely, several)
 
@@ -162,7 +163,7 @@ class _Index:
         key = self._reading.key(name)
         if not key.rpartition("/")[2]:
             return []
-        if not self._reading.ends:
+        if key in self._whole or not self._reading.ends:
             return self._whole.get(key, [])
         longest = next((self._whole[end] for end in _path_ends(key) if end in self._whole), [])
         return self._ends.get(key) or longest
@@ -175,12 +176,22 @@ def _path_ends(path: str) -> Iterator[str]:
         yield path
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
+    return _composed(name).replace("\\", "/").removeprefix("./")
 
 
 def _plain(name: str) -> str:
     return spelling(_normal(name))
+
+
+def _path_of_address(name: str) -> str:
+    """The path in an address, such as Label Studio's "/data/local-files/?d=a%20b.jpg"."""
+    path, _, query = name.partition("?")
+    return _plain(unquote(query.removeprefix("d=") if query.startswith("d=") else path))
 
 
 def _suffix_lowered(name: str) -> str:
@@ -201,7 +212,8 @@ def _lowered_stem(name: str) -> str:
 
 
 _WHOLE = (
-    _Reading("in another Unicode form or with backslashes", _normal, same=True),
+    _Reading("in another Unicode form", _composed, same=True),
+    _Reading("with backslashes", _normal, same=True),
     _Reading("with other spaces or invisible marks", _plain, same=True),
     _Reading("in another case", _suffix_lowered),
     _Reading("in another case", _lowered),
@@ -211,7 +223,7 @@ _STEMS = (
     _Reading("without the suffix or with another", _lowered_stem),
 )
 _AT_END = tuple(
-    _Reading("by the end of the path", reading.key, ends=True)
-    for reading in (_Reading("", _normal), *_WHOLE[1:], *_STEMS)
+    _Reading("by the end of the path", key, ends=True)
+    for key in (_normal, _plain, _path_of_address, _suffix_lowered, _lowered, _stem, _lowered_stem)
 )
 _READINGS = (*_WHOLE, *_STEMS, *_AT_END)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import ListedFolder
+from rarl.data.listing import ListedFolder
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.splits import divide, read_split_lists
 from rarl.errors import DataError

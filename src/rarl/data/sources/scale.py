@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rarl.data.names import same_word
 from rarl.data.sources.tables import number
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric, Task, on_grid
@@ -46,7 +47,7 @@ class Scale:
                 raise ConfigError(f"{option} {given:g}: must be a number greater than 0")
         if not self.names:
             return
-        if len({name.lower() for name in self.names}) < max(2, len(self.names)):
+        if len({same_word(name) for name in self.names}) < max(2, len(self.names)):
             raise ConfigError(f"--order {','.join(self.names)}: must be two names or more, each another")
         if self.ends is not None or self.step is not None:
             option = "--step" if self.ends is None else "--range"
@@ -59,9 +60,8 @@ class Scale:
             DataError: if it is no number or out of range; the message begins with `where`.
         """
         if self.names:
-            place = {name.lower(): index for index, name in enumerate(self.names)}.get(
-                str(given).strip().lower()
-            )
+            places = {same_word(name): index for index, name in enumerate(self.names)}
+            place = places.get(same_word(str(given)))
             if place is None:
                 raise DataError(f"{where}: value {given!r} is none of the order {', '.join(self.names)}")
             return float(place)

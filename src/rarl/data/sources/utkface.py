@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import ListedFolder
+from rarl.data.listing import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.splits import Listed, divide, read_split_lists, without_suffixes
 from rarl.data.sources.tables import number
