@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from threading import Lock
 
@@ -55,6 +55,24 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
     Raises:
         DataError: if it is missing, not a file, larger than `MAX_BYTES`, or can't be read.
     """
+    with _file(path) as file:
+        return file.read(MAX_BYTES)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in pixels, as the file has them before EXIF orientation. Only the header is read.
+
+    Raises:
+        DataError: as `open_image`, as far as the header shows it.
+    """
+    with _file(path) as file, _quiet(), _as_data_errors(str(path)):
+        with Image.open(file, formats=list(FORMAT_SUFFIXES)) as image:
+            return image.size
+
+
+@contextmanager
+def _file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
+    """A file that may be an image, open for reading; what the system refuses is a `DataError`."""
     try:
         # Reading from a pipe or a device could go on forever.
         status = os.stat(path)
@@ -64,7 +82,7 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
             size = f"{status.st_size / 1e6:,.0f} MB"
             raise DataError(f"{path}: {size}, and {MAX_BYTES // 10**6} are allowed; make the image smaller")
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
+            yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such image file; check the path") from None
     except OSError as error:
@@ -75,19 +93,12 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def decoded(data: bytes, name: str) -> Image.Image:
     """The image in the bytes of a file; as `open_image`, with messages that begin with `name`."""
-    with _quiet():
-        try:
-            with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
-                _check_cost(image, data, name)
-                image.load()
-                orientation = _orientation(image)
-                rgb = _rgb(image)
-        except UnidentifiedImageError as error:
-            raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
-        except _DAMAGE as error:
-            raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
+    with _quiet(), _as_data_errors(name):
+        with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
+            _check_cost(image, data, name)
+            image.load()
+            orientation = _orientation(image)
+            rgb = _rgb(image)
     # Nothing of the file's metadata is kept but the orientation: a processor could turn the image a second
     # time, and Pillow would rewrite a stranger's EXIF data and XMP.
     rgb.info = {}
@@ -96,6 +107,19 @@ def decoded(data: bytes, name: str) -> Image.Image:
     ImageOps.exif_transpose(rgb, in_place=True)
     exif.clear()
     return rgb
+
+
+@contextmanager
+def _as_data_errors(name: str) -> Iterator[None]:
+    """What Pillow raises for a damaged file, as a `DataError` that names it."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
+    except _DAMAGE as error:
+        raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
 
 
 def image_suffix(data: bytes, where: str) -> str:
