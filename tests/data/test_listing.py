@@ -177,7 +177,7 @@ def test_names_find_the_files_they_mean(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret/d.png", "https://x.org/d.png", "..\\secret\\d.png", "a.png\0"])
 def test_a_name_that_means_none_of_the_files_may_not_lead_out(folder: Path, name: str) -> None:
-    with pytest.raises(DataError, match="list.csv line 3: file_name .* must name a file inside"):
+    with pytest.raises(DataError, match=r"list\.csv line 3: file_name .* must name a file inside"):
         ListedFolder(folder).find_all({name: "list.csv line 3"})
 
 

@@ -5,6 +5,7 @@ root. Loading one opens no image, so that 250,000 rows take seconds. The layout 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,8 @@ from rarl.method.tasks import Task
 METADATA = "metadata.jsonl"
 ORDERS = "orders.jsonl"
 TASK_FILE = "task.yaml"
+
+SHOWN_CAUSES = 3
 
 Fault = Callable[[DataError], None]
 """What happens to a row that is wrong: the error is raised, or noted and the row skipped."""
@@ -183,9 +186,15 @@ def _load_split(root: Path, name: str, task: Task, places: dict[str, str], fault
     files = ListedFolder(file.parent, within=root)
     ordered = (file.parent / ORDERS).is_file()
     rows: list[Row] = []
+    wrong: list[DataError] = []
+
+    def note(error: DataError) -> None:
+        wrong.append(error)
+        fault(error)
+
     in_root = len(str(root)) + 1
     like, mend = '{"file_name": ..., "value": ...}', "a row is one JSON object on one line"
-    for where, fields in read_jsonl(file, like=like, mend=mend, fault=fault):
+    for where, fields in read_jsonl(file, like=like, mend=mend, fault=note):
         try:
             row = _parse_row(fields, where, files, task, ordered)
             place = where[in_root:]
@@ -195,12 +204,24 @@ def _load_split(root: Path, name: str, task: Task, places: dict[str, str], fault
                     "own"
                 )
         except DataError as error:
-            fault(error)
+            note(error)
         else:
             rows.append(row)
+    if not rows and wrong:
+        raise DataError(_all_wrong(file, "rows", wrong))
     if not rows:
         raise DataError(f"{file}: no rows; write a line for each image, or remove the folder")
     return tuple(_load_orders(file.parent / ORDERS, rows, fault) if ordered else rows)
+
+
+def _all_wrong(file: Path, what: str, wrong: Sequence[DataError]) -> str:
+    """Why nothing of a file can be taken: the mistakes that differ in more than their place, a few of
+    them."""
+    causes: dict[str, DataError] = {}
+    for error in wrong:
+        causes.setdefault(re.sub(r"'[^']*'|\d+", "", str(error)), error)
+    shown = "; ".join(map(str, list(causes.values())[:SHOWN_CAUSES]))
+    return f"{file}: none of its {len(wrong):,} {what} can be taken: {shown}"
 
 
 def _parse_row(fields: Mapping[str, Any], where: str, files: ListedFolder, task: Task, ordered: bool) -> Row:
@@ -252,19 +273,27 @@ def _load_orders(file: Path, rows: Sequence[Row], fault: Fault) -> list[OrderedR
     """
     by_id = {row.id: row for row in rows}
     found: list[OrderedRow] = []
+    wrong: list[DataError] = []
+
+    def note(error: DataError) -> None:
+        wrong.append(error)
+        fault(error)
+
     like = '{"ids": [...]} with two ids or more, ascending'
     mend = "an order is one JSON object on one line"
-    for where, fields in read_jsonl(file, like=like, mend=mend, fault=fault):
+    for where, fields in read_jsonl(file, like=like, mend=mend, fault=note):
         try:
             images = _parse_order(fields, where, by_id)
         except DataError as error:
-            fault(error)
+            note(error)
         else:
             number = int(where.rpartition(" ")[2])
             found += [
                 OrderedRow(row.id, row.path, float(place), row.rule, order=number)
                 for place, row in enumerate(images)
             ]
+    if not found and wrong:
+        raise DataError(_all_wrong(file, "orders", wrong))
     if not found:
         raise DataError(f'{file}: no orders; write a line {{"ids": [...]}}, ascending, for each')
     return found

@@ -31,6 +31,11 @@ MAX_BYTES = 512_000_000  # 64 megapixels of four channels of 16 bits, not compre
 MAX_SCANS = 100
 JPEG_QUALITY = 95
 
+MOST_ASPECT = 200  # the longer side to the shorter: processors of Qwen2-VL and Qwen2.5-VL refuse more
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
 _KINDS = "JPEG, PNG, WebP, BMP or GIF image"
 # What Pillow 13 raises for damaged files of these formats, found with 100,000 files damaged at random.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -59,15 +64,14 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
         return file.read(MAX_BYTES)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> Size:
     """Width and height in pixels, as the file has them before EXIF orientation. Only the header is read.
 
     Raises:
         DataError: as `open_image`, as far as the header shows it.
     """
-    with _file(path) as file, _quiet(), _as_data_errors(str(path)):
-        with Image.open(file, formats=list(FORMAT_SUFFIXES)) as image:
-            return image.size
+    with _file(path) as file, _opened(file, str(path)) as image:
+        return image.size
 
 
 @contextmanager
@@ -93,12 +97,11 @@ def _file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
 
 def decoded(data: bytes, name: str) -> Image.Image:
     """The image in the bytes of a file; as `open_image`, with messages that begin with `name`."""
-    with _quiet(), _as_data_errors(name):
-        with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
-            _check_cost(image, data, name)
-            image.load()
-            orientation = _orientation(image)
-            rgb = _rgb(image)
+    with _opened(BytesIO(data), name) as image:
+        _check_cost(image, data, name)
+        image.load()
+        orientation = _orientation(image)
+        rgb = _rgb(image)
     # Nothing of the file's metadata is kept but the orientation: a processor could turn the image a second
     # time, and Pillow would rewrite a stranger's EXIF data and XMP.
     rgb.info = {}
@@ -110,10 +113,12 @@ def decoded(data: bytes, name: str) -> Image.Image:
 
 
 @contextmanager
-def _as_data_errors(name: str) -> Iterator[None]:
-    """What Pillow raises for a damaged file, as a `DataError` that names it."""
+def _opened(file: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]:
+    """The image in a file, not decoded. What Pillow raises for a damaged one, here and in the block, is a
+    `DataError` that names it."""
     try:
-        yield
+        with _quiet(), Image.open(file, formats=list(FORMAT_SUFFIXES)) as image:
+            yield image
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
     except Image.DecompressionBombError as error:
@@ -135,6 +140,19 @@ def image_suffix(data: bytes, where: str) -> str:
                 return FORMAT_SUFFIXES.get(str(image.format), FORMAT_SUFFIXES["JPEG"])
         except _DAMAGE as error:
             raise DataError(f"{where}: not a readable {_KINDS}; convert it or leave it out") from error
+
+
+def check_shape(width: int, height: int) -> None:
+    """Whether an image of `width` x `height` pixels is of a shape that models take.
+
+    Raises:
+        DataError: if one side is more than `MOST_ASPECT` times the other.
+    """
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise DataError(
+            f"an image of {width} x {height} pixels is not for models such as Qwen2.5-VL (one side is more "
+            f"than {MOST_ASPECT} times the other); crop it or leave it out"
+        )
 
 
 def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -260,7 +278,7 @@ class Examined:
     """
 
     digest: bytes
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     thumbnail: bytes | None = None
     problem: str | None = None
 

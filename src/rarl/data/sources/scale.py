@@ -13,7 +13,8 @@ from rarl.data.sources.tables import number
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric, Task, on_grid
 
-FINEST = 4  # decimals of a step that is taken from the values
+# The steps that are taken from values. Above 1 there are none: ages that are all tens are in years.
+_STEPS = (1.0, *(float(f"{digits}e-{place}") for place in range(1, 4) for digits in (5, 2.5, 2, 1)), 1e-4)
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Scale:
     def task(self, values: Sequence[float], raw: Path) -> tuple[Task, dict[str, Any]]:
         """The task of these values, and notes of what was taken from them.
 
-        The step is the coarsest of 1, 0.1, 0.01 and so on that all values lie on. Delta is a fifth of the
-        range, rounded to the grid of the step.
+        The step is the coarsest of 1, 0.5, 0.25, 0.2, 0.1, 0.05 and so on that all values lie on. Delta is a
+        fifth of the range, rounded to the grid of the step.
 
         Raises:
             DataError: if there are no values.
@@ -154,12 +155,13 @@ def _mend(given: Any) -> str:
 
 
 def _step(values: Sequence[float]) -> float:
-    for decimals in range(FINEST):
+    """The coarsest of `_STEPS` whose multiples all values are."""
+    for step in _STEPS:
         # The tolerance is what decimals lose in binary, and no more: even of seconds since 1970, tenths
         # count.
-        if all(abs(value - round(value, decimals)) <= max(1e-9, 2 * math.ulp(value)) for value in values):
-            return 10.0**-decimals
-    return 10.0**-FINEST
+        if all(abs(value - round(value / step) * step) <= max(1e-9, 2 * math.ulp(value)) for value in values):
+            return step
+    return _STEPS[-1]
 
 
 def _grid_range(values: Sequence[float], step: float) -> tuple[float, float]:
