@@ -95,13 +95,15 @@ def match_names(
             it; looser readings are for names that no better one means, and only one name may claim it.
     """
     remaining = list(dict.fromkeys(wanted))
-    names = sorted(set(there))
-    exact = set(names)
+    exact = set(there)
     found = {name: name for name in remaining if name in exact}
     claimed = {*taken, *found}
     loosely: dict[str, str] = {}
     several: dict[str, list[str]] = {}
     remaining = [name for name in remaining if name not in found]
+    # Of 250,000 names only the few are read in every way that may mean one of those that are not exact.
+    core = {each for name in remaining for each in _cores(name)}
+    names = sorted(name for name in exact if not core.isdisjoint(_cores(name))) if remaining else []
     for reading in _READINGS:
         if not remaining:
             break
@@ -209,6 +211,14 @@ def _stem(name: str) -> str:
 
 def _lowered_stem(name: str) -> str:
     return _stem(name).casefold()
+
+
+def _cores(name: str) -> set[str]:
+    """What two names have in common, one of them at least, if they are the same in any reading."""
+    cores = {_lowered_stem(name).rpartition("/")[2]}
+    if "%" in name or "?" in name:
+        cores.add(_lowered_stem(_path_of_address(name)).rpartition("/")[2])
+    return cores
 
 
 _WHOLE = (

@@ -49,7 +49,7 @@ def test_a_sub_folder_is_a_value(tmp_path: Path) -> None:
     assert [image.path for image in source.images] == [raw / image.name for image in source.images]
     assert {image.split for image in source.images} == {None}
     assert left_out(source) == {"LICENSE": "in no sub-folder of a value"}
-    assert (source.task.name, source.task.low, source.task.high, source.task.step) == ("raw", -1.5, 10, 0.1)
+    assert (source.task.name, source.task.low, source.task.high, source.task.step) == ("raw", -1.5, 10, 0.5)
 
 
 def test_parts_may_stand_above_values(tmp_path: Path) -> None:

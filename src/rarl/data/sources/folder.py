@@ -69,7 +69,7 @@ def read_folder(
         source,
         images=divided.images,
         left_out=[*source.left_out, *divided.left_out],
-        notes={**source.notes, "splits": list(lists.notes)},
+        notes={**source.notes, "splits": list(lists.notes), **divided.notes},
     )
 
 
