@@ -181,6 +181,20 @@ def test_a_name_that_means_none_of_the_files_may_not_lead_out(folder: Path, name
         ListedFolder(folder).find_all({name: "list.csv line 3"})
 
 
+def test_a_file_is_found_in_another_normal_form(folder: Path) -> None:
+    """A collection that was copied to a Mac and back: its metadata.jsonl has the other form."""
+    here, there = (unicodedata.normalize(form, "Jäger/Müller.png") for form in ("NFC", "NFD"))
+    (folder / there).parent.mkdir()
+    (folder / there).touch()
+    assert ListedFolder(folder).find(here, "here") == folder / there
+    assert ListedFolder(folder).find("Jager/Muller.png", "here") is None
+    (folder / here).parent.mkdir()
+    assert ListedFolder(folder).find(here, "here") is None  # a folder of exactly that name, and not in it
+    for form in ("NFKC", "NFKD"):
+        (folder / unicodedata.normalize(form, "ẛ̣.png")).touch()
+    assert ListedFolder(folder).find("ẛ̣.png", "here") is None
+
+
 def test_exact_names_need_no_walk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "walk", None)
     names = {"a.png": "here", "sub/b.png": "here"}

@@ -3,6 +3,7 @@ leave among photos, such as `__MACOSX` and `Thumbs.db`. What a name means that i
 to `names`. No file is opened."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,17 +139,27 @@ class ListedFolder:
         self.within = self.path if within is None else Path(os.path.abspath(within))
         self._real = os.path.realpath(self.within)
         self._listings: dict[str, dict[str, bool]] = {}
+        self._forms: dict[str, dict[str, list[str]]] = {}  # folder -> normal form -> names on the disk
 
     def find(self, name: str, where: str) -> Path | None:
-        """The file `name`, such as "a.png" or "b/a.png"; None if there is no such file.
+        """The file `name`, such as "a.png" or "b/a.png", also if the disk has it in another Unicode normal
+        form, as after a copy from or to a Mac; None if there is no such file.
 
         Raises:
             DataError: if the name leads out of the folder, or may, or if a folder can't be read; the message
                 begins with `where`.
         """
-        parts = name.split("/")
         if self._leads_out(name):
             raise self._outside(name, where)
+        path = self._find_exactly(name, where)
+        if path is None and not name.isascii() and (other := self._in_other_form(name)) is not None:
+            path = self._find_exactly(other, where)
+        if path is None and "\\" in name:  # a file may have it in its name; elsewhere it is between folders
+            raise self._outside(name, where)
+        return path
+
+    def _find_exactly(self, name: str, where: str) -> Path | None:
+        parts = name.split("/")
         parent = "/".join(parts[:-1])
         if parent not in self._listings:
             try:
@@ -158,8 +169,6 @@ class ListedFolder:
                 raise DataError(f"{where}: {folder!r} can't be read ({error.strerror or error})") from error
         is_link = self._listings[parent].get(parts[-1])
         if is_link is None:
-            if "\\" in name:  # a file may have it in its name; elsewhere it stands between folders
-                raise self._outside(name, where)
             return None
         path = self.path / name
         if is_link:
@@ -184,7 +193,7 @@ class ListedFolder:
         for name, where in names.items():
             if name in no_photos:
                 continue
-            path = None if self._leads_out(name) or "\\" in name else self.find(name, where)
+            path = None if self._leads_out(name) else self._find_exactly(name, where)
             if path is not None:
                 files[name] = (name, path)
             else:
@@ -202,6 +211,24 @@ class ListedFolder:
             if not known and (self._leads_out(name) or "\\" in name):
                 raise self._outside(name, names[name])
         return Found(files, matches, no_photos)
+
+    def _in_other_form(self, name: str) -> str | None:
+        """What the disk has in place of `name`, if that is the same but for the normal form and nothing else
+        is."""
+        found: list[str] = []
+        for part in name.split("/"):
+            inside = "/".join(found)
+            if inside not in self._forms:
+                forms: dict[str, list[str]] = {}
+                folder = self.path / inside
+                for entry in os.listdir(folder) if folder.is_dir() else ():
+                    forms.setdefault(unicodedata.normalize("NFC", entry), []).append(entry)
+                self._forms[inside] = forms
+            fitting = self._forms[inside].get(unicodedata.normalize("NFC", part), [])
+            if part not in fitting and len(fitting) != 1:
+                return None
+            found.append(part if part in fitting else fitting[0])
+        return "/".join(found)
 
     def _leads_out(self, name: str) -> bool:
         return not _NOWHERE.isdisjoint(name.split("/")) or "\0" in name or ":/" in name
