@@ -30,7 +30,7 @@ _KNOWN = {name.lower(): name.strip() for name in (*_FOLDERS, *_FILES)}
 def no_photo(name: str) -> str | None:
     """What says that a path is that of no photo, such as "__MACOSX" or "._*"; None if nothing does. Hidden
     files and folders are no photos, ".*", with what is in them."""
-    for part in name.split("/"):
+    for part in name.replace("\\", "/").split("/"):
         if part.lower() in _KNOWN:
             return _KNOWN[part.lower()]
         if part.startswith("._"):
@@ -258,5 +258,6 @@ class ListedFolder:
 
 def _known_no_photo(name: str) -> str | None:
     """As `no_photo`, but what is merely hidden counts where it is named."""
-    kind = no_photo("/".join(part for part in name.replace("\\", "/").split("/") if part not in _NOWHERE))
+    parts = name.replace("\\", "/").split("/")
+    kind = no_photo("/".join(part for part in parts if part not in _NOWHERE))
     return None if kind == ".*" else kind

@@ -139,6 +139,31 @@ def test_names_of_any_script_are_readable(tmp_path: Path) -> None:
     assert list(values(read_folder(folder_of(tmp_path, *names), SIZE))) == list(names)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there a backslash stands between folders")
+def test_files_unpacked_with_backslashes_in_their_names(tmp_path: Path) -> None:
+    names = ("1\\a.jpg", "2\\sub\\b.jpg", "3/c\\d.jpg", "__MACOSX\\1\\a.jpg", "1\\Thumbs.db")
+    source = read_folder(folder_of(tmp_path, *names, "e.jpg"), SIZE)
+    assert values(source) == {"3/c\\d.jpg": 3, "1\\a.jpg": 1, "2\\sub\\b.jpg": 2}
+    assert left_out(source) == {"e.jpg": "in no sub-folder of a value"}
+    assert source.notes["left out as no photos"] == {"Thumbs.db": 1, "__MACOSX": 1}
+    source = read_folder(folder_of(tmp_path / "2", "train\\1\\a.jpg", "test\\2\\b.jpg", "test\\c.jpg"), SIZE)
+    assert [(image.split, image.value) for image in source.images] == [("test", 2), ("train", 1)]
+    assert list(left_out(source)) == ["test\\c.jpg"]
+    collection = prepare_collection(images_of(tmp_path / "3"), tmp_path / "out").collection
+    assert {row.value for rows in collection.splits.values() for row in rows} == {1, 2, 3}
+    with pytest.raises(DataError, match=r"raw/many\\a.jpg: value 'many' is not a number"):
+        read_folder(folder_of(tmp_path / "4", "many\\a.jpg"), SIZE)
+
+
+def images_of(root: Path) -> Source:
+    """Images in files such as "3\\4.png"."""
+    (root / "raw").mkdir(parents=True)
+    for number in range(30):
+        picture = Image.new("RGB", (8, 8), (number * 8, 0, 0))
+        picture.save(root / "raw" / f"{number % 3 + 1}\\{number}.png")
+    return read_folder(root / "raw", SIZE)
+
+
 def test_what_systems_leave_gets_no_value_and_is_counted(tmp_path: Path) -> None:
     raw = folder_of(
         tmp_path,

@@ -11,6 +11,7 @@ from typing import Any
 from rarl.data import SPLIT_NAMES
 from rarl.data.images import FILE_SUFFIXES
 from rarl.data.listing import ListedFolder, Walked, no_photo, walk_files
+from rarl.data.names import is_readable
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.scale import Scale
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
@@ -19,6 +20,7 @@ from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
 
+NO_SUB_FOLDER = "in no sub-folder of a value"
 VALUE_COLUMNS = ("value", "label", "score", "rating", "grade", "age", "count", "target", "y")
 
 
@@ -160,12 +162,14 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
     left_out: list[LeftOut] = []
     walked = Walked()
     top = _sub_folders(raw, left_out, "", walked)
-    if not top:
+    packed = _packed(left_out)
+    if not top and not packed:
         raise DataError(
             f"{raw}: no sub-folders; either each value has one, such as {raw / '3' / 'a.jpg'}, or a table "
             "says the values, as --labels FILE"
         )
-    marked = all(name.lower() in SPLIT_NAMES for name in top)
+    firsts = [*top, *(parts[0] for parts in packed.values())]
+    marked = all(name.lower() in SPLIT_NAMES for name in firsts)
     images: list[Labelled] = []
     for first in top:
         if not marked:
@@ -174,7 +178,22 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
         for second in _sub_folders(raw / first, left_out, f"{first}/", walked):
             split = SPLIT_NAMES[first.lower()]
             images += _of_value(raw, f"{first}/{second}", second, scale, split, left_out, walked)
+    folder = ListedFolder(raw)
+    for name, parts in packed.items():
+        if len(parts) < 2 + marked:
+            continue
+        left_out.remove(LeftOut(name, NO_SUB_FOLDER))
+        value = scale.value(parts[marked], str(raw / name))
+        part = SPLIT_NAMES[parts[0].lower()] if marked else None
+        images += _with_value(folder, [name], value, part, left_out)
     return images, left_out, walked.notes()
+
+
+def _packed(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:
+    """Of the files in no sub-folder those whose names say one, such as "3\\a.jpg", with the parts of the
+    name: archives from Windows are unpacked so elsewhere."""
+    names = (each.name for each in left_out if each.reason == NO_SUB_FOLDER and "/" not in each.name)
+    return {name: name.split("\\") for name in names if "\\" in name and is_readable(name)}
 
 
 def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str, walked: Walked) -> list[str]:
@@ -187,14 +206,13 @@ def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str, walked: Wal
     for entry in entries:
         if (kind := no_photo(entry.name)) is not None:
             if entry.is_dir(follow_symlinks=False):
-                inside = walk_files(folder, entry.name)
-                walked.no_photos[kind] += len(inside.unreadable) + inside.no_photos.total()
+                walked.no_photos[kind] += walk_files(folder, entry.name).no_photos.total()
             else:
                 walked.no_photos[kind] += 1
         elif entry.is_dir():
             names.append(entry.name)
         else:
-            left_out.append(LeftOut(prefix + entry.name, "in no sub-folder of a value"))
+            left_out.append(LeftOut(prefix + entry.name, NO_SUB_FOLDER))
     return names
 
 
@@ -209,17 +227,23 @@ def _of_value(
 ) -> list[Labelled]:
     """The images in the folder of one value, and in the folders inside it."""
     value = scale.value(name, f"{raw / sub}")
-    folder = ListedFolder(raw)
     here = walk_files(raw, sub)
     walked.add(here)
     left_out += [LeftOut(link, "a link to a folder, which is not followed") for link in here.links]
     left_out += [LeftOut(file, "its name is not readable; give it another") for file in here.unreadable]
+    return _with_value(ListedFolder(raw), here.files, value, split, left_out)
+
+
+def _with_value(
+    folder: ListedFolder, files: Sequence[str], value: float, split: str | None, left_out: list[LeftOut]
+) -> list[Labelled]:
+    """The files as images of one value. Links that lead out of the folder, or to nothing, are left out."""
     images = []
-    for file in here.files:
+    for file in files:
         try:
-            path = folder.find(file, str(raw))
+            path = folder.find(file, "")
         except DataError as error:
-            left_out.append(LeftOut(file, str(error).removeprefix(f"{raw}: ")))
+            left_out.append(LeftOut(file, str(error).removeprefix(": ")))
             continue
         if path is None:
             left_out.append(LeftOut(file, "a link to nothing"))
