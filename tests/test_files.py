@@ -119,3 +119,12 @@ def test_who_waits_goes_on_when_the_other_has_ended(tmp_path: Path, other_comman
     threading.Timer(0.3, kill).start()
     with locked(tmp_path, "results", wait=True):
         assert killed.is_set()
+
+
+def test_the_longest_name_can_be_written_under_another_one_first(tmp_path: Path) -> None:
+    name = "x" * 255
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+    with new_folder(tmp_path / "y" / name) as root:
+        (root / "file").touch()
+    assert (tmp_path / "y" / name / "file").is_file()

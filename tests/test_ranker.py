@@ -136,8 +136,14 @@ def test_paths_come_back_as_given_and_go_into_json(ranker, tmp_path, monkeypatch
         grey(level).save(f"{level}.png")
     ranked = ranker.rank(["8.png", tmp_path / "3.png"])
     assert json.loads(json.dumps([asdict(entry) for entry in ranked])) == [
-        {"rank": 1, "image": str(tmp_path / "3.png"), "value": 3.0, "method": "listed"},
-        {"rank": 2, "image": "8.png", "value": 8.0, "method": "listed"},
+        {
+            "rank": 1,
+            "image": str(tmp_path / "3.png"),
+            "value": 3.0,
+            "method": "listed",
+            "problem": None,
+        },
+        {"rank": 2, "image": "8.png", "value": 8.0, "method": "listed", "problem": None},
     ]
 
 
@@ -146,13 +152,58 @@ def test_nothing_to_rank(ranker):
         ranker.rank([])
 
 
+@pytest.fixture
+def bad_files(tmp_path):
+    """Damaged, missing, and of a shape that the processor refuses."""
+    grey(1).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-40])
+    Image.new("L", (900, 3)).save(tmp_path / "strip.png")
+    return {
+        tmp_path / "cut.jpg": "the image is damaged (",
+        tmp_path / "missing.png": "no such image file",
+        tmp_path / "strip.png": "an image of 900 x 3 pixels is not for this model (",
+    }
+
+
+@pytest.mark.parametrize("good", [1, 2, 5, 9])
+def test_images_that_can_not_be_shown_alone_get_no_value(ranker, bad_files, tiny_processor, good):
+    ranker._processor = tiny_processor
+    ranker.answer = right
+    images = [grey(level) for level in range(good, 0, -1)]
+    pictures = [images[0], *bad_files, *images[1:]]
+    ranked = ranker.rank(pictures)
+    method = "listed" if 2 <= good <= 5 else "values"
+    assert [entry.value for entry in ranked[:good]] == list(range(1, good + 1))
+    assert [(entry.rank, entry.problem) for entry in ranked[:good]] == [(i + 1, None) for i in range(good)]
+    for entry, (path, problem) in zip(ranked[good:], bad_files.items(), strict=True):
+        assert (entry.rank, entry.image, entry.value, entry.method) == (None, str(path), None, method)
+        assert entry.problem.startswith(problem)
+    scores = ranker.score(pictures)
+    assert scores == [good, None, None, None, *range(good - 1, 0, -1)]
+    assert list(ranker.problems) == [1, 2, 3]
+    assert ranker.score([images[0]]) == [good]
+    assert ranker.problems == {}
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_where_no_image_can_be_shown_it_is_an_error(ranker, bad_files, count):
+    with pytest.raises(DataError, match=r"cut\.jpg: the image is damaged") as caught:
+        ranker.rank([next(iter(bad_files))] * count)
+    assert ("nor can any of the other" in str(caught.value)) == (count > 1)
+    assert ranker.asked == []
+
+
 @pytest.mark.parametrize("count", [2, 9])
-def test_a_file_that_is_no_image_is_named_before_the_model_runs(ranker, tmp_path, count):
+def test_a_strict_ranker_names_a_file_that_is_no_image_before_the_model_runs(
+    ranker, bad_files, tiny_processor, tmp_path, count
+):
+    ranker._processor = tiny_processor
+    ranker.strict = True
     ranker.answer = right
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     grey(1).save(good)
     bad.write_text("no image")
-    for last in (bad, tmp_path / "missing.png"):
+    for last in (bad, *bad_files):
         with pytest.raises(DataError, match=last.name):
             ranker.rank([good] * (count - 1) + [last])
     with pytest.raises(DataError, match="a path or a PIL image, not a int"):

@@ -2,6 +2,7 @@
 that an interruption leaves nothing half-made under a name that is read again. Also locks, for what two
 commands at once would spoil; the readers of JSONL and YAML; and the progress bar of what takes long."""
 
+import hashlib
 import io
 import json
 import os
@@ -21,6 +22,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rarl.errors import ConfigError, DataError
 
+LONGEST_FILE_NAME = 255  # bytes of the name of a file or folder, on nearly every file system
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: to a sibling that then takes its name."""
@@ -30,15 +33,23 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """As `write_text`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary = _beside(path)
     temporary.unlink(missing_ok=True)  # what an interrupted run left, or a link
     temporary.write_bytes(data)
     os.replace(temporary, path)
 
 
+def _beside(path: Path) -> Path:
+    """The hidden sibling in which something is written until it is whole: always the same for one path."""
+    name = f".{path.name}.unfinished"
+    if len(os.fsencode(name)) > LONGEST_FILE_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.unfinished"
+    return path.with_name(name)
+
+
 def unfinished(folder: Path) -> Path:
     """An empty sibling of `folder` to write it in; what an interrupted run left there is removed."""
-    temporary = folder.with_name(f".{folder.name}.unfinished")
+    temporary = _beside(folder)
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)

@@ -16,6 +16,7 @@ from rarl.method.prompts import messages
 from rarl.method.replies import Reply, parse, parse_leniently
 from rarl.method.tasks import Task
 from rarl.models.generation import greedy_replies
+from rarl.models.limits import shape_problem
 from rarl.models.loading import load_model, load_processor
 
 LONGEST_LIST = 8
@@ -35,12 +36,15 @@ class Ranked:
             task's range: a model can write any number, and none is altered here.
         method: `listed` if the model itself put all images in order in one reply; the values may then fail to
             ascend with the ranks. `values` if every image was scored alone and the values were sorted.
+        problem: why the image could not be shown to the model: damaged, or of a shape that it refuses. `None`
+            for every other image, also where the model gave no value.
     """
 
     rank: int | None
     image: str | int
     value: float | None
     method: Literal["listed", "values"]
+    problem: str | None = None
 
 
 class Ranker:
@@ -51,8 +55,11 @@ class Ranker:
         task: the rule, the value range and the step that the prompt names.
         batch_size: prompts in one pass.
         max_new_tokens: where a reply is cut that does not end by itself.
+        strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
+            that image alone gets no value.
 
     Attributes:
+        problems: why images of the last call could not be shown to the model, by their place from 0.
         read_leniently: of how many replies of the last call only the lenient reading had a list; see
             `rarl.method.replies.parse_leniently`.
 
@@ -61,33 +68,32 @@ class Ranker:
     """
 
     def __init__(
-        self, model: str | Path, task: Task, *, batch_size: int = 8, max_new_tokens: int = 1024
+        self,
+        model: str | Path,
+        task: Task,
+        *,
+        batch_size: int = 8,
+        max_new_tokens: int = 1024,
+        strict: bool = False,
     ) -> None:
         self.task = task
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
+        self.strict = strict
         self.read_leniently = 0
+        self.problems: dict[int, str] = {}
         self._model = load_model(model)
         self._processor = load_processor(model)
 
     def score(self, images: Iterable[Picture]) -> list[float | None]:
-        """The value of each image, asked for in a prompt of its own; `None` if the reply gives no value.
+        """The value of each image, asked for in a prompt of its own; `None` if the reply gives no value, or
+        the image can't be shown to the model.
 
         Raises:
-            DataError: if a file is missing or is no image. Every file is opened once before the model runs.
+            DataError: if no image at all, or with `strict` one of them, can be shown to the model; or if
+                something is neither a path nor an image.
         """
-        self.read_leniently = 0
-        return self._scores(list(images))
-
-    def _scores(self, pictures: Sequence[Picture]) -> list[float | None]:
-        for picture in pictures:
-            _as_image(picture)
-        values: list[float | None] = []
-        # Images are opened a batch at a time, so that any number of them can be scored.
-        for start in range(0, len(pictures), self.batch_size):
-            batch = [[_as_image(picture)] for picture in pictures[start : start + self.batch_size]]
-            values += [reply.values(1)[0] for reply in self._ask(batch)]
-        return values
+        return self._scores(self._begin(images))
 
     def rank(self, images: Iterable[Picture]) -> list[Ranked]:
         """The images in ascending order of their value.
@@ -98,10 +104,9 @@ class Ranker:
         stay in the order given. Images without a value come last and have no rank.
 
         Raises:
-            DataError: if there is no image, or a file is missing or is no image.
+            DataError: if there is no image; and as `score`.
         """
-        self.read_leniently = 0
-        pictures = list(images)
+        pictures = self._begin(images)
         if not pictures:
             raise DataError("there are no images to rank: give at least one")
         names = [
@@ -109,13 +114,71 @@ class Ranker:
             for place, picture in enumerate(pictures)
         ]
         if 2 <= len(pictures) <= LONGEST_LIST:
-            [reply] = self._ask([[_as_image(picture) for picture in pictures]])
-            if reply.items is not None and reply.is_permutation(len(pictures)):
-                return [
-                    Ranked(rank, names[item.image_id - 1], item.value, "listed")
+            shown = self._shown(pictures, 0)
+            places = list(shown)
+            [reply] = self._ask([list(shown.values())]) if len(shown) > 1 else [None]
+            if reply is not None and reply.items is not None and reply.is_permutation(len(shown)):
+                listed = [
+                    Ranked(rank, names[places[item.image_id - 1]], item.value, "listed")
                     for rank, item in enumerate(reply.items, start=1)
                 ]
-        return _sorted_by_value(names, self._scores(pictures))
+                return listed + [
+                    Ranked(None, names[place], None, "listed", problem)
+                    for place, problem in self.problems.items()
+                ]
+        return self._sorted_by_value(names, self._scores(pictures))
+
+    def _begin(self, images: Iterable[Picture]) -> list[Picture]:
+        """The images of a call, with nothing left of the last one."""
+        self.read_leniently, self.problems = 0, {}
+        pictures = list(images)
+        for picture in pictures:
+            if not isinstance(picture, str | Path | Image.Image):
+                raise DataError(f"an image is a path or a PIL image, not a {type(picture).__name__}")
+        if self.strict:
+            for picture in pictures:
+                self._image(picture)
+        return pictures
+
+    def _scores(self, pictures: Sequence[Picture]) -> list[float | None]:
+        values: list[float | None] = [None] * len(pictures)
+        # Images are opened a batch at a time, so that any number of them can be scored.
+        for start in range(0, len(pictures), self.batch_size):
+            shown = self._shown(pictures[start : start + self.batch_size], start)
+            replies = self._ask([[image] for image in shown.values()]) if shown else []
+            for place, reply in zip(shown, replies, strict=True):
+                values[place] = reply.values(1)[0]
+        if pictures and len(self.problems) == len(pictures):
+            name = "" if isinstance(pictures[0], Image.Image) else f"{pictures[0]}: "
+            others = f"; nor can any of the other {len(pictures) - 1:,}" if len(pictures) > 1 else ""
+            raise DataError(f"{name}{self.problems[0]}{others}")
+        return values
+
+    def _shown(self, pictures: Sequence[Picture], first: int) -> dict[int, Image.Image]:
+        """The images that can be shown to the model, by their place; why others can't is noted.
+
+        Args:
+            first: the place of the first picture.
+        """
+        shown: dict[int, Image.Image] = {}
+        for place, picture in enumerate(pictures, start=first):
+            try:
+                shown[place] = self._image(picture)
+            except DataError as error:
+                self.problems[place] = str(error).removeprefix(f"{picture}: ")
+        return shown
+
+    def _image(self, picture: Picture) -> Image.Image:
+        """The image, opened.
+
+        Raises:
+            DataError: if it is missing, damaged, or of a shape that the processor refuses.
+        """
+        image = picture.convert("RGB") if isinstance(picture, Image.Image) else open_image(Path(picture))
+        problem = shape_problem(self._processor, *image.size)
+        if problem is not None:
+            raise DataError(problem if isinstance(picture, Image.Image) else f"{picture}: {problem}")
+        return image
 
     def _ask(self, groups: Sequence[Sequence[Image.Image]]) -> list[Reply]:
         """Asks one prompt for each group of images; its replies, in order."""
@@ -133,22 +196,16 @@ class Ranker:
         self.read_leniently += sum(a != b for a, b in zip(replies, strict, strict=True))
         return replies
 
-
-def _sorted_by_value(names: Sequence[str | int], values: Sequence[float | None]) -> list[Ranked]:
-    scored = sorted(
-        ((value, place) for place, value in enumerate(values) if value is not None), key=lambda pair: pair[0]
-    )
-    ranked = [
-        Ranked(rank, names[place], value, "values") for rank, (value, place) in enumerate(scored, start=1)
-    ]
-    return ranked + [
-        Ranked(None, name, None, "values") for name, value in zip(names, values, strict=True) if value is None
-    ]
-
-
-def _as_image(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    if isinstance(picture, str | Path):
-        return open_image(Path(picture))
-    raise DataError(f"an image is a path or a PIL image, not a {type(picture).__name__}")
+    def _sorted_by_value(self, names: Sequence[str | int], values: Sequence[float | None]) -> list[Ranked]:
+        scored = sorted(
+            ((value, place) for place, value in enumerate(values) if value is not None),
+            key=lambda pair: pair[0],
+        )
+        ranked = [
+            Ranked(rank, names[place], value, "values") for rank, (value, place) in enumerate(scored, start=1)
+        ]
+        return ranked + [
+            Ranked(None, names[place], None, "values", self.problems.get(place))
+            for place, value in enumerate(values)
+            if value is None
+        ]

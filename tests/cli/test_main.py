@@ -57,18 +57,22 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def ranker(monkeypatch):
     """Ranks by file name, backwards, and keeps what it was made with."""
-    made = types.SimpleNamespace(read_leniently=0)
+    made = types.SimpleNamespace(read_leniently=0, problems={})
 
     class Ranker:
-        def __init__(self, model, task):
-            made.model, made.task = model, task
+        def __init__(self, model, task, strict):
+            made.model, made.task, made.strict = model, task, strict
             self.read_leniently = made.read_leniently
             print("a library's chatter on stdout")
 
         def rank(self, images):
             names = sorted(map(str, images), reverse=True)
             place = enumerate(names, start=1)
-            return [types.SimpleNamespace(rank=n, image=i, value=n * 1.5, method="listed") for n, i in place]
+            same = {"method": "listed"}
+            return [
+                types.SimpleNamespace(rank=n, image=i, value=n * 1.5, problem=made.problems.get(n), **same)
+                for n, i in place
+            ]
 
     stand_in(monkeypatch, "rarl.ranker", Ranker=Ranker)
     return made
@@ -285,7 +289,7 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback():
 
 def test_an_error_that_is_not_the_user_s_keeps_its_traceback(monkeypatch, model, image):
     class Ranker:
-        def __init__(self, model, task):
+        def __init__(self, model, task, strict):
             raise ZeroDivisionError
 
     stand_in(monkeypatch, "rarl.ranker", Ranker=Ranker)
@@ -323,8 +327,32 @@ def test_rank_prints_one_json_document(capsys, tmp_path, model, image, ranker):
     )
     document = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in document["ranking"]] == [str(other), str(image)]
-    assert document["ranking"][0] == {"rank": 1, "file": str(other), "value": 1.5, "method": "listed"}
+    how = {"method": "listed", "problem": None}
+    assert document["ranking"][0] == {"rank": 1, "file": str(other), "value": 1.5} | how
     assert (document["task"]["rule"], document["task"]["high"], document["task"]["step"]) == ("size", 1, 0.5)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_rank_says_which_images_could_not_be_read_and_ends_with_1(capsys, model, image, ranker, as_json):
+    ranker.problems = {1: "the image is damaged [/]"}
+    (image.parent / "z.png").write_text("no image")
+    assert rarl("rank", model, image, image.parent / "z.png", *["--json"] * as_json) == 1
+    out, err = capsys.readouterr()
+    assert "1 of 2 images could not be read and got no value" in err
+    if as_json:
+        assert [row["problem"] for row in json.loads(out)["ranking"]] == ["the image is damaged [/]", None]
+    assert "the image is damaged [/]" in " ".join(out.split())
+    assert ranker.strict is False
+
+
+def test_strict_rank_refuses_before_the_model_is_loaded(capsys, model, image, ranker):
+    (image.parent / "z.png").write_text("no image")
+    code, text = error_of(capsys, "rank", model, image, image.parent / "z.png", "--strict")
+    assert code == 1
+    assert "z.png: not a readable" in text
+    assert not hasattr(ranker, "model")
+    assert rarl("rank", model, image, "--strict") == 0
+    assert ranker.strict is True
 
 
 def digits(folder: Path) -> Path:

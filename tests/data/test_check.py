@@ -204,6 +204,15 @@ def test_images_that_the_model_refuses(made: Made) -> None:
     assert fault == "images that the model can't read: train/long.png; 60 x 4 is too long; crop it"
 
 
+def test_images_that_no_model_of_the_paper_takes_are_named_without_a_model(made: Made) -> None:
+    made.add("train/receipt.png", 5, photo("receipt", 2, 401))
+    made.add("train/strip.png", 5, photo("strip", 400, 2))
+    assert only(made.check()) == (
+        "images that the model can't read: train/receipt.png; an image of 2 x 401 pixels is not for models "
+        "such as Qwen2.5-VL (one side is more than 200 times the other); crop it or leave it out"
+    )
+
+
 def test_byte_identical_images_in_two_splits(made: Made) -> None:
     data = (made.root / "train" / "2.png").read_bytes()
     made.add("test/same.png", 30, data)

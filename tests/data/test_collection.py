@@ -195,10 +195,27 @@ def test_an_inspection_needs_a_collection(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         inspect_collection(tmp_path / "none")
     root = make(tmp_path, train=[row("a.jpg", 999)])
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match=r"none of its 1 rows can be taken: .* line 1: value 999 is outside"):
         inspect_collection(root)
     (root / "task.yaml").unlink()
     with pytest.raises(DataError, match=r"task\.yaml: no such file"):
+        inspect_collection(root)
+
+
+def test_where_every_row_is_wrong_the_causes_are_named(tmp_path: Path) -> None:
+    """A task.yaml of another scale, or images that were not copied: the same mistake in every line."""
+    rows = [row(f"{i}.jpg", 1000 + i) for i in range(300)]
+    root = make(tmp_path, train=[row()], test=[*rows, "{broken"])
+    with pytest.raises(DataError, match="none of its 301 rows can be taken") as caught:
+        inspect_collection(root)
+    assert str(caught.value).count(f"{root / 'test/metadata.jsonl'} line ") == 2
+    assert "line 1: value 1000 is outside the range; age expects 0-116" in str(caught.value)
+    assert "line 301: not JSON" in str(caught.value)
+    (root / "test/metadata.jsonl").write_text('{"file_name": "0.jpg", "id": "a"}\n')
+    (root / "test/orders.jsonl").write_text('{"ids": ["a", "b"]}\n{"ids": ["b", "c"]}\n')
+    with pytest.raises(
+        DataError, match=r"none of its 2 orders can be taken: .*line 1: id 2, 'b', is that of no"
+    ):
         inspect_collection(root)
 
 

@@ -1,154 +1,124 @@
-"""`ListedFolder`: a name finds a file inside its folder, and never leads out of it."""
+"""Names that are not written as those they mean: exact first, then the one that a looser reading fits."""
 
-import os
-from pathlib import Path
-from typing import Any
+import unicodedata
 
 import pytest
 
-from rarl.data.collection import ListedFolder
-from rarl.errors import DataError
+from rarl.data.names import is_readable, match_names, same_word, spelling
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("f/a.png", "f/sub/b.png", "f/sub/deep/c", "secret/d.png", "f-too/e.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    return tmp_path / "f"
-
-
-@pytest.mark.parametrize("name", ["a.png", "sub/b.png", "sub/deep/c"])
-def test_files_are_found_in_folders_too(folder: Path, name: str) -> None:
-    assert ListedFolder(folder).find(name, "here") == folder / name
-
-
-@pytest.mark.parametrize("name", ["b.png", "A.png", "sub", "none/a.png", "a.png/b", "sub/none/c", "x" * 300])
-def test_what_is_no_file_is_none(folder: Path, name: str) -> None:
-    assert ListedFolder(folder).find(name, "here") is None
+NFC, NFD = (unicodedata.normalize(form, "Müller パン 한국.jpg") for form in ("NFC", "NFD"))
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("wanted", "there"),
     [
-        *[
-            "",
-            "/",
-            "/etc/passwd",
-            "..",
-            "../secret/d.png",
-            "sub/../../secret/d.png",
-            "sub/../a.png",
-            "./a.png",
-        ],
-        *["sub//b.png", "sub/", ".", "a.png\0", "a\0/../a.png", "..\\secret\\d.png", "C:\\a.png", "C:/a.png"],
-        *["https://example.org/a.png", "file:///etc/passwd"],
+        (NFC, NFD),
+        (NFD, NFC),
+        ("sub\\a.jpg", "sub/a.jpg"),
+        ("sub/a.jpg", "sub\\a.jpg"),
+        ("./a.jpg", "a.jpg"),
+        ("at 3.15 PM.png", "at 3.15\u202fPM.png"),
+        ("v 13.05.png", "v\u00a013.05.png"),
+        ("写真 1.png", "写真\u30001.png"),
+        ("\u200eWhatsApp.jpg", "WhatsApp.jpg"),
+        ("می\u200cروم.png", "میروم.png"),
+        ("a.jpg", "a.JPG"),
+        ("a.JPEG", "a.jpeg"),
+        ("IMG_1.jpg", "img_1.JPG"),
+        ("000f0", "000f0.png"),
+        ("a.HEIC", "a.jpg"),
+        ("a.png", "a.jpg"),
+        ("Photos/a.jpg", "a.jpg"),
+        ("C:\\Users\\me\\photos\\a.jpg", "a.jpg"),
+        ("/data/upload/3/a.jpg", "upload/3/a.jpg"),
+        ("/data/local-files/?d=upload/3/a.jpg", "upload/3/a.jpg"),
+        ("http://localhost:8080/data/upload/3/a%20b.jpg?token=1", "upload/3/a b.jpg"),
+        ("100%.jpg", "sub/100%.JPG"),
+        ("a.jpg", "part1/a.jpg"),
+        ("a", "part1/a.JPG"),
+        (f"/data/{NFC}", NFD),
     ],
 )
-def test_a_name_that_may_lead_out_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(DataError) as caught:
-        ListedFolder(folder).find(name, "list.csv line 3")
-    assert str(caught.value).startswith(
-        f"list.csv line 3: file_name {name!r} must name a file inside {folder}"
-    )
+def test_the_unique_looser_match(wanted: str, there: str) -> None:
+    matches = match_names([wanted], [there, "other.jpg", "sub/other/one.png"])
+    assert matches.found == {wanted: there}
+    [how] = matches.loosely.values()
+    assert matches.notes()["names matched loosely"].startswith(f"1 {how}; such as {wanted!r} for {there!r}")
 
 
-def test_paths_are_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder.parent)
-    assert ListedFolder("f").find("a.png", "here") == folder / "a.png"
+def test_exact_comes_first_and_is_not_told() -> None:
+    there = ["a.jpg", "A.jpg", "a.JPG", "a.png", NFC, NFD]
+    matches = match_names(there, there)
+    assert matches.found == {name: name for name in there}
+    assert (matches.loosely, matches.several, matches.notes()) == ({}, {}, {})
 
 
 @pytest.mark.parametrize(
-    ("link", "target"),
-    [("l.png", "a.png"), ("sub/l.png", "../a.png"), ("l.png", "sub/deep/c"), ("l.png", "../f/a.png")],
+    ("wanted", "there"),
+    [
+        ("a", ["a.jpg", "a.png"]),
+        ("A.JPG", ["A.jpg", "A.Jpg"]),
+        ("a.jpg", ["x/a.jpg", "y/a.jpg"]),
+        ("Img.JPG", ["img.jpg", "IMG.jpg"]),
+    ],
 )
-def test_links_within_are_fine(folder: Path, link: str, target: str) -> None:
-    (folder / link).symlink_to(target)
-    assert ListedFolder(folder).find(link, "here") == folder / link
+def test_what_may_mean_several_means_none(wanted: str, there: list[str]) -> None:
+    matches = match_names([wanted], there)
+    assert matches.found == {}
+    several = " or ".join(map(repr, sorted(there)))
+    assert matches.reason(wanted) == f"may be {several}; write the whole name"
 
 
-def test_a_link_to_a_folder_within_is_fine(folder: Path) -> None:
-    (folder / "l").symlink_to("sub")
-    assert ListedFolder(folder).find("l/b.png", "here") == folder / "l" / "b.png"
-    assert ListedFolder(folder).find("l", "here") is None
+def test_a_stricter_reading_decides_between_several() -> None:
+    assert match_names(["a"], ["a.png", "A.png"]).found == {"a": "a.png"}
+    assert match_names(["a.JPG"], ["a.jpg", "A.jpg"]).found == {"a.JPG": "a.jpg"}
+    assert match_names(["1.jpg"], ["1.JPG", "x/1.jpg"]).found == {"1.jpg": "1.JPG"}
 
 
-@pytest.mark.parametrize("target", ["../secret/d.png", "../f-too/e.png", "/etc/passwd", "..", "../nothing"])
-def test_a_link_that_leads_out_is_refused(folder: Path, target: str) -> None:
-    (folder / "l.png").symlink_to(target)
-    with pytest.raises(
-        DataError, match=r"here: .*l\.png.* is a link that leads out of .*; put the file itself"
-    ):
-        ListedFolder(folder).find("l.png", "here")
+@pytest.mark.parametrize(
+    ("wanted", "there", "found"),
+    [
+        (["a.jpg", "a.png"], ["a.jpg"], {"a.jpg": "a.jpg"}),
+        (["x/1.jpg", "y/1.jpg"], ["1.jpg"], {}),
+        (["a/1.jpg", "1.jpg"], ["a/1.jpg", "b/1.jpg"], {"a/1.jpg": "a/1.jpg"}),
+        (["a.jpg", "A.JPG"], ["a.jpg"], {"a.jpg": "a.jpg"}),
+    ],
+)
+def test_two_names_do_not_mean_one_file(wanted: list[str], there: list[str], found: dict[str, str]) -> None:
+    """Another image's value would be given to it."""
+    matches = match_names(wanted, there)
+    assert matches.found == found
+    for name in set(wanted) - set(found):
+        assert "meant by another name" in matches.reason(name) or "may be" in matches.reason(name)
 
 
-@pytest.mark.parametrize("name", ["l/d.png", "l/none.png", "sub/l/d.png"])
-def test_a_folder_that_is_a_link_out_is_refused(folder: Path, name: str) -> None:
-    (folder / name).parent.symlink_to(folder.parent / "secret")
-    with pytest.raises(DataError, match="is a link that leads out of"):
-        ListedFolder(folder).find(name, "here")
+def test_two_spellings_of_one_name_mean_one_file() -> None:
+    assert match_names([NFC, NFD, f"./{NFC}"], [NFC]).found == dict.fromkeys((NFC, NFD, f"./{NFC}"), NFC)
 
 
-def test_a_link_by_way_of_a_link_that_leads_out_is_refused(folder: Path) -> None:
-    (folder / "way").symlink_to(folder.parent / "secret")
-    (folder / "l.png").symlink_to("way/d.png")
-    with pytest.raises(DataError, match="is a link that leads out of"):
-        ListedFolder(folder).find("l.png", "here")
+def test_names_may_be_shared_where_that_does_no_harm() -> None:
+    assert match_names(["a", "a.jpg"], ["a.jpg"], shared=True).found == {"a": "a.jpg", "a.jpg": "a.jpg"}
 
 
-def test_links_to_nothing_and_to_themselves_are_none(folder: Path) -> None:
-    (folder / "nothing").symlink_to("none.png")
-    (folder / "loop").symlink_to("loop")
-    assert ListedFolder(folder).find("nothing", "here") is None
-    assert ListedFolder(folder).find("loop", "here") is None
-    assert ListedFolder(folder).find("loop/a.png", "here") is None
-    assert ListedFolder(folder).find("a.png", "here") == folder / "a.png"
+@pytest.mark.parametrize("name", ["..", "", ".jpg", "../x\0.jpg", "gone.jpg", "/", "sub/", "b", "1.5"])
+def test_what_means_nothing(name: str) -> None:
+    matches = match_names([name], ["a.jpg", "sub/b.tar.gz", "1.jpg", "5.jpg"])
+    assert (matches.found, matches.reason(name)) == ({}, "no such file")
 
 
-def test_a_link_elsewhere_is_not_in_the_way_of_other_files(folder: Path) -> None:
-    (folder / "l.png").symlink_to("/etc/passwd")
-    assert ListedFolder(folder).find("a.png", "here") == folder / "a.png"
+@pytest.mark.parametrize(
+    "name", ["a\u202fb", "a\u00a0b", "写真\u3000", "می\u200cروم", "👨\u200d👩", "\u200ea", "\uf8ff", "Ünï"]
+)
+def test_spaces_and_joiners_of_any_script_are_readable(name: str) -> None:
+    assert is_readable(name)
 
 
-def test_the_folder_itself_may_be_a_link(folder: Path) -> None:
-    (folder.parent / "link").symlink_to(folder)
-    (folder / "l.png").symlink_to(folder / "a.png")
-    found = ListedFolder(folder.parent / "link")
-    assert found.find("sub/b.png", "here") == folder.parent / "link" / "sub" / "b.png"
-    assert found.find("l.png", "here") == folder.parent / "link" / "l.png"
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x7fb", "\x1b[2J", "a\udcff", "a\x9b"])
+def test_control_characters_and_bytes_that_are_no_text_are_not(name: str) -> None:
+    assert not is_readable(name)
 
 
-def test_links_may_lead_anywhere_in_what_is_given(folder: Path) -> None:
-    (folder / "l.png").symlink_to("../secret/d.png")
-    (folder / "out.png").symlink_to("/etc/passwd")
-    wider = ListedFolder(folder, within=folder.parent)
-    assert wider.find("l.png", "here") == folder / "l.png"
-    with pytest.raises(DataError, match=f"leads out of {folder.parent};"):
-        wider.find("out.png", "here")
-    with pytest.raises(DataError, match="must name a file inside"):
-        wider.find("../secret/d.png", "here")
-
-
-def test_a_folder_that_can_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"here: '.*sub' can't be read \(Permission denied\)"):
-        ListedFolder(folder).find("sub/b.png", "here")
-    with pytest.raises(DataError, match=r"here: '.*' can't be read \(File name too long\)"):
-        ListedFolder(folder).find("x" * 300 + "/b.png", "here")
-
-
-def test_each_folder_is_listed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scandir, calls = os.scandir, []
-
-    def counted(path: Any) -> Any:
-        calls.append(Path(path).name)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", counted)
-    found = ListedFolder(folder)
-    for name in ["a.png", "sub/b.png", "x.png", "sub/x.png"] * 3:
-        found.find(name, "here")
-    assert calls == ["f", "sub"]
+def test_words_are_the_same_in_any_spelling() -> None:
+    assert same_word(f" {NFD} ") == same_word(NFC.upper())
+    assert same_word("low\u00a0ripe") == same_word("Low ripe")
+    assert spelling("Low") != spelling("low")

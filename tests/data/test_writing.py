@@ -2,6 +2,7 @@
 names that a collection can have."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,29 @@ def test_names_that_become_one_are_numbered(tmp_path: Path, place) -> None:
     assert counts["linked"] == 6
     for name, path in zip(names, paths, strict=True):
         assert (tmp_path / "out" / name).samefile(path)
+
+
+def test_names_stay_short_enough_for_a_file_system(tmp_path: Path, place) -> None:
+    """What is appended, a number or a suffix, does not make them too long."""
+    longest = "x" * 251 + ".png"
+    other = "é" * 125 + ".png"
+    files = [
+        picture(tmp_path / "raw/1.png"),
+        picture(tmp_path / "raw/2.png"),
+        picture(tmp_path / "raw/3", (80, 60), "WEBP"),
+    ]
+    names, _ = place(
+        *((files[0], longest), (files[1], longest.upper()), (files[2], other.replace("png", "webp"))),
+        max_pixels=100,
+    )
+    assert names[:2] == [longest, "X" * 249 + "-2.PNG"]
+    assert names[2].startswith("é" * 120)
+    assert names[2].endswith(".png")
+    assert all((tmp_path / "out" / name).is_file() for name in names)
+
+
+def test_two_spellings_of_a_name_are_one_name_to_some_file_systems(tmp_path: Path, place) -> None:
+    files = [picture(tmp_path / "raw" / name) for name in ("1.png", "2.png")]
+    forms = [unicodedata.normalize(form, "Jäger.png") for form in ("NFC", "NFD")]
+    names, _ = place(*zip(files, forms, strict=True))
+    assert names == [forms[0], forms[1].replace(".png", "-2.png")]

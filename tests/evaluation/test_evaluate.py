@@ -2,14 +2,17 @@
 model."""
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import rarl.evaluation.evaluate
 from helpers.asking import MEASURED, ROTATED, TASK, image, read, right, run
+from rarl.data.collection import load_collection
 from rarl.data.groups import draw_groups, save_groups
 from rarl.data.writing import write_collection
 from rarl.errors import ConfigError, DataError
@@ -43,6 +46,39 @@ def test_a_perfect_model(collection, tmp_path, script):
     assert all((line["arm"], line["split"]) == ("base", "test") for line in predictions)
     assert all(parse(line["reply"]).values(line["images"]) == line["truth"] for line in predictions)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_image_that_the_processor_refuses_alone_has_no_value(
+    collection, tmp_path, script, tiny_processor, caplog
+):
+    asked = script(right)
+    data = load_collection(shutil.copytree(collection.root, tmp_path / "data"))
+    bad = data.split("test")[3]
+    bad.path.unlink()  # it may be a link
+    Image.new("RGB", (1000, 4)).save(bad.path)
+
+    def measured(out):
+        evaluate(
+            None, tiny_processor, data, out, arm="base", images=(1, 2, 4), lists=6, position_lists=2, by=()
+        )
+        return read(out)
+
+    metrics, lines = measured(tmp_path / "new")
+    assert f"{bad.path}: an image of 1000 x 4 pixels" in caplog.text
+    alone = {line["ids"][0]: line["values"][0] for line in lines if line["images"] == 1}
+    assert alone == {row.id: None if row is bad else row.value for row in data.split("test")}
+    # Predicted is the midpoint, 5, where the truth is 3; seven images make three lists of 2 and one of 4.
+    assert metrics["arms"]["base"]["mae"]["value"] == pytest.approx(2 / 8)
+    assert {count: entry["n"] for count, entry in metrics["lists"].items()} == {"2": 3, "4": 1}
+    assert all(bad.id not in line["ids"] for line in lines if line["images"] > 1)
+    assert metrics["arms"]["base"]["tau2"]["value"] == metrics["arms"]["base"]["tau4"]["value"] == 1
+    assert all(bad.value not in values for values in asked)
+    # A folder that has lists of before goes on with them: the one with the image has no reply.
+    save_groups(draw_groups(data.split("test"), 2, 6, 0), tmp_path / "old/lists-test-0.json")
+    _, lines = measured(tmp_path / "old")
+    with_it = [line for line in lines if line["images"] == 2 and bad.id in line["ids"]]
+    assert with_it
+    assert all((line["reply"], line["tau"]) == ("", 0) for line in with_it)
 
 
 def test_arms_see_the_same_lists_and_keep_each_other(collection, tmp_path, script):

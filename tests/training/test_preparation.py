@@ -7,8 +7,10 @@ from dataclasses import fields
 
 import pytest
 import yaml
+from PIL import Image
 
 from helpers.training import quiet
+from rarl.data.collection import load_collection
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
@@ -176,7 +178,11 @@ def test_other_files_in_the_folder_are_left_alone(config_of):
     config.output.mkdir()
     (config.output / "notes.txt").write_text("mine")
     check_and_begin(config, resume=False)
-    assert sorted(path.name for path in config.output.iterdir()) == ["config.yaml", "notes.txt"]
+    assert sorted(path.name for path in config.output.iterdir()) == [
+        "collection.json",
+        "config.yaml",
+        "notes.txt",
+    ]
 
 
 def test_a_run_begins_with_its_configuration(config_of, collection):
@@ -186,6 +192,40 @@ def test_a_run_begins_with_its_configuration(config_of, collection):
     with pytest.raises(ConfigError, match="holds a run already"):
         check_and_begin(config, resume=False)
     check_and_begin(config, resume=True)
+
+
+def test_the_same_collection_may_be_at_another_path(config_of, collection, tmp_path):
+    check_and_begin(config_of(), resume=False)
+    moved = tmp_path / "moved"
+    shutil.copytree(collection.root, moved)
+    config = config_of(data=str(moved))
+    for known in (True, False):
+        if not known:  # a run of an earlier version, whose collection is still where it was
+            check_and_begin(config_of(), resume=True)
+            (config.output / "collection.json").unlink()
+        assert check_and_begin(config, resume=True).root == moved
+        assert yaml.safe_load((config.output / "config.yaml").read_text())["data"] == str(moved)
+    lines = (moved / "train/metadata.jsonl").read_text().splitlines()
+    (moved / "train/metadata.jsonl").write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    other = tmp_path / "other"
+    moved.rename(other)
+    with pytest.raises(ConfigError, match=r"another configuration(.|\n)*data: .*moved' before, .*other' now"):
+        check_and_begin(config_of(data=str(other)), resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_image_that_the_processor_refuses_is_named_before_anything_runs(
+    config_of, collection, tmp_path, split
+):
+    data = shutil.copytree(collection.root, tmp_path / "data")
+    images = [row.path for row in load_collection(data).split(split)]
+    for path in images[-2:]:
+        Image.new("RGB", (410, 2)).save(path)
+    with pytest.raises(DataError, match=r"410 x 2 pixels is not for this model .*200") as caught:
+        check_and_begin(config_of(data=str(data)), resume=False)
+    assert str(caught.value).startswith(f"{images[-2]}: ")
+    assert str(caught.value).endswith(f"; the same with {images[-1]}")
+    assert not config_of().output.exists()
 
 
 def test_the_digits_are_built_where_no_collection_is_given(config_of):

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from rarl.errors import ConfigError, ModelError
+from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.tasks import DIGITS, HEADLINE_METRICS, HeadlineMetric, Task, task_named
 
 MOST_IMAGES = 16
@@ -192,17 +192,26 @@ def checked_model(model: str) -> str:
     return model
 
 
-def checked_images(images: Sequence[Path]) -> list[Path]:
-    """`images`, if every one can be opened.
+def checked_images(images: Sequence[Path], *, strict: bool) -> list[Path]:
+    """`images`, if every one is a file and one of them at least can be opened, or with `strict` all.
 
     Raises:
-        DataError: if one is missing or no image.
+        DataError: if not.
     """
-    from rarl.data.images import open_image
+    from rarl.data.images import image_size, open_image
 
     for image in images:
-        open_image(image)
-    return list(images)
+        if strict or not image.is_file():
+            open_image(image)
+    problems = []
+    for image in images:
+        try:
+            image_size(image)
+        except DataError as error:
+            problems.append(error)
+        else:
+            return list(images)
+    raise problems[0]
 
 
 def empty_folder(out: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,10 @@ from rarl.cli.arguments import (
     task_to_rank,
 )
 from rarl.errors import ConfigError, DataError
+from rarl.method.tasks import Task
+
+if TYPE_CHECKING:
+    from rarl.ranker import Ranked
 
 
 def evaluate_command(
@@ -143,40 +147,63 @@ def rank(
         typer.Option("--range", metavar="LOW-HIGH", parser=parse_range, help="The values of --rule."),
     ] = None,
     step: Annotated[float | None, typer.Option(help="The grid of the values of --rule; default: 1.")] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Refuse all if an image can't be read; otherwise that one gets no value."
+        ),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
-    """Put images in ascending order of a value, and give each its value."""
+    """Put images in ascending order of a value, and give each its value.
+
+    An image that is damaged, or of a shape that the model refuses, is a row that says so; the exit code is
+    then 1.
+    """
 
     name = checked_model(model)
     quiet_loading(name)
     measured = task_to_rank(model, task, rule, ends, step)
-    files = checked_images(images)
+    files = checked_images(images, strict=strict)
 
     with redirect_stdout(sys.stderr):
         from rarl.models.loading import use_one_thread_for
         from rarl.ranker import Ranker
 
         use_one_thread_for(name)
-        ranker = Ranker(name, measured)
+        ranker = Ranker(name, measured, strict=strict)
         ranking = ranker.rank(files)
     if ranker.read_leniently:
         print(
             f"replies in another format than was asked for, and read leniently: {ranker.read_leniently}",
             file=sys.stderr,
         )
+    wrong = sum(entry.problem is not None for entry in ranking)
     if as_json:
-        rows = [{"rank": r.rank, "file": r.image, "value": r.value, "method": r.method} for r in ranking]
+        rows = [
+            {"rank": r.rank, "file": r.image, "value": r.value, "method": r.method, "problem": r.problem}
+            for r in ranking
+        ]
         print(json.dumps({"model": model, "task": measured.to_dict(), "ranking": rows}))
-        return
+    else:
+        _print_ranking(ranking, measured)
+    if wrong:
+        print(f"{wrong:,} of {len(ranking):,} images could not be read and got no value", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_ranking(ranking: "Sequence[Ranked]", task: Task) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table("rank", "file")
-    table.add_column(Text(measured.rule))  # Text, because rich would take [...] for markup
+    table.add_column(Text(task.rule))  # Text, because rich would take [...] for markup
     for r in ranking:
         value = "-" if r.value is None else f"{r.value:g}"
-        table.add_row("-" if r.rank is None else str(r.rank), Text(str(r.image), overflow="fold"), value)
+        value = value if r.problem is None else f"- ({r.problem})"
+        rank = "-" if r.rank is None else str(r.rank)
+        table.add_row(rank, Text(str(r.image), overflow="fold"), Text(value, overflow="fold"))
     Console().print(table)
 
 

@@ -5,6 +5,7 @@ root. Loading one opens no image, so that 250,000 rows take seconds. The layout 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rarl.data import SPLITS
+from rarl.data.listing import ListedFolder
 from rarl.errors import ConfigError, DataError
 from rarl.files import parse_yaml, read_jsonl, yaml_text
 from rarl.method.tasks import Task
@@ -19,6 +21,8 @@ from rarl.method.tasks import Task
 METADATA = "metadata.jsonl"
 ORDERS = "orders.jsonl"
 TASK_FILE = "task.yaml"
+
+SHOWN_CAUSES = 3
 
 Fault = Callable[[DataError], None]
 """What happens to a row that is wrong: the error is raised, or noted and the row skipped."""
@@ -182,9 +186,15 @@ def _load_split(root: Path, name: str, task: Task, places: dict[str, str], fault
     files = ListedFolder(file.parent, within=root)
     ordered = (file.parent / ORDERS).is_file()
     rows: list[Row] = []
+    wrong: list[DataError] = []
+
+    def note(error: DataError) -> None:
+        wrong.append(error)
+        fault(error)
+
     in_root = len(str(root)) + 1
     like, mend = '{"file_name": ..., "value": ...}', "a row is one JSON object on one line"
-    for where, fields in read_jsonl(file, like=like, mend=mend, fault=fault):
+    for where, fields in read_jsonl(file, like=like, mend=mend, fault=note):
         try:
             row = _parse_row(fields, where, files, task, ordered)
             place = where[in_root:]
@@ -194,17 +204,27 @@ def _load_split(root: Path, name: str, task: Task, places: dict[str, str], fault
                     "own"
                 )
         except DataError as error:
-            fault(error)
+            note(error)
         else:
             rows.append(row)
+    if not rows and wrong:
+        raise DataError(_all_wrong(file, "rows", wrong))
     if not rows:
         raise DataError(f"{file}: no rows; write a line for each image, or remove the folder")
     return tuple(_load_orders(file.parent / ORDERS, rows, fault) if ordered else rows)
 
 
-def _parse_row(
-    fields: Mapping[str, Any], where: str, files: "ListedFolder", task: Task, ordered: bool
-) -> Row:
+def _all_wrong(file: Path, what: str, wrong: Sequence[DataError]) -> str:
+    """Why nothing of a file can be taken: the mistakes that differ in more than their place, a few of
+    them."""
+    causes: dict[str, DataError] = {}
+    for error in wrong:
+        causes.setdefault(re.sub(r"'[^']*'|\d+", "", str(error)), error)
+    shown = "; ".join(map(str, list(causes.values())[:SHOWN_CAUSES]))
+    return f"{file}: none of its {len(wrong):,} {what} can be taken: {shown}"
+
+
+def _parse_row(fields: Mapping[str, Any], where: str, files: ListedFolder, task: Task, ordered: bool) -> Row:
     for key in ("file_name",) if ordered else ("file_name", "value"):
         if key not in fields:
             raise DataError(f"{where}: no '{key}'; the keys there are {', '.join(fields) or 'none'}")
@@ -253,19 +273,27 @@ def _load_orders(file: Path, rows: Sequence[Row], fault: Fault) -> list[OrderedR
     """
     by_id = {row.id: row for row in rows}
     found: list[OrderedRow] = []
+    wrong: list[DataError] = []
+
+    def note(error: DataError) -> None:
+        wrong.append(error)
+        fault(error)
+
     like = '{"ids": [...]} with two ids or more, ascending'
     mend = "an order is one JSON object on one line"
-    for where, fields in read_jsonl(file, like=like, mend=mend, fault=fault):
+    for where, fields in read_jsonl(file, like=like, mend=mend, fault=note):
         try:
             images = _parse_order(fields, where, by_id)
         except DataError as error:
-            fault(error)
+            note(error)
         else:
             number = int(where.rpartition(" ")[2])
             found += [
                 OrderedRow(row.id, row.path, float(place), row.rule, order=number)
                 for place, row in enumerate(images)
             ]
+    if not found and wrong:
+        raise DataError(_all_wrong(file, "orders", wrong))
     if not found:
         raise DataError(f'{file}: no orders; write a line {{"ids": [...]}}, ascending, for each')
     return found
@@ -305,66 +333,3 @@ def contradictions(rows: Sequence[Row]) -> list[list[str]]:
     for name, label in zip(ids, labels.tolist(), strict=True):
         cycles.setdefault(label, []).append(name)
     return [cycle for cycle in cycles.values() if len(cycle) > 1]
-
-
-# ── files by name ────────────────────────────────────────────────────────────────────────────────────────
-
-_NOWHERE = frozenset(("", ".", ".."))  # no part of a name may be one of these
-
-
-class ListedFolder:
-    """A folder whose files are found by name. Each sub-folder is listed once, since asking the disk about
-    every file of 250,000 takes long."""
-
-    def __init__(self, path: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> None:
-        """Links may lead anywhere in `within`, or in `path` itself if it is not given."""
-        self.path = Path(os.path.abspath(path))
-        self.within = self.path if within is None else Path(os.path.abspath(within))
-        self._real = os.path.realpath(self.within)
-        self._listings: dict[str, dict[str, bool]] = {}
-
-    def find(self, name: str, where: str) -> Path | None:
-        """The file `name`, such as "a.png" or "b/a.png"; None if there is no such file.
-
-        Raises:
-            DataError: if the name leads out of the folder, or may, or if a folder can't be read; the message
-                begins with `where`.
-        """
-        parts = name.split("/")
-        if not _NOWHERE.isdisjoint(parts) or "\0" in name or "\\" in name or ":/" in name:
-            raise DataError(
-                f"{where}: file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
-            )
-        parent = "/".join(parts[:-1])
-        if parent not in self._listings:
-            try:
-                self._listings[parent] = self._list(parent, where)
-            except OSError as error:
-                folder = str(self.path / parent)
-                raise DataError(f"{where}: {folder!r} can't be read ({error.strerror or error})") from error
-        is_link = self._listings[parent].get(parts[-1])
-        if is_link is None:
-            return None
-        path = self.path / name
-        if is_link:
-            self._check(path, where)
-            if not path.is_file():
-                return None
-        return path
-
-    def _list(self, parent: str, where: str) -> dict[str, bool]:
-        """The files of a sub-folder, and for each whether it is a link."""
-        folder = self.path / parent
-        if not folder.is_dir():
-            return {}
-        self._check(folder, where)
-        # A link is not followed here: it may lead to itself.
-        with_links = ((entry, entry.is_symlink()) for entry in os.scandir(folder))
-        return {entry.name: is_link for entry, is_link in with_links if is_link or not entry.is_dir()}
-
-    def _check(self, path: Path, where: str) -> None:
-        real = os.path.realpath(path)
-        if os.path.commonpath([real, self._real]) != self._real:
-            raise DataError(
-                f"{where}: {path} is a link that leads out of {self.within}; put the file itself there"
-            )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from threading import Lock
 
@@ -30,6 +30,11 @@ MAX_BYTES = 512_000_000  # 64 megapixels of four channels of 16 bits, not compre
 # Progressive JPEG files have about ten scans. Each goes over all pixels: 3,000 take 125 s for 64 megapixels.
 MAX_SCANS = 100
 JPEG_QUALITY = 95
+
+MOST_ASPECT = 200  # the longer side to the shorter: processors of Qwen2-VL and Qwen2.5-VL refuse more
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 _KINDS = "JPEG, PNG, WebP, BMP or GIF image"
 # What Pillow 13 raises for damaged files of these formats, found with 100,000 files damaged at random.
@@ -55,6 +60,23 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
     Raises:
         DataError: if it is missing, not a file, larger than `MAX_BYTES`, or can't be read.
     """
+    with _file(path) as file:
+        return file.read(MAX_BYTES)
+
+
+def image_size(path: str | os.PathLike[str]) -> Size:
+    """Width and height in pixels, as the file has them before EXIF orientation. Only the header is read.
+
+    Raises:
+        DataError: as `open_image`, as far as the header shows it.
+    """
+    with _file(path) as file, _opened(file, str(path)) as image:
+        return image.size
+
+
+@contextmanager
+def _file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
+    """A file that may be an image, open for reading; what the system refuses is a `DataError`."""
     try:
         # Reading from a pipe or a device could go on forever.
         status = os.stat(path)
@@ -64,7 +86,7 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
             size = f"{status.st_size / 1e6:,.0f} MB"
             raise DataError(f"{path}: {size}, and {MAX_BYTES // 10**6} are allowed; make the image smaller")
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
+            yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such image file; check the path") from None
     except OSError as error:
@@ -75,19 +97,11 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def decoded(data: bytes, name: str) -> Image.Image:
     """The image in the bytes of a file; as `open_image`, with messages that begin with `name`."""
-    with _quiet():
-        try:
-            with Image.open(BytesIO(data), formats=list(FORMAT_SUFFIXES)) as image:
-                _check_cost(image, data, name)
-                image.load()
-                orientation = _orientation(image)
-                rgb = _rgb(image)
-        except UnidentifiedImageError as error:
-            raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
-        except _DAMAGE as error:
-            raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
+    with _opened(BytesIO(data), name) as image:
+        _check_cost(image, data, name)
+        image.load()
+        orientation = _orientation(image)
+        rgb = _rgb(image)
     # Nothing of the file's metadata is kept but the orientation: a processor could turn the image a second
     # time, and Pillow would rewrite a stranger's EXIF data and XMP.
     rgb.info = {}
@@ -96,6 +110,21 @@ def decoded(data: bytes, name: str) -> Image.Image:
     ImageOps.exif_transpose(rgb, in_place=True)
     exif.clear()
     return rgb
+
+
+@contextmanager
+def _opened(file: BufferedReader | BytesIO, name: str) -> Iterator[Image.Image]:
+    """The image in a file, not decoded. What Pillow raises for a damaged one, here and in the block, is a
+    `DataError` that names it."""
+    try:
+        with _quiet(), Image.open(file, formats=list(FORMAT_SUFFIXES)) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a readable {_KINDS}; convert it or leave it out") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: far too many pixels ({error}); make the image smaller") from error
+    except _DAMAGE as error:
+        raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
 
 
 def image_suffix(data: bytes, where: str) -> str:
@@ -111,6 +140,19 @@ def image_suffix(data: bytes, where: str) -> str:
                 return FORMAT_SUFFIXES.get(str(image.format), FORMAT_SUFFIXES["JPEG"])
         except _DAMAGE as error:
             raise DataError(f"{where}: not a readable {_KINDS}; convert it or leave it out") from error
+
+
+def check_shape(width: int, height: int) -> None:
+    """Whether an image of `width` x `height` pixels is of a shape that models take.
+
+    Raises:
+        DataError: if one side is more than `MOST_ASPECT` times the other.
+    """
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise DataError(
+            f"an image of {width} x {height} pixels is not for models such as Qwen2.5-VL (one side is more "
+            f"than {MOST_ASPECT} times the other); crop it or leave it out"
+        )
 
 
 def shrunk(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -236,7 +278,7 @@ class Examined:
     """
 
     digest: bytes
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     thumbnail: bytes | None = None
     problem: str | None = None
 

@@ -25,9 +25,10 @@ from rarl.data.collection import (
     text_field,
 )
 from rarl.data.images import FILE_SUFFIXES, Examined, encoded, image_suffix, open_image, shrunk
+from rarl.data.names import same_word
 from rarl.data.sources import Labelled
 from rarl.errors import DataError
-from rarl.files import new_folder
+from rarl.files import LONGEST_FILE_NAME, new_folder
 from rarl.method.tasks import Task
 
 ImageEntry = tuple[str, float, Image.Image | bytes] | tuple[str, float, Image.Image | bytes, str | None]
@@ -152,13 +153,23 @@ class Placing:
             stem, suffix = name, image_suffix(image.path.read_bytes(), str(image.path))
         if shrink and suffix.lower() not in (".jpg", ".jpeg", ".png"):
             stem, suffix = stem + suffix, ".png"
-        number, name = 1, stem + suffix
-        while name.casefold() in taken:  # some file systems don't tell a.jpg from A.jpg
-            number, name = number + 1, f"{stem}-{number + 1}{suffix}"
-        taken.add(name.casefold())
+        number, name = 1, _fitting(stem, suffix)
+        # Some file systems don't tell a.jpg from A.jpg, nor two spellings of an umlaut.
+        while same_word(name) in taken:
+            number, name = number + 1, _fitting(stem, f"-{number + 1}{suffix}")
+        taken.add(same_word(name))
         # A folder takes a name too: no later file may have it.
-        taken.update(str(folder).casefold() for folder in PurePosixPath(name).parents)
+        taken.update(same_word(str(folder)) for folder in PurePosixPath(name).parents)
         return name
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """`stem` and `ending`, the last part of which no file system finds too long: the stem is cut."""
+    folder, slash, last = stem.rpartition("/")
+    room = LONGEST_FILE_NAME - len(ending.encode())
+    if len(last.encode()) > room:
+        last = last.encode()[:room].decode(errors="ignore")
+    return folder + slash + last + ending
 
 
 ROW_KEYS = ("file_name", "file_names", "image", "id", "value", "rule")

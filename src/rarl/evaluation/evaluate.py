@@ -2,6 +2,7 @@
 lists, and they become `predictions.jsonl` and `metrics.json`. All arms of one folder see the same lists.
 Nothing is chosen or compared here; tables are in `report`."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
 
-from rarl.data.collection import Collection
+from rarl.data.collection import Collection, Row
 from rarl.data.columns import by_problem, read_columns
 from rarl.data.groups import Group, share_images, tie_rate
 from rarl.data.images import open_image
+from rarl.data.sources import SHOWN
 from rarl.errors import ConfigError
 from rarl.evaluation.lists import groups_to_ask
 from rarl.evaluation.metrics import MetricEntry
@@ -24,6 +26,9 @@ from rarl.files import locked
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
 from rarl.models.generation import greedy_replies
+from rarl.models.limits import refused_images
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -61,6 +66,9 @@ def evaluate(
             under `subgroups`. None for the columns that `read_columns` chooses, () for none.
         progress: called with the number of replies so far and the number of all replies.
 
+    An image that the processor refuses is not asked for: alone it has no value, no new list has it, and a
+    list of before that has it has no reply. The log names it.
+
     Returns:
         METRIC -> value, 95 % interval and number of replies, as in `metrics.json`.
 
@@ -83,27 +91,31 @@ def evaluate(
             "--images 2,4"
         )
     columns = read_columns(collection, split, by) if 1 in images else {}
+    refused = _refused(processor, collection.split(split))
     folder, task = Path(out), collection.task
     # A folder of something else is an error now, before the model runs.
     open_metrics(folder, task.name, split, seed, collection.digest(split))
     with locked(folder, "results", wait=True):  # another arm may be evaluated into it at the same time
-        groups = groups_to_ask(collection, folder, sorted(set(images)), split, lists, seed, save=True)
+        groups = groups_to_ask(collection, folder, sorted(set(images)), split, lists, seed, refused=refused)
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
     texts: list[str] = []
     # Never in one batch: the replies to lists must not depend on whether rotations are asked as well.
     for some in (groups, prompts[len(groups) :]):
-        for _, text in ask(model, processor, some, task, batch_size, max_new_tokens):
-            texts.append(text)
+        can_be_shown = [refused.isdisjoint(row.path for row in group.rows) for group in some]
+        shown = [group for group, possible in zip(some, can_be_shown, strict=True) if possible]
+        replies = ask(model, processor, shown, task, batch_size, max_new_tokens)
+        for possible in can_be_shown:
+            texts.append(next(replies)[1] if possible else "")
             if progress is not None:
                 progress(len(texts), len(prompts))
     predictions = [
         predict(group, text, arm=arm, split=split) for group, text in zip(groups, texts, strict=False)
     ]
-    replies = iter(texts[len(groups) :])
+    rotated = iter(texts[len(groups) :])
     for place, number, turn in rotations:
-        text = next(replies) if turn else texts[place]  # rotation 0 is the list as drawn, already asked
+        text = next(rotated) if turn else texts[place]  # rotation 0 is the list as drawn, already asked
         said = predict(_rotated(groups[place], turn), text, arm=arm, split=split)
         predictions.append(replace(said, list=number, rotation=turn))
 
@@ -123,6 +135,16 @@ def evaluate(
         saved.setdefault("subgroups", {})[arm] = divided
         write_metrics(folder, saved)
     return metrics
+
+
+def _refused(processor: ProcessorMixin, rows: Sequence[Row]) -> frozenset[Path]:
+    """The image files that the processor refuses; they are named in the log."""
+    refused = refused_images(processor, [row.path for row in rows])
+    for path, problem in list(refused.items())[:SHOWN]:
+        _log.warning("%s: %s; it gets no value", path, problem)
+    if len(refused) > SHOWN:
+        _log.warning("%d images in all get no value", len(refused))
+    return frozenset(refused)
 
 
 def _rotations(groups: Sequence[Group], number: int) -> list[tuple[int, int, int]]:

@@ -17,13 +17,14 @@ def groups_to_ask(
     number: int,
     seed: int,
     *,
-    save: bool = False,
+    refused: frozenset[Path] | None = None,
 ) -> list[Group]:
     """The prompts to ask: single images, then at most `number` lists of each count, those of the folder where
     it has some.
 
     Args:
-        save: whether lists that are new are added to the folder's file.
+        refused: images that the processor refuses, which no list is drawn with. None: the processor is not
+            known yet, so this is a check ahead, and new lists are not added to the folder's file.
 
     Raises:
         DataError: if the split is too small, or the file is not what it should be.
@@ -37,9 +38,10 @@ def groups_to_ask(
         if count == 1:
             continue
         there = [group for group in saved if len(group.rows) == count]
-        fresh = disjoint_groups(rows, count, number, seed)
+        fresh = disjoint_groups([row for row in rows if row.path not in (refused or ())], count, number, seed)
         # Lists of an earlier version are as many as were asked for, although they share images.
-        if there and len(there) not in (number, len(fresh)):
+        right = len(there) in (number, len(fresh)) or (refused is None and len(there) < len(fresh) <= number)
+        if there and not right:
             wanted = f"{len(fresh)}, the most without an image in two" if len(fresh) < number else str(number)
             raise ConfigError(
                 f"{path} holds {len(there)} lists of {count} images, not {wanted}: "
@@ -48,7 +50,7 @@ def groups_to_ask(
         if not there:
             there = fresh
             saved += there
-            if save:
+            if refused is not None:
                 save_groups(saved, path)
         drawn += there
     return [*(Group((row,)) for row in rows if 1 in counts), *drawn]

@@ -222,8 +222,8 @@ def prepare_cells(grid: Sequence[Cell]) -> list[Collection]:
         check_trainer_fields(cell.config)
         _check_evaluated_alike(cell)
     collections = [check_run(cell.config, resume=True) for cell in grid]
-    for cell in grid:  # if one was refused, none has begun
-        begin_run(cell.config, resume=True)
+    for cell, collection in zip(grid, collections, strict=True):  # if one was refused, none has begun
+        begin_run(cell.config, resume=True, collection=collection)
         if cell.row.trained and not is_finished(cell.folder / cell.arm):
             forget_results(cell.config, cell.arm)  # the results of a model that is gone
     return collections

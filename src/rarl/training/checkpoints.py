@@ -12,6 +12,7 @@ from typing import Any
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
 from rarl.training.defaults import DEFAULTS_BEFORE, RUN_DEFAULTS
+from rarl.training.same_data import is_same_collection
 
 # The keys that may change between a run and its continuation: where it is, and what is measured after
 # training.
@@ -141,6 +142,7 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
 
     Raises:
         ConfigError: if `output` is a file, holds a run and `resume` is false, or holds a run that differs.
+            The same collection may be at another path.
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output: {output} is a file; a run is a folder")
@@ -161,4 +163,8 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
             stage.setdefault("reference", None)
             if stage.get("gap", 0) is None:
                 del stage["gap"]
+    if before.get("data") != (data := resolved.get("data")) and is_same_collection(
+        output, before.get("data"), data
+    ):
+        before = {**before, "data": data}
     check_same_run(before, resolved, str(saved))

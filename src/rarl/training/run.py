@@ -25,6 +25,7 @@ from rarl.files import counted, locked, write_text
 from rarl.method.replies import continuation, reference_reply
 from rarl.method.rewards import TERMS
 from rarl.method.tasks import Task, steps_above
+from rarl.models.limits import check_images
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.processor import reply_opening
 from rarl.training.arms import train_sft, train_stage
@@ -37,6 +38,7 @@ from rarl.training.config import (
     reply_length,
     trained_arms,
 )
+from rarl.training.same_data import keep_digests
 from rarl.training.sections import Evaluation, Stage, Validation
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +163,7 @@ def forget_results(config: RunConfig, arm: str) -> None:
 def check_and_begin(config: RunConfig, *, resume: bool) -> Collection:
     """Checks a run with `check_run`, and begins it."""
     collection = check_run(config, resume=resume)
-    begin_run(config, resume=resume)
+    begin_run(config, resume=resume, collection=collection)
     return collection
 
 
@@ -190,19 +192,23 @@ def check_run(config: RunConfig, *, resume: bool) -> Collection:
                 )
         collection = prepare_digits(config.output / "data")
     _check_reference_lengths(config, collection, processor.tokenizer, opening)
+    splits = {"train", *(settings.split for _, settings in _measured_splits(config))}
+    check_images(processor, [row.path for name in sorted(splits) for row in collection.split(name)])
     split = config.evaluation.split
     open_metrics(config.output, config.task.name, split, config.seed, collection.digest(split))
     _check_lists(config, collection)
     return collection
 
 
-def begin_run(config: RunConfig, *, resume: bool) -> None:
-    """Writes the run's `config.yaml`, which makes the folder the run's.
+def begin_run(config: RunConfig, *, resume: bool, collection: Collection | None = None) -> None:
+    """Writes the run's `config.yaml`, which makes the folder the run's, and what tells its collection.
 
     Raises:
         ConfigError: if the folder holds a run that must not be continued, or one with another configuration.
     """
     _check_folder(config, resume=resume)
+    if collection is not None and config.data is not None:
+        keep_digests(config.output, collection)
     write_text(config.output / "config.yaml", config.to_yaml())
 
 

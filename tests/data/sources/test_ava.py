@@ -126,6 +126,15 @@ def test_images_that_are_missing_are_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_photos_may_have_another_suffix(tmp_path: Path) -> None:
+    make(tmp_path, row(1, 1), row(4, 1), row(5, 1), images=(1,))
+    for name in ("4.JPG", "5.jpg", "5.JPG.png"):
+        (tmp_path / "images" / name).touch()
+    source = read_ava(tmp_path)
+    assert [image.name for image in source.images] == ["1.jpg", "4.JPG", "5.jpg"]
+    assert source.notes["names matched loosely"] == "1 in another case; such as '4.jpg' for '4.JPG'"
+
+
 def test_a_row_twice_counts_once(tmp_path: Path) -> None:
     source = read_ava(make(tmp_path, row(1, 1, 2), row("01", 1, 2, tags="0 0"), row(4, 1), row(4, 1)))
     assert [(image.id, image.columns["tags"]) for image in source.images] == [("1", (1, 22))]
@@ -210,8 +219,8 @@ def test_official_lists(tmp_path: Path) -> None:
         *[("953619", "test"), ("1", "train"), ("3", "train")]
     ]
     assert source.left_out == [
-        LeftOut("4.jpg", "AVA.txt line 5: no such image in images"),
         LeftOut("5.jpg", "AVA.txt line 6: no votes"),
+        LeftOut("4.jpg", "AVA.txt line 5: no such image in images"),
         LeftOut("777", "listed, but there is no such file (generic_test.jpgl line 4)"),
         LeftOut("2.jpg", "in no list of --split"),
     ]

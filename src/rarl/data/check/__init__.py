@@ -116,7 +116,7 @@ def check_collection(
     valued = {name: rows for name, rows in collection.splits.items() if collection.knows_values(name)}
     bins = bins_of([row for rows in valued.values() for row in rows])
     sizes = {named[path]: file.size for path, file in examined.items() if file.size is not None}
-    costs, refused = ([], []) if image_tokens is None else costs_of(sizes, image_tokens)
+    costs, refused = costs_of(sizes, image_tokens)
     rules = {row.rule or collection.task.rule for rows in collection.splits.values() for row in rows}
     faults = [
         *_first_faults(problems, "lines of manifests are wrong"),

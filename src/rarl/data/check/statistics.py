@@ -13,6 +13,7 @@ import numpy as np
 from rarl.data.check.duplicates import listed
 from rarl.data.collection import Row
 from rarl.data.groups import disjoint_groups, tie_rate
+from rarl.data.images import Size, check_shape
 from rarl.errors import DataError
 
 LEVELS = 24  # with more distinct values than this, a bar of the histogram is an interval
@@ -144,8 +145,6 @@ def _round_width(width: float) -> float:
 
 # ── sizes and tokens ─────────────────────────────────────────────────────────────────────────────────────
 
-Size = tuple[int, int]
-"""Width and height in pixels."""
 ImageTokens = Callable[[int, int], int]
 """From width and height in pixels to a number of tokens; a `DataError` if the model can't read such a
 shape."""
@@ -187,13 +186,19 @@ def sizes_of(sizes: Sequence[Size]) -> Sizes | None:
     return Sizes(ranked[0], ranked[len(ranked) // 2], ranked[-1]) if ranked else None
 
 
-def costs_of(sizes: Mapping[str, Size], image_tokens: ImageTokens) -> tuple[list[int], list[str]]:
-    """The tokens of each image, ascending, and a fault if there are files that the model can't read."""
+def costs_of(
+    sizes: Mapping[str, Size], image_tokens: ImageTokens | None = None
+) -> tuple[list[int], list[str]]:
+    """The tokens of each image, ascending, and a fault if there are files that the model can't read. Without
+    a model there are no tokens, and the shapes are those that the models of the paper take."""
     costs: dict[Size, int] = {}
     refused: dict[Size, str] = {}
     for size in sorted(set(sizes.values())):
         try:
-            costs[size] = image_tokens(*size)
+            if image_tokens is None:
+                check_shape(*size)
+            else:
+                costs[size] = image_tokens(*size)
         except DataError as error:
             refused[size] = str(error)
     files = [name for name, size in sizes.items() if size in refused]

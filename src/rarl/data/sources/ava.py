@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import ListedFolder
+from rarl.data.listing import ListedFolder
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.splits import divide, read_split_lists
 from rarl.errors import DataError
@@ -40,6 +40,7 @@ def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
     photos: list[Labelled] = []
     left_out: list[LeftOut] = []
     first: dict[int, tuple[int, tuple[int, ...]]] = {}
+    read: dict[str, tuple[str, list[int]]] = {}
     table = raw / TABLE
     for line, fields in _table_lines(table):
         where, place = f"{table} line {line}", f"{TABLE} line {line}"
@@ -56,27 +57,32 @@ def read_ava(raw: Path, splits: Sequence[str] = ()) -> Source:
             )
         if before != line:
             continue
-        path = folder.find(f"{image_id}.jpg", where)
-        if path is None:
-            left_out.append(LeftOut(f"{image_id}.jpg", f"{place}: no such image in {folder.path.name}"))
+        read[f"{image_id}.jpg"] = place, numbers
+    found = folder.find_all({name: str(raw / place) for name, (place, _) in read.items()})
+    for name, (place, numbers) in read.items():
+        if name in found.files:
+            photos.append(_photo(*found.files[name], numbers))
+        elif name in found.matches.several:
+            left_out.append(LeftOut(name, f"{place}: {found.reason(name)}"))
         else:
-            photos.append(_photo(path, numbers))
+            left_out.append(LeftOut(name, f"{place}: no such image in {folder.path.name}"))
     if not photos:
         reason = f"{left_out[0].name}: {left_out[0].reason}" if left_out else "it has no rows"
         raise DataError(f"{table}: no row has votes and an image in {folder.path}; {reason}")
     division = divide(photos, lists, left_out)
     notes: dict[str, Any] = {"value": f"mean of the votes for 1 to 10, {MEAN_DIGITS} digits"}
-    notes |= {"split_lists": list(lists.notes)} if lists.notes else {}
+    notes |= found.matches.notes()
+    notes |= {"split_lists": list(lists.notes), **division.notes} if lists.notes else {}
     return Source(AESTHETICS, division.images, [*left_out, *division.left_out], notes)
 
 
-def _photo(path: Path, numbers: Sequence[int]) -> Labelled:
+def _photo(name: str, path: Path, numbers: Sequence[int]) -> Labelled:
     votes = numbers[2:NEEDED]
     mean = sum(map(operator.mul, SCORES, votes)) / sum(votes)
     columns: dict[str, Any] = {"votes": sum(votes), "tags": tuple(filter(None, numbers[12:14]))}
     if len(numbers) == TABLE_COLUMNS:
         columns["challenge"] = numbers[14]
-    return Labelled(path, path.name, round(mean, MEAN_DIGITS), str(numbers[1]), columns=columns)
+    return Labelled(path, name, round(mean, MEAN_DIGITS), str(numbers[1]), columns=columns)
 
 
 def _numbers(fields: Sequence[str]) -> list[int]:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import ListedFolder
+from rarl.data.listing import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.coco_annotations import Annotations, Pair, read_annotations
 from rarl.errors import ConfigError, DataError

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rarl.data import SPLIT_NAMES
-from rarl.data.collection import ListedFolder
 from rarl.data.images import FILE_SUFFIXES
+from rarl.data.listing import ListedFolder, Walked, no_photo, walk_files
+from rarl.data.names import is_readable
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.scale import Scale, check_grid
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
@@ -19,6 +20,7 @@ from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
 
+NO_SUB_FOLDER = "in no sub-folder of a value"
 VALUE_COLUMNS = ("value", "label", "score", "rating", "grade", "age", "count", "target", "y")
 
 
@@ -61,8 +63,8 @@ def read_folder(
         if scale.step is not None:
             check_grid([image.value for image in source.images], source.task.low, source.task.step)
     else:
-        images, left_out = _from_folders(raw, scale)
-        source = _of_values(raw, images, left_out, {}, scale)
+        images, left_out, notes = _from_folders(raw, scale)
+        source = _of_values(raw, images, left_out, notes, scale)
     if not splits:
         return source
     lists = read_split_lists(splits)
@@ -71,7 +73,7 @@ def read_folder(
         source,
         images=divided.images,
         left_out=[*source.left_out, *divided.left_out],
-        notes={**source.notes, "splits": list(lists.notes)},
+        notes={**source.notes, "splits": list(lists.notes), **divided.notes},
     )
 
 
@@ -104,18 +106,19 @@ def _from_table(
     keys = {str(name).strip().lower(): name for name in rows[0][1]}
     split_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
-    folder = ListedFolder(raw)
+    names = [_file_of(row, file_key, where) for where, row in rows]
+    values = [scale.value(row.get(value_key), where) for where, row in rows]
+    places: dict[str, str] = {}
+    for name, (where, _) in zip(names, rows, strict=True):
+        places.setdefault(name, where)
+    found = ListedFolder(raw).find_all(places)
     images: dict[str, tuple[Labelled, str]] = {}
     left_out: list[LeftOut] = []
-    for where, row in rows:
-        name = str(row.get(file_key) or "").strip().removeprefix("./")
-        if not name:
-            raise DataError(f"{where}: no {file_key}; name the image's file")
-        value = scale.value(row.get(value_key), where)
-        path = folder.find(name, where)
-        if path is None:
-            left_out.append(LeftOut(name, f"no such file ({where})"))
+    for given, value, (where, row) in zip(names, values, rows, strict=True):
+        if given not in found.files:
+            left_out.append(LeftOut(given, f"{found.reason(given)} ({where})"))
             continue
+        name, path = found.files[given]
         rule = str(row[rule_key]).strip() or None if rule_key and row.get(rule_key) is not None else None
         row_id = name if rule is None else f"{name}#{rule}"
         known = {file_key, value_key, split_key, rule_key}
@@ -125,12 +128,21 @@ def _from_table(
         if (other.value, other.split) != (image.value, image.split):
             raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
     notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
+    notes |= found.matches.notes()
     named = {image.name for image, _ in images.values()}
-    files = (path for path in raw.rglob("*") if path.suffix.lower() in FILE_SUFFIXES)
-    strays = sum(path.relative_to(raw).as_posix() not in named for path in files)
+    walked = walk_files(raw)
+    strays = sum(Path(name).suffix.lower() in FILE_SUFFIXES for name in set(walked.files) - named)
     if strays:
         notes["images without a row"] = strays
+    notes |= walked.notes()
     return [image for image, _ in images.values()], left_out, notes
+
+
+def _file_of(row: Mapping[str, Any], key: str, where: str) -> str:
+    name = str(row.get(key) or "").strip().removeprefix("./")
+    if not name:
+        raise DataError(f"{where}: no {key}; name the image's file")
+    return name
 
 
 def _table_split(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
@@ -148,76 +160,97 @@ def _is_plain(key: object, value: object) -> bool:
     return key not in ("id", "file_name", "value", "") and isinstance(value, str | int | float | bool | None)
 
 
-def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut]]:
+def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut], dict[str, Any]]:
     left_out: list[LeftOut] = []
-    top = _sub_folders(raw, left_out, "")
-    if not top:
+    walked = Walked()
+    top = _sub_folders(raw, left_out, "", walked)
+    packed = _packed(left_out)
+    if not top and not packed:
         raise DataError(
             f"{raw}: no sub-folders; either each value has one, such as {raw / '3' / 'a.jpg'}, or a table "
             "says the values, as --labels FILE"
         )
-    marked = all(name.lower() in SPLIT_NAMES for name in top)
+    firsts = [*top, *(parts[0] for parts in packed.values())]
+    marked = all(name.lower() in SPLIT_NAMES for name in firsts)
     images: list[Labelled] = []
     for first in top:
         if not marked:
-            images += _of_value(raw, first, first, scale, None, left_out)
+            images += _of_value(raw, first, first, scale, None, left_out, walked)
             continue
-        for second in _sub_folders(raw / first, left_out, f"{first}/"):
+        for second in _sub_folders(raw / first, left_out, f"{first}/", walked):
             split = SPLIT_NAMES[first.lower()]
-            images += _of_value(raw, f"{first}/{second}", second, scale, split, left_out)
-    return images, left_out
+            images += _of_value(raw, f"{first}/{second}", second, scale, split, left_out, walked)
+    folder = ListedFolder(raw)
+    for name, parts in packed.items():
+        if len(parts) < 2 + marked:
+            continue
+        left_out.remove(LeftOut(name, NO_SUB_FOLDER))
+        value = scale.value(parts[marked], str(raw / name))
+        part = SPLIT_NAMES[parts[0].lower()] if marked else None
+        images += _with_value(folder, [name], value, part, left_out)
+    return images, left_out, walked.notes()
 
 
-def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str) -> list[str]:
-    """The names of the sub-folders. Files beside them are left out."""
+def _packed(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:
+    """Of the files in no sub-folder those whose names say one, such as "3\\a.jpg", with the parts of the
+    name: archives from Windows are unpacked so elsewhere."""
+    names = (each.name for each in left_out if each.reason == NO_SUB_FOLDER and "/" not in each.name)
+    return {name: name.split("\\") for name in names if "\\" in name and is_readable(name)}
+
+
+def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str, walked: Walked) -> list[str]:
+    """The names of the sub-folders. Files beside them are left out, and what is no photo is counted."""
     names = []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(error) from error
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
+        if (kind := no_photo(entry.name)) is not None:
+            if entry.is_dir(follow_symlinks=False):
+                walked.no_photos[kind] += walk_files(folder, entry.name).no_photos.total()
+            else:
+                walked.no_photos[kind] += 1
+        elif entry.is_dir():
             names.append(entry.name)
         else:
-            left_out.append(LeftOut(prefix + entry.name, "in no sub-folder of a value"))
+            left_out.append(LeftOut(prefix + entry.name, NO_SUB_FOLDER))
     return names
 
 
 def _of_value(
-    raw: Path, sub: str, name: str, scale: Scale, split: str | None, left_out: list[LeftOut]
+    raw: Path,
+    sub: str,
+    name: str,
+    scale: Scale,
+    split: str | None,
+    left_out: list[LeftOut],
+    walked: Walked,
 ) -> list[Labelled]:
     """The images in the folder of one value, and in the folders inside it."""
     value = scale.value(name, f"{raw / sub}")
-    folder = ListedFolder(raw)
+    here = walk_files(raw, sub)
+    walked.add(here)
+    left_out += [LeftOut(link, "a link to a folder, which is not followed") for link in here.links]
+    left_out += [LeftOut(file, "its name is not readable; give it another") for file in here.unreadable]
+    return _with_value(ListedFolder(raw), here.files, value, split, left_out)
+
+
+def _with_value(
+    folder: ListedFolder, files: Sequence[str], value: float, split: str | None, left_out: list[LeftOut]
+) -> list[Labelled]:
+    """The files as images of one value. Links that lead out of the folder, or to nothing, are left out."""
     images = []
-
-    def refuse(error: OSError) -> None:
-        raise _unreadable(error)
-
-    for at, folders, files in sorted(os.walk(raw / sub, onerror=refuse)):
-        inner = Path(at).relative_to(raw)
-        if any(part.startswith(".") for part in inner.parts):  # such as .thumbnails
+    for file in files:
+        try:
+            path = folder.find(file, "")
+        except DataError as error:
+            left_out.append(LeftOut(file, str(error).removeprefix(": ")))
             continue
-        for linked in sorted(name for name in folders if os.path.islink(Path(at) / name)):
-            left_out.append(LeftOut((inner / linked).as_posix(), "a link to a folder, which is not followed"))
-        for file in sorted(files):
-            relative = (inner / file).as_posix()
-            if file.startswith("."):
-                continue
-            if not relative.isprintable():
-                left_out.append(LeftOut(ascii(relative)[1:-1], "its name is not readable; give it another"))
-                continue
-            try:
-                path = folder.find(relative, str(raw))
-            except DataError as error:
-                left_out.append(LeftOut(relative, str(error).removeprefix(f"{raw}: ")))
-                continue
-            if path is None:
-                left_out.append(LeftOut(relative, "a link to nothing"))
-            else:
-                images.append(Labelled(path, relative, value, relative, split=split))
+        if path is None:
+            left_out.append(LeftOut(file, "a link to nothing"))
+        else:
+            images.append(Labelled(path, file, value, file, split=split))
     return images
 
 
@@ -227,21 +260,27 @@ def _unreadable(error: OSError) -> DataError:
 
 def _from_orders(raw: Path, file: Path, scale: Scale) -> Source:
     task, notes = scale.ordered(raw)
-    folder = ListedFolder(raw)
-    images: dict[str, Labelled] = {}
-    missing: dict[str, LeftOut] = {}
-    orders: list[list[str]] = []
-    for where, names in _orders(file):
-        order = []
+    given = _orders(file)
+    places: dict[str, str] = {}
+    for where, names in given:
         for name in names:
-            path = folder.find(name, where)
-            if path is None:
-                missing[name] = LeftOut(name, f"no such file ({where})")
-            else:
-                images.setdefault(name, Labelled(path, name, task.low, name))
-                order.append(name)
-        orders.append(order)
-    return Source(task, list(images.values()), list(missing.values()), notes, orders)
+            places.setdefault(name, where)
+    found = ListedFolder(raw).find_all(places)
+    images: dict[str, Labelled] = {}
+    orders: list[list[str]] = []
+    for where, names in given:
+        order = [found.files[name] for name in names if name in found.files]
+        for name, path in order:
+            images.setdefault(name, Labelled(path, name, task.low, name))
+        orders.append([name for name, _ in order])
+        if len(set(orders[-1])) < len(order):
+            raise DataError(f"{where}: two names mean one file; an order has each image once")
+    missing = [
+        LeftOut(name, f"{found.reason(name)} ({where})")
+        for name, where in places.items()
+        if name not in found.files
+    ]
+    return Source(task, list(images.values()), missing, notes | found.matches.notes(), orders)
 
 
 def _orders(file: Path) -> list[tuple[str, list[str]]]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rarl.data.names import same_word
 from rarl.data.sources.tables import number
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric, Task, on_grid
 
-FINEST = 4  # decimals of a step that is taken from the values
+# The steps that are taken from values. Above 1 there are none: ages that are all tens are in years.
+_STEPS = (1.0, *(float(f"{digits}e-{place}") for place in range(1, 4) for digits in (5, 2.5, 2, 1)), 1e-4)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Scale:
                 raise ConfigError(f"{option} {given:g}: must be a number greater than 0")
         if not self.names:
             return
-        if len({name.lower() for name in self.names}) < max(2, len(self.names)):
+        if len({same_word(name) for name in self.names}) < max(2, len(self.names)):
             raise ConfigError(f"--order {','.join(self.names)}: must be two names or more, each another")
         if self.ends is not None or self.step is not None:
             option = "--step" if self.ends is None else "--range"
@@ -59,9 +61,8 @@ class Scale:
             DataError: if it is no number or out of range; the message begins with `where`.
         """
         if self.names:
-            place = {name.lower(): index for index, name in enumerate(self.names)}.get(
-                str(given).strip().lower()
-            )
+            places = {same_word(name): index for index, name in enumerate(self.names)}
+            place = places.get(same_word(str(given)))
             if place is None:
                 raise DataError(f"{where}: value {given!r} is none of the order {', '.join(self.names)}")
             return float(place)
@@ -76,8 +77,8 @@ class Scale:
     def task(self, values: Sequence[float], raw: Path) -> tuple[Task, dict[str, Any]]:
         """The task of these values, and notes of what was taken from them.
 
-        The step is the coarsest of 1, 0.1, 0.01 and so on that all values lie on. Delta is a fifth of the
-        range, rounded to the grid of the step.
+        The step is the coarsest of 1, 0.5, 0.25, 0.2, 0.1, 0.05 and so on that all values lie on. Delta is a
+        fifth of the range, rounded to the grid of the step.
 
         Raises:
             DataError: if there are no values.
@@ -171,12 +172,13 @@ def _mend(given: Any) -> str:
 
 
 def _step(values: Sequence[float]) -> float:
-    for decimals in range(FINEST):
+    """The coarsest of `_STEPS` whose multiples all values are."""
+    for step in _STEPS:
         # The tolerance is what decimals lose in binary, and no more: even of seconds since 1970, tenths
         # count.
-        if all(abs(value - round(value, decimals)) <= max(1e-9, 2 * math.ulp(value)) for value in values):
-            return 10.0**-decimals
-    return 10.0**-FINEST
+        if all(abs(value - round(value / step) * step) <= max(1e-9, 2 * math.ulp(value)) for value in values):
+            return step
+    return _STEPS[-1]
 
 
 def _grid_range(values: Sequence[float], step: float) -> tuple[float, float]:

@@ -6,12 +6,13 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rarl.data import SPLIT_NAMES
+from rarl.data.names import Matches, match_names
 from rarl.data.sources import SHOWN, Labelled, LeftOut
 from rarl.data.sources.tables import TABLE_SUFFIXES, column, read_table
 from rarl.errors import ConfigError, DataError
@@ -158,17 +159,15 @@ def _plain_path(key: str) -> str:
     return key.replace("\\", "/").removeprefix("./")
 
 
-_IMAGE_SUFFIXES = re.compile(r"(\.(jpe?g|png|webp|bmp|gif|chip))+$", re.IGNORECASE)
-
-
 @dataclass(frozen=True)
 class Division:
-    """Images with their splits, what else is left out, and the entries for each image, by what lists call
-    it."""
+    """Images with their splits, what else is left out, the entries for each image, by what lists call it, and
+    a note of the entries that were matched loosely."""
 
     images: Sequence[Labelled]
     left_out: Sequence[LeftOut] = ()
     listed: dict[str, list[Listed]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def divide(
@@ -179,10 +178,10 @@ def divide(
 ) -> Division:
     """Gives each image the split that the lists say. Without lists the images stay as they are.
 
-    A list may call an image by its name, by the end of its name ("b.jpg" for "a/b.jpg"), by a path that ends
-    with its name ("/data/a/b.jpg"), and by each of these without image suffixes ("b"). If a list gives
-    training images, an image in no list is left out; if none does, it belongs to train. An entry that is no
-    image is left out, unless `left_out` has it already. An image may occur twice in one split.
+    A list may call an image as loosely as `match_names` reads: by the end of its name, by a path that ends
+    with it, without its suffix. If a list gives training images, an image in no list is left out; if none
+    does, it belongs to train. An entry that is no image is left out, unless `left_out` has it already. An
+    image may occur twice in one split.
 
     Args:
         left_out: what the source has left out already, so that nothing is left out twice.
@@ -193,8 +192,10 @@ def divide(
     """
     if not lists.entries:
         return Division(images)
-    names = _Names((called(image.name) for image in images), (called(each.name) for each in left_out))
-    listed, missing = _listed(lists, names)
+    present, absent = ({called(each.name) for each in some} for some in (images, left_out))
+    # Several entries may mean one image: they must then be of one split.
+    matches = match_names((entry.key for entry in lists.entries), present | absent, shared=True)
+    listed, missing = _listed(lists, matches, present)
     _check_splits(lists, listed, images)
     rest = None if any(entry.split == "train" for entry in lists.entries) else "train"
     kept = []
@@ -205,87 +206,33 @@ def divide(
             missing.append(LeftOut(image.name, "in no list of --split"))
         else:
             kept.append(replace(image, split=split))
-    return Division(kept, missing, listed)
+    notes = {f"{key}, in split lists": note for key, note in matches.notes().items()}
+    return Division(kept, missing, listed, notes)
 
 
-def without_suffixes(name: str) -> str:
-    """The name without suffixes of images: "a" for "a.jpg.chip.jpg"."""
-    return _IMAGE_SUFFIXES.sub("", name)
-
-
-def _listed(lists: SplitLists, names: "_Names") -> tuple[dict[str, list[Listed]], list[LeftOut]]:
+def _listed(
+    lists: SplitLists, matches: Matches, present: Collection[str]
+) -> tuple[dict[str, list[Listed]], list[LeftOut]]:
     """The entries for each image, by name, and the entries that fit no image."""
     first: dict[str, Listed] = {}
     listed: dict[str, list[Listed]] = {}
     missing = []
     for entry in lists.entries:
-        name = names.find(entry)
+        if entry.key in matches.several:
+            raise DataError(f"{entry.where}: {entry.key!r} {matches.reason(entry.key)}")
+        name = matches.found.get(entry.key)
         other = first.setdefault(name or entry.key, entry)
         if other.split != entry.split:
             raise DataError(
                 f"{entry.where}: {name or entry.key!r} is of {entry.split} here and of {other.split} in "
                 f"{other.where}; remove one of the two"
             )
-        if name in names.present:
+        if name is not None and name in present:
             listed.setdefault(name, []).append(entry)
         elif name is None and other is entry:
             file = Path(entry.where).name
             missing.append(LeftOut(entry.key, f"listed, but there is no such file ({file})"))
     return listed, missing
-
-
-class _Names:
-    """The names of images, found by what a list calls them. `absent` names images that were left out."""
-
-    def __init__(self, present: Iterable[str], absent: Iterable[str]) -> None:
-        self.present = set(present)
-        self._all = self.present.union(absent)
-        self._exact = _NamesByEnd((name, name) for name in self._all)
-        self._stems = _NamesByEnd((without_suffixes(name), name) for name in self._all)
-
-    def find(self, entry: Listed) -> str | None:
-        name = self._exact.find(entry.key)
-        if name is None:
-            name = self._stems.find(without_suffixes(entry.key))
-        if name == _SEVERAL:
-            stem = "/" + without_suffixes(entry.key.rpartition("/")[2])
-            fitting = sorted(name for name in self._all if f"/{without_suffixes(name)}".endswith(stem))
-            several = " or ".join(map(repr, fitting[:SHOWN]))
-            raise DataError(f"{entry.where}: {entry.key!r} may be {several}; write the whole name")
-        return name
-
-
-_SEVERAL = ""
-
-
-class _NamesByEnd:
-    """Names, found by what they are called and by the ends of that, such as "b" for "a/b". What fits several
-    names finds `_SEVERAL`."""
-
-    def __init__(self, called: Iterable[tuple[str, str]]) -> None:
-        self._whole: dict[str, str] = {}
-        self._ends: dict[str, str] = {}
-        for call, name in called:
-            self._whole[call] = _SEVERAL if call in self._whole else name
-            for end in _path_ends(call):
-                self._ends[end] = _SEVERAL if end in self._ends else name
-
-    def find(self, key: str) -> str | None:
-        for names, call in (
-            (self._whole, key),
-            (self._ends, key),
-            *((self._whole, e) for e in _path_ends(key)),
-        ):
-            if call in names:
-                return names[call]
-        return None
-
-
-def _path_ends(path: str) -> Iterator[str]:
-    """ "b/c" and "c" for "a/b/c"."""
-    while "/" in path:
-        path = path.partition("/")[2]
-        yield path
 
 
 def _check_splits(lists: SplitLists, listed: dict[str, list[Listed]], images: Sequence[Labelled]) -> None:

@@ -3,17 +3,17 @@ time].jpg`, which ends in `.chip.jpg` if the face is cut out and aligned. Some n
 the age is needed. Lists of a split may have ages of their own. No image is opened here. The faces are for
 non-commercial research."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data.collection import ListedFolder
+from rarl.data.listing import ListedFolder, walk_files
+from rarl.data.names import without_suffixes
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
-from rarl.data.sources.splits import Listed, divide, read_split_lists, without_suffixes
+from rarl.data.sources.splits import Listed, divide, read_split_lists
 from rarl.data.sources.tables import number
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AGE
@@ -49,15 +49,16 @@ def read_utkface(
     if ages is not None and not ages[0] <= ages[1]:
         raise ConfigError(f"ages {ages[0]:g}-{ages[1]:g}: must be the least and the greatest age, as 21-60")
     lists = read_split_lists(splits)
-    faces, left_out = _faces(existing_folder(raw, "it must have the files of UTKFace in it"))
+    faces, left_out, no_photos = _faces(existing_folder(raw, "it must have the files of UTKFace in it"))
     notes: dict[str, Any] = {"layout": _layout(faces, raw)}
     notes["malformed_names"] = [face.name for face in faces if not _WELL_FORMED.fullmatch(_base(face.name))]
+    notes |= no_photos
     division = divide(faces, lists, left_out, _base)
     left_out += division.left_out
     entries = {face.name: division.listed.get(_base(face.name), []) for face in division.images}
     faces, age_notes = with_listed_ages(division.images, entries, age_offset)
     notes |= {"split_lists": list(lists.notes)} if lists.notes else {}
-    notes |= age_notes
+    notes |= {**division.notes, **age_notes}
     if ages is not None:
         reason = f"is not within {ages[0]:g}-{ages[1]:g} (--ages)"
         within = [face for face in faces if ages[0] <= face.value <= ages[1]]
@@ -72,13 +73,16 @@ def read_utkface(
     return Source(AGE, faces, left_out, notes)
 
 
-def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut]]:
+def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut], dict[str, Any]]:
+    """The faces, what is left out, and a note of what is no photo."""
     folder = ListedFolder(raw)
     faces: dict[str, Labelled] = {}
-    left_out = []
+    walked = walk_files(raw)
+    left_out = [LeftOut(name, _LINK) for name in walked.links]
+    left_out += [LeftOut(name, "its name is not readable; give it another") for name in walked.unreadable]
     # Files nearer to `raw` first: if a face is there twice, the copy deeper down is left out.
-    for name, is_folder in sorted(_files(raw), key=lambda file: (file[0].count("/"), file)):
-        face = LeftOut(_printable_name(name), _LINK) if is_folder else _face(folder, name)
+    for name in sorted(walked.files, key=lambda file: (file.count("/"), file)):
+        face = _face(folder, name)
         if isinstance(face, LeftOut):
             left_out.append(face)
         elif (same := faces.setdefault(_base(name), face)) is not face:
@@ -88,28 +92,10 @@ def _faces(raw: Path) -> tuple[list[Labelled], list[LeftOut]]:
             f"{raw}: no file is named as in UTKFace, [age]_[gender]_[race]_[date].jpg; the first other file: "
             f"{_first_face_left_out(left_out)}"
         )
-    return sorted(faces.values(), key=lambda face: face.name), left_out
-
-
-def _files(raw: Path) -> Iterator[tuple[str, bool]]:
-    """The names of all files and of all links to folders, with "/" between folders, and for each whether it
-    is such a link. Hidden ones are ignored."""
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: can't be read ({error.strerror or error})") from error
-
-    for path, folders, files in os.walk(raw, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(path, raw).replace(os.sep, "/")
-        links = [name for name in folders if os.path.islink(os.path.join(path, name))]
-        for name in files + links:
-            if not name.startswith("."):
-                yield (name if inside == "." else f"{inside}/{name}"), name in links
+    return sorted(faces.values(), key=lambda face: face.name), left_out, walked.notes()
 
 
 def _face(folder: ListedFolder, name: str) -> Labelled | LeftOut:
-    if _printable_name(name) != name or "\\" in name:
-        return LeftOut(_printable_name(name), "the name has a backslash or is not UTF-8; rename it")
     base = _base(name)
     age = _AGE.match(base)
     if age is None:
@@ -158,10 +144,6 @@ def _layout(faces: Sequence[Labelled], raw: Path) -> str:
 
 def _is_aligned(name: str) -> bool:
     return name.lower().endswith(".chip.jpg")
-
-
-def _printable_name(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _base(name: str) -> str:

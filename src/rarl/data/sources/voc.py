@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rarl.data.collection import ListedFolder
+from rarl.data.listing import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
