@@ -11,10 +11,14 @@ from typing import Any
 
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
+from rarl.method.mutation import Mutation
 
 # The keys that may change between a run and its continuation: where it is, and what is measured after
 # training.
 FREE_KEYS = ("output", "evaluation")
+OLDER_STAGES = {"start": None, "stagnant": None, "resample_rounds": 3}
+"""What the stages of a run of an earlier version do without saying it; of `mutation` it is the default."""
+
 _MISSING = object()
 
 
@@ -151,10 +155,13 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
     before = read_yaml_mapping(saved)
-    stages = before.get("stages")
+    stages, known = before.get("stages"), {key for stage in resolved.get("stages", ()) for key in stage}
     for stage in stages if isinstance(stages, list) else ():
         if isinstance(stage, dict):  # of an earlier version
-            stage.setdefault("start", None)
+            for key in OLDER_STAGES.keys() & known:
+                stage.setdefault(key, OLDER_STAGES[key])
+            if isinstance(stage.get("mutation"), dict):
+                stage["mutation"] = Mutation().model_dump() | stage["mutation"]
             if stage.get("gap", 0) is None:
                 del stage["gap"]
     check_same_run(before, resolved, str(saved))
