@@ -137,6 +137,7 @@ def trained(trainer):
     """Trains, and returns the logs without times, and the weights."""
     trainer.train()
     timed = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+    timed += ("effort/seconds",)
     logs = [
         {key: value for key, value in log.items() if key not in timed} for log in trainer.state.log_history
     ]

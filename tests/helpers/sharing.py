@@ -138,7 +138,7 @@ def replaying(monkeypatch, calls, logprob=None):
 
 
 def assert_same_steps(own, theirs, metrics=True):
-    timed = ("step_time", "runtime", "per_second")
+    timed = ("step_time", "runtime", "per_second", "effort/seconds")
     assert len(own.gradients) == len(theirs.gradients) > 0
     assert own.losses == pytest.approx(theirs.losses, abs=1e-5)
     for step, (ours, expected) in enumerate(zip(own.gradients, theirs.gradients, strict=True)):

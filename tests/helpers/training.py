@@ -12,6 +12,7 @@ from rarl.training.config import config_from
 # What the logs of a run and of its twin may differ in: times, and TRL 1.16's count of the tokens that SFT has
 # seen, which starts again when a run is continued.
 VARYING = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "num_tokens"}
+VARYING |= {"effort/seconds"}
 
 
 def cpu_arguments(folder, **given):

@@ -9,7 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rarl.errors import ConfigError
-from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
+from rarl.method.mutation import (
+    Mutation,
+    choose,
+    is_stagnant,
+    keep_reasoning,
+    stagnant_switch,
+    values_in_order,
+)
 from rarl.method.tasks import DIGITS
 from rarl.models.tiny import build_tokenizer
 
@@ -179,11 +186,12 @@ def test_best_reference_with_stagnant_is_refused():
         ({"probability": 1.1}, "probability: must be less than or equal to 1, not 1.1"),
         ({"probability": NAN}, "probability: must be a finite number, not nan"),
         ({"when": "sometimes"}, "when: must be 'always' or 'stagnant', not 'sometimes'"),
-        ({"reference": "truth"}, "reference: must be 'ground_truth' or 'best', not 'truth'"),
+        ({"reference": "truth"}, "reference: must be 'ground_truth', 'best' or 'replay', not 'truth'"),
         ({"reasoning": None}, "reasoning: must be 'template', 'keep' or 'empty', not null"),
         (
             {"kk": 1},
-            "kk: unknown key; did you mean 'k'? the keys are k, probability, when, reference, reasoning",
+            "kk: unknown key; did you mean 'k'? the keys are k, probability, when, reference, reasoning, "
+            "statistics, weight, gamma, kl, decay, k_end, probability_end",
         ),
     ],
 )
@@ -417,3 +425,61 @@ def test_keep_never_takes_more_than_its_room(reasoning, spare):
         assert TINY.decode(ids).endswith("</think>" + ANSWER)
     else:
         assert spare < len(TINY.encode("<think>")) + 1
+
+
+# ── over the stage ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_decay_goes_from_the_beginning_to_the_end():
+    mutation = Mutation(k=4, probability=0.8, decay="linear", k_end=1, probability_end=0.2)
+    points = [mutation.at(progress) for progress in (0, 1 / 3, 0.5, 1, 1.5)]
+    assert [point.k for point in points] == [4, 3, 3, 1, 1]  # 4, 3, 2.5, 1
+    assert [point.probability for point in points] == pytest.approx([0.8, 0.6, 0.5, 0.2, 0.2])
+    cosine = mutation.model_copy(update={"decay": "cosine"})
+    # (1 + cos(pi / 4)) / 2 = 0.8536 of the way down is left at a quarter of the steps.
+    assert cosine.at(0.25).probability == pytest.approx(0.2 + 0.6 * 0.853553, abs=1e-6)
+    assert [cosine.at(progress).k for progress in (0, 0.5, 1)] == [4, 3, 1]
+    assert Mutation(k=4).at(1) == Mutation(k=4)
+
+
+def test_a_decay_does_not_go_up():
+    with pytest.raises(ConfigError, match=r"mutation.k_end: must not be above k \(2\)"):
+        Mutation.of(k=2, decay="linear", k_end=3)
+    with pytest.raises(ConfigError, match=r"mutation.probability_end: must not be above probability \(0.5\)"):
+        Mutation.of(probability=0.5, decay="cosine", probability_end=0.6)
+
+
+@pytest.mark.parametrize(
+    ("given", "probability", "expected"),
+    [
+        *((None, 0.5, "mutate"), (None, 0.0, "keep"), ("mutate", 0.5, "mutate")),
+        *(("keep", 0.0, "keep"), ("resample", 0.0, "resample")),
+    ],
+)
+def test_the_switch_of_stagnant_groups(given, probability, expected):
+    assert stagnant_switch(given, probability) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "probability", "said"),
+    [
+        (
+            "resample",
+            0.5,
+            "'resample' leaves responses as they are, and there is a mutation with probability",
+        ),
+        ("keep", 0.1, "'keep' leaves responses as they are"),
+        ("mutate", 0.0, "'mutate' needs a mutation with a probability above 0"),
+        ("drop", 0.0, "keep, mutate or resample, not 'drop'"),
+    ],
+)
+def test_a_switch_that_the_mutation_contradicts_is_refused(given, probability, said):
+    with pytest.raises(ConfigError, match=said):
+        stagnant_switch(given, probability)
+
+
+def test_what_is_left_is_judged_by_what_the_group_becomes():
+    """Where sums depend on the group, a replacement is judged by those of the group after it."""
+    mutation, draw = Mutation(k=1, probability=1), random.Random(0)
+    assert choose([0.0, 1.0], [2.0, 2.0], mutation, draw, lambda picked: [2.0, 1.0]) == [0]
+    assert choose([0.0, 1.0], [2.0, 2.0], mutation, draw, lambda picked: [0.0, 0.0]) == []

@@ -331,7 +331,7 @@ SHIPPED = [*sorted((ROOT / "configs").glob("*.yaml")), ROOT / "src/rarl/demo.yam
 def test_no_shipped_configuration_trains_sft_at_the_rate_of_grpo(file):
     config = load_config(file)
     rates = [config.trainer_for(stage)["learning_rate"] for stage in config.stages]
-    assert config.sft_arguments()["learning_rate"] > max(rates)
+    assert config.sft_arguments()["learning_rate"] not in rates
     assert "learning_rate" in config.sft.trainer.given()  # and states its own
 
 

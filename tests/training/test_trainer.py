@@ -192,7 +192,7 @@ def test_keep_changes_only_the_answer_of_the_replaced_response(prompts_of, tmp_p
     script(monkeypatch, [PERFECT, BACKWARDS, "<think>no end", PERFECT])
     mutation = {"probability": 1.0, "reasoning": "keep", "k": 3}
     monkeypatch.setattr(
-        "rarl.method.mutation._differ", lambda rewards: True
+        "rarl.method.mutation.differ", lambda rewards: True
     )  # the group may lose its variance here
     batch = Batch(ours(prompts_of([3, 7]), tmp_path, mutation, per_device_train_batch_size=4))
     answer = write_reply("", reference_items(TRUTH), 1).removeprefix("<think></think>")

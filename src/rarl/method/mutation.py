@@ -24,9 +24,19 @@ class Mutation(Section):
         k: at most so many responses of a group are replaced; the paper's is 2.
         probability: that a group is mutated at a step; 0 switches the operation off. The paper names none.
         when: `always`, or only where the group is `stagnant`.
-        reference: the `ground_truth`, or the `best` response of the group itself.
+        reference: the `ground_truth`; the `best` response of the group itself; or by `replay` the best reply
+            that the same prompt has had at an earlier step, and the ground truth where there is none that
+            scores above the group's worst.
         reasoning: of the replacement. `template` spells the values; `keep` leaves the replaced response's own
             reasoning in place and changes its answer alone; `empty` is none.
+        statistics: the mean and the deviation of a mutated group's advantages are those of the `group` after
+            replacement, or those of the policy's `own` responses alone (LUFFY, arXiv 2504.14945).
+        weight: of the tokens of injected responses in the loss: `one`, as any other's, or `shaped`, which is
+            p / (p + gamma) without clipping (LUFFY's policy shaping), p being the policy's probability.
+        gamma: of `shaped`; LUFFY's is 0.1.
+        kl: whether injected responses count in the KL.
+        decay: of k and the probability over the stage's steps, down to `k_end` and `probability_end` at the
+            last: `none`, `linear` or `cosine`.
 
     Raises:
         ValidationError: if a field is out of its range, or for `best` with `stagnant`, which could never do
@@ -36,11 +46,22 @@ class Mutation(Section):
     k: Annotated[int, Field(ge=1)] = 2
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     when: Literal["always", "stagnant"] = "always"
-    reference: Literal["ground_truth", "best"] = "ground_truth"
+    reference: Literal["ground_truth", "best", "replay"] = "ground_truth"
     reasoning: Literal["template", "keep", "empty"] = "template"
+    statistics: Literal["group", "own"] = "group"
+    weight: Literal["one", "shaped"] = "one"
+    gamma: Annotated[float, Field(gt=0)] = 0.1
+    kl: bool = True
+    decay: Literal["none", "linear", "cosine"] = "none"
+    k_end: Annotated[int, Field(ge=1)] = 1
+    probability_end: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
+        if self.decay != "none" and self.k_end > self.k:
+            refuse([("k_end", f"must not be above k ({self.k}): `decay` goes down to it")])
+        if self.decay != "none" and self.probability_end > self.probability:
+            refuse([("probability_end", f"must not be above probability ({self.probability:g})")])
         if self.reference == "best" and self.when == "stagnant":
             refuse([("reference", "'best' with `when: stagnant` does nothing: all rewards are equal there")])
         return self
@@ -58,6 +79,45 @@ class Mutation(Section):
             lines = [f"mutation.{key}: {text}" for key, text in problems_of(error, cls)]
             raise ConfigError("\n".join(lines)) from error
 
+    def at(self, progress: float) -> Self:
+        """The mutation at a point of the stage, 0 at its first step and 1 at its last, with k and the
+        probability of there; k is the nearest whole number."""
+        if self.decay == "none":
+            return self
+        progress = min(max(progress, 0.0), 1.0)
+        left = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        k = math.floor(self.k_end + (self.k - self.k_end) * left + 0.5)
+        probability = self.probability_end + (self.probability - self.probability_end) * left
+        return self.model_copy(update={"k": k, "probability": probability})
+
+
+Stagnant = Literal["keep", "mutate", "resample"]
+
+
+def stagnant_switch(given: str | None, probability: float) -> Stagnant:
+    """What is done about groups that teach nothing, as the key `stagnant` says: `keep` them as GRPO does,
+    `mutate` responses (RMO), or `resample` other prompts (DAPO's dynamic sampling).
+
+    Args:
+        given: None stands for `mutate` where something is mutated, and for `keep` otherwise.
+        probability: of the mutation; 0 where there is none.
+
+    Raises:
+        ConfigError: for another word, or one that the probability contradicts.
+    """
+    if given is None:
+        return "mutate" if probability > 0 else "keep"
+    if given not in ("keep", "mutate", "resample"):
+        raise ConfigError(f"stagnant must be keep, mutate or resample, not {given!r}")
+    if given == "mutate" and probability == 0:
+        raise ConfigError("stagnant: 'mutate' needs a mutation with a probability above 0")
+    if given != "mutate" and probability > 0:
+        raise ConfigError(
+            f"stagnant: '{given}' leaves responses as they are, and there is a mutation with probability "
+            f"{probability:g}: remove one of them"
+        )
+    return given  # type: ignore[return-value]
+
 
 def is_stagnant(rewards: Sequence[float], references: Sequence[float]) -> bool:
     """Whether a group has nothing to learn from although it could do better: all rewards are equal
@@ -68,13 +128,17 @@ def is_stagnant(rewards: Sequence[float], references: Sequence[float]) -> bool:
         rewards: of the G responses; NaN marks one that could not be scored, which has no advantage anyway.
         references: the reward of what each response would be replaced by (G numbers).
     """
-    if _differ(rewards):
+    if differ(rewards):
         return False
     return any(reference > reward + TOLERANCE for reward, reference in zip(rewards, references, strict=True))
 
 
 def choose(
-    rewards: Sequence[float], references: Sequence[float], mutation: Mutation, generator: random.Random
+    rewards: Sequence[float],
+    references: Sequence[float],
+    mutation: Mutation,
+    generator: random.Random,
+    after: Callable[[Sequence[int]], Sequence[float]] | None = None,
 ) -> list[int]:
     """Which responses of one group are replaced (Eq. 9's mutated responses).
 
@@ -86,6 +150,8 @@ def choose(
         references: the reward of what each response would be replaced by (G numbers).
         mutation: k, probability and when.
         generator: seeded alike on every process, so that all choose the same responses.
+        after: from the indices that are replaced to what TRL will make of the group; needed only where its
+            sums depend on the group (`rarl.method.group_statistics`).
 
     Returns:
         Indices into the group, ascending; at most k.
@@ -100,11 +166,14 @@ def choose(
         if reward < reference - TOLERANCE
     ]
     chosen = sorted(below, key=lambda index: (rewards[index], index))[: mutation.k]
-    after = [references[index] if index in chosen else reward for index, reward in enumerate(rewards)]
-    return sorted(chosen) if _differ(after) else []
+    if after is None:
+        left = [references[index] if index in chosen else reward for index, reward in enumerate(rewards)]
+    else:
+        left = list(after(chosen))
+    return sorted(chosen) if differ(left) else []
 
 
-def _differ(rewards: Sequence[float]) -> bool:
+def differ(rewards: Sequence[float]) -> bool:
     """Whether a group has variance, and so advantages; TRL's leave out NaN."""
     scored = [reward for reward in rewards if not math.isnan(reward)]
     return len(scored) > 1 and max(scored) - min(scored) > TOLERANCE

@@ -11,12 +11,16 @@ from typing import Any
 
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
+from rarl.method.mutation import Mutation
 from rarl.training.defaults import DEFAULTS_BEFORE, RUN_DEFAULTS
 from rarl.training.same_data import is_same_collection
 
 # The keys that may change between a run and its continuation: where it is, and what is measured after
 # training.
 FREE_KEYS = ("output", "evaluation")
+OLDER_STAGES = {"start": None, "reference": None, "stagnant": None, "resample_rounds": 3}
+"""What the stages of a run of an earlier version do without saying it; of `mutation` it is the default."""
+
 _MISSING = object()
 
 
@@ -156,11 +160,13 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
     before = read_yaml_mapping(saved)
     if isinstance(trainer := before.get("trainer"), dict):  # of an earlier version, which wrote fewer of them
         before["trainer"] = RUN_DEFAULTS | DEFAULTS_BEFORE | trainer
-    stages = before.get("stages")
+    stages, known = before.get("stages"), {key for stage in resolved.get("stages", ()) for key in stage}
     for stage in stages if isinstance(stages, list) else ():
         if isinstance(stage, dict):  # of an earlier version
-            stage.setdefault("start", None)
-            stage.setdefault("reference", None)
+            for key in OLDER_STAGES.keys() & known:
+                stage.setdefault(key, OLDER_STAGES[key])
+            if isinstance(stage.get("mutation"), dict):
+                stage["mutation"] = Mutation().model_dump() | stage["mutation"]
             if stage.get("gap", 0) is None:
                 del stage["gap"]
     if before.get("data") != (data := resolved.get("data")) and is_same_collection(

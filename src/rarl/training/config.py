@@ -124,6 +124,8 @@ class RunConfig(Section):
             "reward_weights": stage.weights.in_order,
             "seed": self.seed,
             "shuffle_dataset": False,
+            "stagnant": stage.stagnant,
+            "resample_rounds": stage.resample_rounds,
             **{f"mutation_{key}": value for key, value in mutation.items()},
         }
 

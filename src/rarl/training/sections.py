@@ -9,8 +9,8 @@ from pydantic import Field, PlainSerializer, Strict, create_model, field_validat
 from pydantic_core import PydanticCustomError
 
 from rarl.data.columns import by_problem
-from rarl.errors import Section, refuse
-from rarl.method.mutation import Mutation
+from rarl.errors import ConfigError, Section, refuse
+from rarl.method.mutation import Mutation, Stagnant, stagnant_switch
 from rarl.method.rewards import TERMS
 from rarl.training.trainer_keys import GRPOKeys, SharedKeys
 
@@ -55,6 +55,9 @@ class Stage(Section):
     # Of the KL (Eq. 1). None: the model that the stage starts from; base: the run's `model`.
     reference: Literal["base"] | None = None
     mutation: Mutation | None = None
+    # Of groups that teach nothing; None: mutate where there is a mutation, keep otherwise.
+    stagnant: Stagnant | None = None
+    resample_rounds: Annotated[int, Field(ge=1)] = 3  # so often at most are other prompts drawn (resample)
     trainer: GRPOSection = GRPOKeys()  # overrides the run's `trainer` for this stage
 
     @model_validator(mode="before")
@@ -75,6 +78,14 @@ class Stage(Section):
                 "name", f"must be none of {', '.join(RESERVED_NAMES)}, which a run uses itself"
             )
         return name
+
+    @model_validator(mode="after")
+    def _one_way_out_of_stagnation(self) -> Self:
+        try:
+            stagnant_switch(self.stagnant, self.mutation.probability if self.mutation else 0.0)
+        except ConfigError as error:
+            refuse([("stagnant", str(error).removeprefix("stagnant: "))])
+        return self
 
     @model_validator(mode="after")
     def _ranking_is_defined(self) -> Self:

@@ -7,7 +7,6 @@ pinned to trl 1.16, each with a test."""
 
 import copy
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -21,7 +20,7 @@ from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError, ModelError
 from rarl.method.equations import is_rankable
-from rarl.method.mutation import Mutation, choose, is_stagnant, keep_reasoning, values_in_order
+from rarl.method.mutation import keep_reasoning, stagnant_switch, values_in_order
 from rarl.method.replies import (
     Item,
     continuation,
@@ -40,22 +39,29 @@ from rarl.models.processor import reply_opening
 # folder `rarl/shared_prefix` and, in this file, every line that ends in "# shared prefix": training is then
 # TRL's own, as it is with `shared_prefix: off`.
 from rarl.shared_prefix.trainer import SharedPrefix, torn_groups  # shared prefix
+from rarl.training.choice import Choosing
 from rarl.training.defaults import share_of_the_batch
+from rarl.training.dynamic_sampling import DynamicSampling, why_not_resampled
+from rarl.training.effort import KeepsState
+from rarl.training.injection import Injecting, check_injection
+from rarl.training.mutation_fields import MutationFields
 from rarl.training.own_statistics import OwnStatistics
 from rarl.training.reference import OtherReference
+from rarl.training.replaying import Replaying
 from rarl.training.trainer_keys import process_count, schedule_problem
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
-class RARLConfig(GRPOConfig):
+class RARLConfig(MutationFields, GRPOConfig):
     """`trl.GRPOConfig` with the paper's settings as defaults, and ours where it names none, as
     `rarl.training.defaults` lists them. A step has 64 responses over all processes and micro-batches, unless
     `per_device_train_batch_size` is given.
 
     Its own fields beside TRL's: those of `rarl.method.mutation.Mutation` carry the prefix `mutation_`; a
-    `mutation_probability` of 0, the default, gives plain GRPO, as in stage 1. `shared_prefix` says whether a
+    `mutation_probability` of 0, the default, gives plain GRPO, as in stage 1. `stagnant` says what is done
+    about groups that teach nothing (`rarl.method.mutation.stagnant_switch`). `shared_prefix` says whether a
     prompt is encoded once for its whole group (`rarl.shared_prefix`): `auto` does so where it can, and `on`
     makes it an error where it can't.
 
@@ -78,15 +84,6 @@ class RARLConfig(GRPOConfig):
     shared_prefix: Literal["auto", "on", "off"] = field(
         default="auto", metadata={"help": "One prompt pass for the responses of a group: auto, on, or off."}
     )
-    mutation_k: int = field(
-        default=2, metadata={"help": "At most this many responses of a group are replaced."}
-    )
-    mutation_probability: float = field(
-        default=0.0, metadata={"help": "Probability that a group is mutated at a step."}
-    )
-    mutation_when: str = field(default="always", metadata={"help": "always, or stagnant."})
-    mutation_reference: str = field(default="ground_truth", metadata={"help": "ground_truth, or best."})
-    mutation_reasoning: str = field(default="template", metadata={"help": "template, keep, or empty."})
 
     def __post_init__(self) -> None:
         if self.per_device_train_batch_size is None:
@@ -106,12 +103,11 @@ class RARLConfig(GRPOConfig):
             raise ConfigError(
                 f"mutation: k must be less than num_generations ({self.num_generations}), not {mutation.k}"
             )
-
-    @property
-    def mutation(self) -> Mutation:
-        """The mutation fields as one value."""
-        keys = ("k", "probability", "when", "reference", "reasoning")
-        return Mutation.of(**{key: getattr(self, f"mutation_{key}") for key in keys})
+        self.stagnant = stagnant_switch(self.stagnant, mutation.probability)
+        if self.stagnant == "resample" and (reason := why_not_resampled(self)):
+            raise ConfigError(f"stagnant: 'resample' is not possible: {reason}")
+        if mutation.probability > 0:
+            check_injection(self, mutation)
 
 
 # ── resuming ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,7 +147,12 @@ REWARDS: list[Callable[..., Any]] = [term.function for term in TERMS]
 
 
 class RARLTrainer(
+    Choosing,
+    DynamicSampling,
+    Injecting,
     OwnStatistics,
+    Replaying,
+    KeepsState,
     OtherReference,
     SharedPrefix,  # shared prefix
     Resuming,
@@ -178,7 +179,9 @@ class RARLTrainer(
         policy/reward, policy/reward_std, policy/rewards/NAME, policy/r_len, policy/r_consis, policy/r_acc,
         policy/kl, policy/entropy: of the policy's own responses, without the injected ones;
         mutation/fraction: share of responses that were replaced;
-        mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant.
+        mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant;
+        groups/no_variance and resample/..., see `rarl.training.dynamic_sampling`;
+        effort/..., see `rarl.training.effort`.
     The mutation metrics are left out if nothing is mutated and the dataset has no ground truth. For these
     metrics and for mutation, the reward functions are called three times a step: for the policy's own
     responses, for the references, and by TRL for the group as it is trained on.
@@ -231,11 +234,16 @@ class RARLTrainer(
                 f"the chat template begins replies with {self._chat_opening!r}: with tools they can't be read"
             )
         self._opening = self._chat_opening
+        self._parts: dict[
+            str, list[list[float]]
+        ] = {}  # of the responses of all processes, by what was scored
+        self._start_resampling()
         self._start_sharing()  # shared prefix
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._inputs = inputs  # one row per response, with all columns of the dataset
-        return super()._generate_and_score_completions(inputs)
+        self._chosen = frozenset()
+        return self._with_own_advantages(super()._generate_and_score_completions(inputs))
 
     def _ban_vision_tokens(self) -> None:
         """TRL 1.16 keeps only the image token out, and with vLLM none."""
@@ -254,15 +262,26 @@ class RARLTrainer(
         output = self._with_opening(prompts, super()._generate(prompts))
         if not self.model.training:
             return output
-        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
-        own = self._score("policy", prompts, completions, completion_ids)
+        self._count_responses(len(prompts))
+        own = self._score("policy", prompts, output[3], output[1])
+        groups = len(own) // self.num_generations
+        self._metrics["train"]["groups/no_variance"].append(len(self._without_variance(own)) / groups)
+        first = None
+        if self.args.stagnant == "resample":
+            if self._has_references():
+                first = self._stagnant_share(own, self._references(prompts, output, own)[2])
+            output, own = self._resampled(prompts, output, own)
         if not self._has_references():
             return output
-        references = self._reference_ids(completion_ids, own)
-        as_text = isinstance(completions[0], str)  # as TRL has them if the prompts are texts
-        reference_completions = [self._completion(ids, as_text) for ids in references]
-        reference_rewards = self._score("reference", prompts, reference_completions, references)
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = output
+        references, reference_completions, reference_rewards = self._references(prompts, output, own)
+        self._remember(completion_ids, own)
         chosen = self._choose(own, reference_rewards)
+        if first is not None:  # of the groups as they were first drawn
+            self._metrics["train"]["mutation/stagnant_before"][-1] = first
+        self._own_rewards, self._chosen = tuple(own), frozenset(chosen)
+        after = [reference_rewards[at] if at in chosen else reward for at, reward in enumerate(own)]
+        self._rewards_after = tuple(after)
         offset = self.accelerator.process_index * len(prompts)
         for index in range(len(prompts)):
             if offset + index in chosen:
@@ -287,6 +306,13 @@ class RARLTrainer(
 
     # ── the choice of responses ──────────────────────────────────────────────────────────────────────────
 
+    def _references(self, prompts: list[Any], output: tuple[Any, ...], own: list[float]) -> tuple[Any, ...]:
+        """What would replace each local response, as token ids and as completions, and the rewards of all."""
+        ids = self._reference_ids(output[1], own)
+        as_text = isinstance(output[3][0], str)  # as TRL has them if the prompts are texts
+        completions = [self._completion(each, as_text) for each in ids]
+        return ids, completions, self._score("reference", prompts, completions, ids)
+
     def _score(
         self, scored: str, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
     ) -> list[float]:
@@ -296,6 +322,7 @@ class RARLTrainer(
         self._scored = "group"
         rewards = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
         rewards[parts.isnan().all(dim=1)] = torch.nan
+        self._parts["policy" if scored == "resampled" else scored] = parts.tolist()
         if scored == "policy":
             metrics = self._metrics["train"]
             for name, values in zip(self.reward_func_names, parts.unbind(dim=1), strict=True):
@@ -304,36 +331,13 @@ class RARLTrainer(
             metrics["policy/reward_std"].append(nanstd(rewards).item())
         return rewards.tolist()
 
-    def _choose(self, rewards: list[float], references: list[float]) -> set[int]:
-        """The indices of the responses, among those of all processes, that are replaced (section 3.2)."""
-        size = self.num_generations
-        chosen: set[int] = set()
-        stagnant_before = stagnant_after = 0
-        # A resumed run draws the same: the step's place in the accumulation cycle counts, not the number of
-        # calls.
-        place = f"{self.state.global_step}:{self._step % self.args.gradient_accumulation_steps}"
-        starts = range(0, len(rewards), size)
-        for start in starts:
-            group, group_references = rewards[start : start + size], references[start : start + size]
-            generator = random.Random(f"{self.args.seed}:{place}:{start}")
-            picked = choose(group, group_references, self._mutation, generator)
-            chosen.update(start + index for index in picked)
-            after = [group_references[i] if i in picked else reward for i, reward in enumerate(group)]
-            stagnant_before += is_stagnant(group, group_references)
-            stagnant_after += is_stagnant(after, group_references)
-        metrics = self._metrics["train"]
-        metrics["mutation/fraction"].append(len(chosen) / len(rewards))
-        metrics["mutation/stagnant_before"].append(stagnant_before / len(starts))
-        metrics["mutation/stagnant_after"].append(stagnant_after / len(starts))
-        return chosen
-
     def _has_references(self) -> bool:
         """Whether there is something to replace responses by. A dataset needs none if nothing is mutated."""
         columns = self._inputs[0]
         orders_alone = "order" in columns and "values" not in columns
         wanted = ("order", "range", "step") if orders_alone else ("values", "step")
         lacking = [column for column in wanted if column not in columns]
-        if lacking and self._mutation.reference == "ground_truth" and self._mutation.probability > 0:
+        if lacking and self._mutation.reference != "best" and self._mutation.probability > 0:
             raise ConfigError(
                 "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as "
                 f"[3, 7] and 1, or 'order', 'range' and 'step'; missing: {', '.join(lacking)}"
@@ -347,8 +351,9 @@ class RARLTrainer(
         if self._mutation.reference == "best":
             return self._best_ids(completion_ids, rewards)
         return [
-            self._true_reference(ids, self._true_items(ids, example), example)
-            for ids, example in zip(completion_ids, self._inputs, strict=True)
+            self._replayed(index, ids, rewards)
+            or self._true_reference(ids, self._true_items(ids, example), example)
+            for index, (ids, example) in enumerate(zip(completion_ids, self._inputs, strict=True))
         ]
 
     def _true_items(self, own: list[int], example: dict[str, Any]) -> list[Item]:
@@ -395,16 +400,21 @@ class RARLTrainer(
             if "format_reward" in self.reward_func_names:
                 example = self._inputs[index]
                 scored = [i for i in scored if self._is_whole(everyone[i], example)]
-            best = everyone[max(scored, key=lambda i: (rewards[i], -i))] if scored else own
-            ids = None
-            if scored and self._mutation.reasoning == "keep":
-                _, closed, answer = self._decode(best).partition("</think>")
-                ids = self._keep(own, answer, self._inputs[index]) if closed else None
-            if ids is None or len(ids) + 1 > self.max_completion_length:
-                result.append(best)
-            else:
-                result.append([*ids, self._tokenizer.eos_token_id])
+            if scored:
+                best = everyone[max(scored, key=lambda i: (rewards[i], -i))]
+                own = self._with_own_reasoning(best, own, self._inputs[index])
+            result.append(own)
         return result
+
+    def _with_own_reasoning(self, best: list[int], own: list[int], example: dict[str, Any]) -> list[int]:
+        """A better reply; with `keep`, its answer after the response's own reasoning, where that can be."""
+        ids = None
+        if self._mutation.reasoning == "keep":
+            _, closed, answer = self._decode(best).partition("</think>")
+            ids = self._keep(own, answer, example) if closed else None
+        if ids is None or len(ids) + 1 > self.max_completion_length:
+            return best
+        return [*ids, self._tokenizer.eos_token_id]
 
     def _keep(self, own: list[int], answer: str, example: dict[str, Any]) -> list[int] | None:
         """The response's own reasoning with this answer; None where that is no reply to inject."""

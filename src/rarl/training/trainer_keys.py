@@ -59,6 +59,8 @@ MANAGED = {
     "seed": "`seed`",
     "data_seed": "`seed`",
     "reward_weights": "stages[].weights",
+    "stagnant": "stages[].stagnant",
+    "resample_rounds": "stages[].resample_rounds",
     "max_steps": _SET_BY_STEPS,
     "num_train_epochs": _SET_BY_STEPS,
     "per_device_train_batch_size": _SET_BY_BATCH,
