@@ -27,9 +27,7 @@ from rarl.errors import ConfigError
 def reproduce(
     table: Annotated[
         str,
-        typer.Argument(
-            metavar="TABLE", help="table2, table3, table4, table5 or table6 of the paper, or mutation."
-        ),
+        typer.Argument(metavar="TABLE", help="table2 to table6 of the paper, or mutation, which is ours."),
     ],
     task: Annotated[
         str | None, typer.Option(help="What is measured; default: that of --data or --config, else digits.")

@@ -1,6 +1,6 @@
 """The table `mutation`, which the paper has not: ways to deal with groups that teach nothing, side by side.
-GRPO as it is, the paper's RMO, two options of it, and its rival dynamic sampling (DAPO); each with what it took.
-No number of it was published. The arms themselves are rows of `arms`."""
+GRPO as it is, the paper's RMO, two options of it, and its rival dynamic sampling (DAPO), each with what it
+took. No number of it was published. The arms themselves are rows of `arms`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ def effort_table(results: Mapping[str, Any], names: Mapping[str, str]) -> TextTa
     )
     notes = (
         "Since the base, the first stage included; means over the seeds. Prompts and responses are all that "
-        "were generated, those that dynamic sampling dropped among them. Seconds are those of training steps, "
+        "were generated, those that dynamic sampling dropped among them. Seconds are of training steps, "
         "generation included, on the machine that ran them.",
     )
     return TextTable("Measured: what the arms took", ("Methods", *map(str.capitalize, keys)), rows, notes)
