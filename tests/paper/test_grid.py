@@ -30,7 +30,8 @@ from rarl.training.run import stage_groups
 
 ARMS = list(PAPER_ARMS)
 TWO = ["rarl_no_mutation", "rarl"]
-BEGINS_WITH = {"sft_rarl": "sft", "rarl_no_mutation": "regression", "rarl": "regression"}
+WAYS = ["dynamic_sampling", "rarl_shaped", "rarl_own_statistics"]
+BEGINS_WITH = {"sft_rarl": "sft"} | dict.fromkeys(["rarl_no_mutation", *WAYS, "rarl"], "regression")
 
 
 def recipe_of(output="grid", *, first=None, second=None, **changes):
@@ -60,7 +61,11 @@ STAGES = {
     "ranking": [(LISTS, [0, 1, 1], 600, None)],
     "joint": [(ALL, [1, 1, 1], 600, None)],
     "rarl_no_mutation": [([1], [1, 0, 1], 200, None), (ALL, [1, 1, 1], 400, None)],
-    "rarl": [([1], [1, 0, 1], 200, None), (ALL, [1, 1, 1], 400, MUTATED)],
+    "dynamic_sampling": [([1], [1, 0, 1], 200, None), (ALL, [1, 1, 1], 400, None)],
+    **{
+        arm: [([1], [1, 0, 1], 200, None), (ALL, [1, 1, 1], 400, MUTATED)]
+        for arm in ("rarl_shaped", "rarl_own_statistics", "rarl")
+    },
 }
 
 
@@ -105,6 +110,7 @@ def test_the_base_as_a_reference_is_that_of_the_seed():
 STEPS = {
     **{"base": 0, "sft": 600, "sft_answer_only": 600, "regression": 200, "ranking": 600, "joint": 600},
     **{"rarl_no_mutation": 600, "rarl": 600, "sft_long": 1000, "sft_rarl": 1000},
+    **dict.fromkeys(WAYS, 600),
 }
 
 
@@ -204,7 +210,7 @@ def test_as_many_prompts_where_responses_serve_twice():
     assert prompts == {
         **{"base": [], "sft": [720], "sft_answer_only": [720], "sft_long": [1040], "sft_rarl": [720, 320]},
         **{"regression": [400], "ranking": [720], "joint": [720]},
-        **{"rarl_no_mutation": [400, 320], "rarl": [400, 320]},
+        **{arm: [400, 320] for arm in ["rarl_no_mutation", *WAYS, "rarl"]},
     }
     steps = {cell.arm: total_steps(cell) for cell in grid}
     assert (steps["joint"], steps["rarl"], steps["sft"]) == (180, 130, 90)
@@ -310,12 +316,12 @@ def test_every_cell_is_made_by_one_machine(machines, seeds_whole):
 
 
 def test_the_work_is_spread_by_steps():
-    """Of one seed: two units of 1,000 (the first stage and its two arms; SFT and RARL from there), SFT of
-    1,000, three arms of 600, the base."""
+    """Of one seed: a unit of 2,200 (the first stage and its five arms), one of 1,000 (SFT and RARL from
+    there), SFT of 1,000, three arms of 600, the base."""
     grid = grid_of()
     shards = [cells_of_shard(grid, number, 2, seeds_whole=False) for number in (1, 2)]
     own = STEPS | dict.fromkeys(BEGINS_WITH, 400)
-    assert sorted(sum(own[cell.arm] for cell in some) for some in shards) == [2200, 2600]
+    assert sorted(sum(own[cell.arm] for cell in some) for some in shards) == [2800, 3200]
 
 
 def test_machines_agree_whatever_further_arms_are_asked_for():
@@ -485,6 +491,7 @@ def test_further_arms_begin_with_what_is_there(short, copy, trained):
         ("ranking", base, 2, 2),
         ("joint", base, 2, 2),
         ("rarl_no_mutation", first, 1, 1),
+        *((way, first, 1, 1) for way in WAYS),
     ]
 
 

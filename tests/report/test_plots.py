@@ -220,14 +220,14 @@ def test_without_lists_and_single_images_there_are_no_plots_of_them(run, tmp_pat
 
 def test_arms_of_any_names_have_colours_of_their_own():
     known = list(PAPER_ARMS)
-    assert sorted(arm_colour(arm, known) for arm in known) == list(range(10))
+    assert sorted(arm_colour(arm, known) for arm in known) == list(range(len(PAPER_ARMS)))
     own = ["base", "warm-up", "middle", "rarl", "end", "sft"]
     found = [arm_colour(arm, own) for arm in own]
     assert len(set(found)) == 6
     assert (found[0], found[3], found[5]) == (0, 7, 1)
-    assert set(found) <= set(range(10))
+    assert set(found) <= set(range(len(PAPER_ARMS)))
     many = [f"stage{number}" for number in range(20)]  # more than there are
-    assert set(arm_colour(arm, many) for arm in many) == set(range(10))
+    assert set(arm_colour(arm, many) for arm in many) == set(range(len(PAPER_ARMS)))
     assert len({arm_colour(arm, many[:10]) for arm in many[:10]}) == 10
 
 

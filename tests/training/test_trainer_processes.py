@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trl import GRPOTrainer
 
 from helpers.grpo import BACKWARDS, NOTHING, PERFECT, WRONG, ids_of, ours, script, trained
 
@@ -21,8 +22,50 @@ SCENARIOS = {
     "sometimes": {"probability": 0.5, "k": 1},
     "stagnant": {"probability": 1.0, "when": "stagnant", "k": 3},
     "best": {"probability": 1.0, "reference": "best"},
+    "own_statistics": {"probability": 1.0, "statistics": "own"},
+    "shaped": {"probability": 1.0, "weight": "shaped", "kl": False},
+    "replay": {"probability": 1.0, "k": 1, "reference": "replay"},
     "keep_best": {"probability": 1.0, "reference": "best", "reasoning": "keep", "k": 1},
 }
+
+
+# For dynamic sampling: the second group, which is split over both, and the third have no variance at first.
+DROPPED = [*(WRONG, NOTHING, PERFECT, BACKWARDS), *[NOTHING] * 4, *[WRONG] * 4]
+DRAWN = [*(WRONG, NOTHING, PERFECT, WRONG), *(PERFECT, NOTHING, NOTHING, WRONG)]
+
+
+def resample(dataset, out, rank, world):
+    """What one process sees of a step of dynamic sampling."""
+    size = len(DROPPED) // world
+    mine = range(rank * size, (rank + 1) * size)
+    said = [[DROPPED[at] for at in mine], [DRAWN[at - 4] for at in mine if at >= 4]]
+
+    def generate(self, prompt_ids, *others, **named):
+        texts = said.pop(0)
+        assert len(prompt_ids) == len(texts)
+        return [ids_of(text) for text in texts], None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GRPOTrainer, "_generate_single_turn", generate)
+        trainer = ours(
+            dataset,
+            Path(out) / f"resample-{rank}",
+            stagnant="resample",
+            per_device_train_batch_size=size,
+            max_steps=1,
+            optim="sgd",
+            ddp_backend="gloo" if world > 1 else None,
+        )
+        logs, weights = trained(trainer)
+    counted = ("policy", "groups", "resample", "effort/prompts", "effort/responses")
+    return {
+        "said": not said,
+        "ids": [row["ids"] for row in trainer._inputs],
+        "texts": [completion[0]["content"] for completion in trainer._logs["completion"]],
+        "advantages": list(trainer._logs["advantages"]),
+        "metrics": {key: value for key, value in logs[0].items() if key.startswith(counted)},
+        "weights": [weight.double().sum().item() for weight in weights.values()],
+    }
 
 
 def play(collection, out):
@@ -75,6 +118,8 @@ def play(collection, out):
                 },
                 "weights": [weight.double().sum().item() for weight in weights.values()],
             }
+    others = [Group((first[float(one)], first[float(other)])) for one, other in ((3, 7), (1, 9), (2, 8))]
+    seen["resample"] = resample(to_dataset(others, data.task), out, rank, world)
     (Path(out) / f"rank{rank}.json").write_text(json.dumps(seen))
     return seen
 
@@ -91,6 +136,17 @@ def test_two_processes_choose_the_same_as_one(digits, tmp_path, in_two_processes
         assert left["weights"] == right["weights"], name
         assert left["weights"] == pytest.approx(alone["weights"], abs=1e-4), name
         assert any(alone["mutated"]), name
+    alone, left, right = one["resample"], first["resample"], second["resample"]
+    assert all(each["said"] for each in (alone, left, right))
+    assert left["ids"] + right["ids"] == alone["ids"]
+    assert left["texts"] == right["texts"] == alone["texts"]
+    metrics = [each["metrics"] for each in (alone, left, right)]
+    assert metrics[1] == metrics[2] == pytest.approx(metrics[0], abs=1e-5)
+    assert (metrics[0]["effort/responses"], metrics[0]["resample/rounds"]) == (20, 1)
+    assert metrics[0]["groups/no_variance"] == pytest.approx(2 / 3)
+    assert left["advantages"] == pytest.approx(alone["advantages"], abs=1e-5)
+    assert left["weights"] == right["weights"]
+    assert left["weights"] == pytest.approx(alone["weights"], abs=1e-4)
     # The group that is split over both was mutated; the other process gives its best response.
     assert one["always"]["mutated"][4:8] == [True, False, True, False]
     assert one["best"]["ids"][6] == ids_of(ALSO_WRONG)

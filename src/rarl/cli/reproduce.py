@@ -33,7 +33,8 @@ SET_BY_GRID = {
 
 def reproduce(
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="table2, table3, table4, table5 or table6 of the paper.")
+        str,
+        typer.Argument(metavar="TABLE", help="table2 to table6 of the paper, or mutation, which is ours."),
     ],
     task: Annotated[
         str | None, typer.Option(help="What is measured; default: that of --data or --config, else digits.")
@@ -74,12 +75,15 @@ def reproduce(
     What is finished is not run again, nor by another table of the same grid, and what was interrupted goes
     on where it stopped.
     """
-    from rarl.paper.published import PUBLISHED_TABLES
+    from rarl.paper.published import OWN_TABLES, PUBLISHED_TABLES
 
-    if table not in PUBLISHED_TABLES:
-        near = get_close_matches(table, PUBLISHED_TABLES, n=1, cutoff=0.4)
+    if table not in (*PUBLISHED_TABLES, *OWN_TABLES):
+        near = get_close_matches(table, (*PUBLISHED_TABLES, *OWN_TABLES), n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown table '{table}': the paper's are {', '.join(PUBLISHED_TABLES)}{hint}")
+        raise ConfigError(
+            f"unknown table '{table}': the paper's are {', '.join(PUBLISHED_TABLES)}, and "
+            f"ours is {', '.join(OWN_TABLES)}{hint}"
+        )
     runs, here, further = parse_seeds(seeds), parse_shard(shard), arms or ()
 
     from rarl.files import read_yaml_mapping

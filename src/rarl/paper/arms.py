@@ -17,6 +17,9 @@ class PaperStage:
         alone: whether it is the only stage, so that it trains on as many prompts as both stages together.
         from_sft: whether it starts from the model of SFT.
         again: whether the arm has this stage already, so that it draws further prompts under another name.
+        options: of the recipe's mutation that are changed, with their values.
+        resample: whether it draws other prompts for groups without variance (dynamic sampling); then there is
+            no mutation.
     """
 
     of: Literal["first", "second"]
@@ -25,6 +28,8 @@ class PaperStage:
     alone: bool = False
     from_sft: bool = False
     again: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+    resample: bool = False
 
 
 FIRST_STAGE = PaperStage("first")
@@ -34,6 +39,9 @@ ALL_REWARDS_AT_ONCE = replace(WITHOUT_MUTATION, alone=True)
 RANKING_ALONE = replace(ALL_REWARDS_AT_ONCE, regression=False)
 SECOND_STAGE_FROM_SFT = replace(SECOND_STAGE, from_sft=True)
 SECOND_STAGE_AGAIN = replace(SECOND_STAGE, again=True)
+RESAMPLED = replace(WITHOUT_MUTATION, resample=True)
+SHAPED = replace(SECOND_STAGE, options=(("weight", "shaped"),))
+OWN_STATISTICS = replace(SECOND_STAGE, options=(("statistics", "own"),))
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,21 @@ PAPER_ARMS: dict[str, PaperArm] = {
         PaperArm(
             *("rarl_no_mutation", "+ RARL, no RMO", 6),
             stages=(FIRST_STAGE, WITHOUT_MUTATION),
+            begins_with=SHARED_STAGE,
+        ),
+        PaperArm(
+            *("dynamic_sampling", "+ RARL, dynamic sampling, no RMO", 10),
+            stages=(FIRST_STAGE, RESAMPLED),
+            begins_with=SHARED_STAGE,
+        ),
+        PaperArm(
+            *("rarl_shaped", "+ RARL, RMO shaped", 11),
+            stages=(FIRST_STAGE, SHAPED),
+            begins_with=SHARED_STAGE,
+        ),
+        PaperArm(
+            *("rarl_own_statistics", "+ RARL, RMO by own statistics", 12),
+            stages=(FIRST_STAGE, OWN_STATISTICS),
             begins_with=SHARED_STAGE,
         ),
         PaperArm("rarl", "+ RARL", 7, begins_with=SHARED_STAGE),

@@ -197,8 +197,12 @@ def _stage_of(recipe: RunConfig, stage: PaperStage) -> dict[str, Any]:
     made["start"] = "sft" if stage.from_sft else None
     if stage.again:
         made["name"] = f"{made['name'][:58]}_again"
+    # A recipe's own `stagnant: mutate` would contradict an arm without mutation.
+    made["stagnant"] = "resample" if stage.resample else made["stagnant"] if stage.mutation else None
     if not stage.mutation:
         made["mutation"] = None
+    elif stage.options:
+        made["mutation"] = {**made["mutation"], **dict(stage.options)}
     if not stage.regression:
         made["weights"] = {**made["weights"], "regression": 0.0}
         made["images"] = [count for count in made["images"] if count > 1]

@@ -12,6 +12,7 @@ from rarl.method.tasks import HeadlineMetric
 
 SOURCE = "arXiv 2601.20585"
 PUBLISHED_TABLES = ("table2", "table3", "table4", "table5", "table6")
+OWN_TABLES = ("mutation",)  # `rarl reproduce` makes them as well; see `mutation_table`
 PRINTED_COUNTS = (1, 2, 4, 8)
 """The numbers of images of the printed columns."""
 
@@ -60,8 +61,9 @@ class PublishedTable(Printed):
 
     @property
     def title(self) -> str:
-        """Such as "Table 6"."""
-        return f"Table {self.name.removeprefix('table')}"
+        """Such as "Table 6", or "Mutation" for a table that the paper has not."""
+        number = self.name.removeprefix("table")
+        return f"Table {number}" if number != self.name else self.name.capitalize()
 
 
 @cache

@@ -30,7 +30,8 @@ from rarl.paper.grid import (
     total_steps,
     train_cell,
 )
-from rarl.paper.published import PublishedTable, published
+from rarl.paper.mutation_table import MUTATION_TABLE, efforts, reproduced
+from rarl.paper.published import PublishedTable
 from rarl.paper.results import differences, measured, over_seeds
 from rarl.paper.tables import RESULTS, write_grid_report
 from rarl.report.tables import TextTable
@@ -81,7 +82,7 @@ def plan_grid(
     """Checks what is asked for, before anything runs.
 
     Args:
-        table: one of `rarl.paper.published.PUBLISHED_TABLES`.
+        table: one of `rarl.paper.mutation_table.REPRODUCED_TABLES`.
         mapping: a run's YAML; if it has `data`, the task is that of the collection.
         where: what an error begins with, such as the name of the YAML.
         out: the grid's folder; None names it after task and model.
@@ -102,7 +103,7 @@ def plan_grid(
     if out is None:
         name = f"{recipe.task.name}-{Path(recipe.model).name}".replace(" ", "_")
         recipe = recipe.model_copy(update={"output": Path("runs/reproduce") / name})
-    printed = published(table)
+    printed = reproduced(table)
     arms = tuple(arm for arm in PAPER_ARMS if arm in {*printed.arms, *further})
     cells(recipe, [*printed.arms, *further], [0], {0: recipe.model})  # an error if it can't make them
     return GridPlan(printed, recipe, arms, tuple(seeds), shard)
@@ -208,6 +209,7 @@ def gather_results(planned: GridPlan, grid: Sequence[Cell]) -> dict[str, Any]:
         # An entry for SFT and for each stage, in order.
         "prompts": {arm: [part.prompts for part in parts_of(cell)] for arm, cell in one.items()},
         "learning_rates": {arm: [part.learning_rate for part in parts_of(cell)] for arm, cell in one.items()},
+        **({"effort": efforts(of_table, shown)} if planned.table is MUTATION_TABLE else {}),
         "max_new_tokens": reply_length(next(iter(one.values())).config),
         "arms": arms,
         "differences": {arm: differences(of_table, shown[-1], arm, task) for arm in shown[:-1]},

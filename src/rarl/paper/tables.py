@@ -9,7 +9,8 @@ from typing import Any
 from rarl.errors import DataError
 from rarl.evaluation.metrics import METRICS
 from rarl.method.tasks import HeadlineMetric, Task
-from rarl.paper.published import PRINTED_COUNTS, PUBLISHED_TABLES, SOURCE, PublishedTable, published
+from rarl.paper.mutation_table import REPRODUCED_TABLES, effort_table, reproduced
+from rarl.paper.published import PRINTED_COUNTS, SOURCE, PublishedTable
 from rarl.paper.results import holm
 from rarl.report.page import write_page
 from rarl.report.record import load_records
@@ -162,15 +163,19 @@ RESULTS = "results.json"
 
 def grid_tables_in(folder: Path) -> list[Path]:
     """The folders of the tables in a grid's folder, or the folder itself if it is one of them."""
-    candidates = [folder, *(folder / name for name in PUBLISHED_TABLES)]
+    candidates = [folder, *(folder / name for name in REPRODUCED_TABLES)]
     return [candidate for candidate in candidates if (candidate / RESULTS).is_file()]
 
 
 def grid_tables(results: dict[str, Any], task: Task) -> list[TextTable]:
     """The tables of a grid: what was measured, what was published, and how far measured arms are apart."""
-    table = published(results["table"])
-    between = differences_table(results, task)
-    return [measured_table(results, task, table), *published_tables(table), *([between] if between else [])]
+    table = reproduced(results["table"])
+    further = [
+        effort_table(results, arm_names(results["steps"], results["model"])),
+        differences_table(results, task),
+    ]
+    shown = [each for each in further if each is not None]
+    return [measured_table(results, task, table), *published_tables(table), *shown]
 
 
 def write_grid_report(folder: Path) -> Path:
@@ -185,7 +190,7 @@ def write_grid_report(folder: Path) -> Path:
     path = folder / RESULTS
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        seeds, arms, table = list(results["seeds"]), list(results["steps"]), published(results["table"])
+        seeds, arms, table = list(results["seeds"]), list(results["steps"]), reproduced(results["table"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the results of a grid ({error}); rarl reproduce writes them") from error
     cells = {seed: [folder.parent / f"seed-{seed}" / arm for arm in arms] for seed in seeds}

@@ -103,7 +103,7 @@ class RARLConfig(MutationFields, GRPOConfig):
             raise ConfigError(
                 f"mutation: k must be less than num_generations ({self.num_generations}), not {mutation.k}"
             )
-        self.stagnant = stagnant_switch(self.stagnant, mutation.probability)
+        stagnant_switch(self.stagnant, mutation.probability)  # or an error
         if self.stagnant == "resample" and (reason := why_not_resampled(self)):
             raise ConfigError(f"stagnant: 'resample' is not possible: {reason}")
         if mutation.probability > 0:
