@@ -104,7 +104,8 @@ def parse_range(text: str, option: str = "--range") -> ValueRange:
     Raises:
         ConfigError: if it is not two numbers.
     """
-    match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", text)
+    plain = text.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", plain)
     if match is None:
         raise ConfigError(f"{option} {text}: must be two numbers such as 0-116")
     return ValueRange(float(match[1]), float(match[2]))

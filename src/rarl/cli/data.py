@@ -225,7 +225,7 @@ def folder(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="A table of files and values: CSV, TSV, JSONL, JSON, Parquet; default: sub-folders."
+            help="A table of files and values: CSV, TSV, JSONL, JSON, Parquet, XML; default: sub-folders."
         ),
     ] = None,
     file_column: Annotated[str | None, typer.Option(help="The table's column of the file.")] = None,

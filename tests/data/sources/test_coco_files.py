@@ -108,6 +108,13 @@ def test_names_are_matched_as_everywhere(tmp_path: Path) -> None:
     assert [each.name for each in source.left_out] == ["gone.jpg"]
 
 
+def test_a_category_with_a_comma_is_named_as_it_is_to_be_given(tmp_path: Path) -> None:
+    export(tmp_path / "a.json", {"1.jpg": 1}, [{"id": 1, "name": "cell, red"}])
+    touch(tmp_path, "1.jpg")
+    with pytest.raises(ConfigError, match='the nearest are "cell, red"'):
+        read_coco_files(tmp_path, categories=["cell"])
+
+
 def test_an_image_in_two_files_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg")
     for name in ("a", "b"):

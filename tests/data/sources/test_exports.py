@@ -56,6 +56,11 @@ def test_cvats_tags_are_columns(tmp_path: Path) -> None:
         {"file": "a.jpg", "split": "Train", "score": "3"},
         {"file": "b/b.jpg", "split": "Test", "score": "4"},
     ]
+    other = cvat(tmp_path, images.replace('"Test"', '"batch 2"'))
+    assert [row for _, row in read_table(other)] == [
+        {"file": "a.jpg", "score": "3"},
+        {"file": "b/b.jpg", "score": "4"},
+    ]
     labels = '<image name="a.jpg"><tag label="low"/></image><image name="b.jpg"><tag label="high"/></image>'
     assert [row for _, row in read_table(cvat(tmp_path, labels))] == [
         {"file": "a.jpg", "label": "low"},

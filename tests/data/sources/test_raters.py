@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rarl.cli.arguments import comma_separated, parse_several
+from rarl.cli.arguments import comma_separated, parse_range, parse_several
 from rarl.data import Several
 from rarl.data.sources.folder import read_folder
 from rarl.data.sources.scale import Scale
@@ -44,6 +44,10 @@ def test_the_option_is_one_of_three() -> None:
     assert parse_several("median") == "median"
     with pytest.raises(ConfigError, match="--several max: must be one of mean, median, first"):
         parse_several("max")
+
+
+def test_a_range_may_have_any_minus() -> None:
+    assert parse_range("\N{MINUS SIGN}5\N{EN DASH}5") == (-5, 5)
 
 
 def test_a_name_with_a_comma_stands_in_quotes(tmp_path: Path) -> None:

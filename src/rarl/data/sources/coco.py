@@ -235,8 +235,15 @@ def _chosen(categories: Sequence[str], splits: Iterable[_SplitFiles]) -> set[str
     for name in categories:
         if name not in known:
             near = get_close_matches(name, known, n=SHOWN, cutoff=0.5) or list(known)[:SHOWN]
-            raise ConfigError(f"unknown category {name!r}; the nearest are {', '.join(near)}")
+            raise ConfigError(
+                f"unknown category {name!r}; the nearest are {', '.join(map(_in_quotes, near))}"
+            )
     return set(categories or known)
+
+
+def _in_quotes(name: str) -> str:
+    """A name as `--categories` takes it."""
+    return f'"{name}"' if "," in name else name
 
 
 def _counted(

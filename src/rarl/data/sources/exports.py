@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rarl.data import SPLIT_NAMES
 from rarl.data.sources.xml_text import UnfitXmlError, xml_root
 from rarl.errors import DataError
 
@@ -75,7 +76,7 @@ def _answer(value: dict[str, Any]) -> Any:
 
 
 def cvat_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A row for each image with a tag: its name, its subset as the split if there are several, and the
+    """A row for each image with a tag: its name, its subset as the split if all are splits, and the
     attributes of its tags by name. The label of the tags is the column "label", if they have several labels
     or no attributes.
 
@@ -100,12 +101,13 @@ def cvat_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     labels = Counter(tag.get("label", "") for tag in tags)
     attributes = {attribute.get("name", ""): None for tag in tags for attribute in tag.findall("attribute")}
-    subsets = {image.get("subset") for image in images}
+    subsets = {image.get("subset", "") for image in images}
+    are_splits = len(subsets) > 1 and all(subset.lower() in SPLIT_NAMES for subset in subsets)
     for number, image, each in tagged:
         if not each:
             continue
         row: dict[str, Any] = {"file": image.get("name", "")}
-        if len(subsets) > 1:
+        if are_splits:
             row["split"] = image.get("subset")
         if len(labels) > 1 or not attributes:
             row["label"] = ", ".join(tag.get("label", "") for tag in each)
