@@ -219,6 +219,14 @@ def test_a_name_that_may_mean_several_files_is_left_out_with_the_reason(tmp_path
     }
 
 
+def test_ids_that_are_numbers_name_files_without_their_suffix(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "0.png", "17.JPG", "3.jpg")
+    rows = [{"image": 0, "label": 1}, {"image": 17.0, "label": 2}, {"image": "3", "label": 3}]
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert values(read_folder(raw, SIZE, labels)) == {"0.png": 1, "17.JPG": 2, "3.jpg": 3}
+
+
 def test_two_names_of_one_file_in_an_order_are_refused(tmp_path: Path) -> None:
     raw = folder_of(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "o.jsonl").write_text('{"ids": ["a.jpg", "b.jpg", ".\\\\a.jpg"]}')

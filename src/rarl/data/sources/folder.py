@@ -144,7 +144,11 @@ def _from_table(
 
 
 def _file_of(row: Mapping[str, Any], key: str, where: str) -> str:
-    name = str(row.get(key) or "").strip().removeprefix("./")
+    """The name of the image's file. Tables may hold ids as numbers, even as 17.0."""
+    given = row.get(key)
+    if isinstance(given, float) and given.is_integer():
+        given = int(given)
+    name = "" if given is None else str(given).strip().removeprefix("./")
     if not name:
         raise DataError(f"{where}: no {key}; name the image's file")
     return name
