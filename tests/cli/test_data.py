@@ -287,7 +287,7 @@ def test_mistakes_of_a_folder(capsys, tmp_path: Path, fruit: Path) -> None:
         ((fruit, "OUT", *rule, "--labels", tmp_path / "far.csv"), 1, "far.csv line 2: file_name '../there'"),
         ((fruit, "OUT", *rule, "--split", "dev=x.txt"), 2, "there is no split 'dev'"),
         ((fruit, "OUT", *rule, "--split", "test=x.txt"), 1, "'x.txt' is no file"),
-        ((fruit, "OUT", "--count", "egg"), 1, "JPEGImages: no such folder"),
+        ((fruit, "OUT", "--count", "egg"), 1, "Annotations: no such folder"),
     ]
     for arguments, code, message in cases:
         out = [tmp_path / "out" if argument == "OUT" else argument for argument in arguments]

@@ -17,7 +17,7 @@ from rarl.data.collection import load_collection
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AGE, DIGITS, Task
 
-SOURCES = ["digits", "utkface", "coco-rem", "ava", "folder"]
+SOURCES = ["digits", "utkface", "coco-rem", "coco", "ava", "folder"]
 COMMANDS = ["demo", "train", "evaluate", "rank", "base", "data", "data prepare"]
 COMMANDS += [f"data prepare {source}" for source in SOURCES]
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from rarl.data.collection import load_collection
-from rarl.data.prepare import PREPARATION, Identical, prepare_collection
+from rarl.data.prepare import PREPARATION, Identical, preparation_lines, prepare_collection
 from rarl.data.sources import Labelled, LeftOut, Source
 from rarl.errors import DataError
 from rarl.method.tasks import Task
@@ -118,6 +118,18 @@ def test_broken_images_are_left_out_with_the_reason(tmp_path: Path) -> None:
     assert not any(str(tmp_path) in reason for reason in reasons.values())
     assert [each["name"] for each in report(tmp_path)["left_out"]] == ["x.png", "3.png", "5.png", "7.png"]
     assert sum(report(tmp_path)["rows"].values()) == 17
+
+
+def test_images_of_a_shape_that_models_refuse_are_named(tmp_path: Path) -> None:
+    """They are kept: another model may take them, and whoever crops them needs them."""
+    images = many(tmp_path)
+    picture(images[3].path, 3, (402, 2))
+    picture(images[5].path, 5, (400, 2))
+    prepared = prepare_collection(Source(TASK, images), tmp_path / "out")
+    key = "of a shape that models such as Qwen2.5-VL refuse"
+    assert prepared.notes[key] == report(tmp_path)["notes"][key] == ["3.png"]
+    assert f"  {key}: 3.png" in preparation_lines(prepared, tmp_path / "out")
+    assert sum(report(tmp_path)["rows"].values()) == 20
 
 
 def test_nothing_to_make_a_collection_of(tmp_path: Path) -> None:

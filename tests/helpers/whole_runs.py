@@ -24,7 +24,8 @@ METRICS |= {
     "valid_lenient",
 }
 LOCKS = [".results.lock", ".training.lock"]
-LEFT = sorted([*LOCKS, "config.yaml", "metrics.json", "predictions.jsonl", "lists-test-0.json", *ARMS])
+WRITTEN = ("collection.json", "config.yaml", "metrics.json", "predictions.jsonl", "lists-test-0.json")
+LEFT = sorted([*LOCKS, *WRITTEN, *ARMS])
 
 
 class Watched:

@@ -2,6 +2,7 @@
 Every mistake is found before torch is imported, so that the user hears of it at once. An error names the
 option, since typer does not tell a parser which one it serves."""
 
+import csv
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from rarl.data import SEVERAL, Several
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.tasks import DIGITS, HEADLINE_METRICS, HeadlineMetric, Task, task_named
 
@@ -76,12 +78,18 @@ def parse_counts(text: str, option: str = "--images") -> tuple[int, ...]:
 
 
 def comma_separated(text: str, option: str) -> list[str]:
-    """Names such as "low,medium,high".
+    """Names such as "low,medium,high". A name in quotes may have commas in it: '"low, dry",high'.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if there are none, or a quote is not closed.
     """
-    found = [word.strip() for word in text.split(",") if word.strip()]
+    try:
+        [words] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(
+            f"{option} {text!r}: {error}; a name with a comma in it stands in quotes, as '\"low, dry\",high'"
+        ) from error
+    found = [word.strip() for word in words if word.strip()]
     if not found:
         raise ConfigError(f"{option} {text!r}: must be one name or more, with commas between them")
     return found
@@ -113,10 +121,23 @@ def parse_range(text: str, option: str = "--range") -> ValueRange:
     Raises:
         ConfigError: if it is not two numbers.
     """
-    match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", text)
+    plain = text.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(?:-|:|to)\s*({_NUMBER})\s*", plain)
     if match is None:
         raise ConfigError(f"{option} {text}: must be two numbers such as 0-116")
     return ValueRange(float(match[1]), float(match[2]))
+
+
+def parse_several(text: str) -> Several:
+    """What becomes of several values of one image.
+
+    Raises:
+        ConfigError: if there is no such way.
+    """
+    for how in SEVERAL:
+        if text == how:
+            return how
+    raise ConfigError(f"--several {text}: must be one of {', '.join(SEVERAL)}")
 
 
 def parse_metric(text: str) -> HeadlineMetric:

@@ -20,9 +20,10 @@ from rarl.cli.arguments import (
     parse_counts,
     parse_metric,
     parse_range,
+    parse_several,
     quiet_loading,
 )
-from rarl.data import SHARES, parse_shares, shares_text
+from rarl.data import SHARES, Several, parse_shares, shares_text
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric
 
@@ -175,6 +176,40 @@ def coco_rem(
     return read_coco(raw, categories or (), zeros, crowds, annotations)
 
 
+@source_command("coco", "export data/cells --categories cell")
+def coco(
+    raw: Annotated[
+        Path, typer.Argument(metavar="RAW", help="The folder of the images, or one annotation file.")
+    ],
+    annotations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[PART=]FILE",
+            help="An annotation file, of train, validation or test; repeatable; default: those in RAW.",
+        ),
+    ] = None,
+    categories: Annotated[
+        Sequence[str] | None,
+        typer.Option(
+            metavar="NAME,...",
+            parser=partial(comma_separated, option="--categories"),
+            help="Count these alone, such as person,horse.",
+        ),
+    ] = None,
+    zeros: Annotated[bool, typer.Option("--zeros", help="Also images with none of a category.")] = False,
+    crowds: Annotated[
+        bool, typer.Option("--crowds", help="Also images where some are annotated as a crowd.")
+    ] = False,
+) -> "Source":
+    """Photos with the number of a category's objects, from any annotation files in COCO's format.
+
+    A file alone is divided by seed; files of train, valid and test, by name or folder, are the splits.
+    """
+    from rarl.data.sources.coco import read_coco_files
+
+    return read_coco_files(raw, annotations or (), categories or (), zeros, crowds)
+
+
 @source_command("ava", "AVA data/ava --split test=generic_test.jpgl")
 def ava(raw: RAW, split: SPLIT = None) -> "Source":
     """Photos with the mean of their votes, from AVA.txt and the folder images."""
@@ -190,7 +225,7 @@ def folder(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="A table of files and values: CSV, TSV, JSONL, JSON, Parquet; default: sub-folders."
+            help="A table of files and values: CSV, TSV, JSONL, JSON, Parquet, XML; default: sub-folders."
         ),
     ] = None,
     file_column: Annotated[str | None, typer.Option(help="The table's column of the file.")] = None,
@@ -202,6 +237,14 @@ def folder(
             metavar="NAME,...",
             parser=partial(comma_separated, option="--count"),
             help="Count these objects of Pascal VOC annotations.",
+        ),
+    ] = None,
+    several: Annotated[
+        Several | None,
+        typer.Option(
+            metavar="HOW",
+            parser=parse_several,
+            help="Several values of an image in the table become their mean, median, or the first.",
         ),
     ] = None,
     orders: Annotated[
@@ -244,10 +287,14 @@ def folder(
         raise ConfigError(f"{' and '.join(given)} each say where the values are: give one of them")
     if labels is None and (file_column or value_column):
         raise ConfigError("--file-column and --value-column belong to --labels, which is not given")
+    if labels is None and several:
+        raise ConfigError("--several belongs to --labels, which is not given")
     if rule is None and objects is None:
         raise ConfigError('--rule is missing: what is measured, such as --rule "ripeness of the fruit"')
     scale = Scale(rule or "", ends, step, delta, metric, tuple(order or ()), name)
-    return read_folder(raw, scale, labels, orders, objects or (), (file_column, value_column), split or ())
+    return read_folder(
+        raw, scale, labels, orders, objects or (), (file_column, value_column), split or (), several
+    )
 
 
 data_app = typer.Typer(

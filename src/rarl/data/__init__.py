@@ -2,6 +2,7 @@
 file has the names of the splits, and the shares of the images that they get if no list assigns them."""
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 from rarl.errors import ConfigError
 
@@ -13,6 +14,10 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """The words that lists, folders and options have for a split, each with its name here."""
+
+Several = Literal["mean", "median", "first"]
+SEVERAL: tuple[Several, ...] = get_args(Several)
+"""What may become of several values of one image."""
 
 
 def shares_text(shares: Mapping[str, float]) -> str:

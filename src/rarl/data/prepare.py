@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from rarl.data import SHARES, SPLITS
 from rarl.data.collection import Collection, load_collection
-from rarl.data.images import Examined, Progress, examine_all, identical_bytes
+from rarl.data.images import Examined, Progress, check_shape, examine_all, identical_bytes
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source
 from rarl.data.writing import Placing, new_collection, orders_of, uniform_columns, write_split
 from rarl.errors import DataError
@@ -111,6 +111,8 @@ def prepare_collection(
         # Some image is in many orders, and they all hang together: they are cut where the splits meet.
         split_of = divide_by_seed(images, same, shares, seed)
         notes["orders cut"] = _cut(ordered, split_of)
+    if strips := [image.name for image in images if _is_refused(examined[image.path])]:
+        notes["of a shape that models such as Qwen2.5-VL refuse"] = strips
     columns = uniform_columns(images, split_of, task.rule)
     identical = _identical(images, split_of, same)
     placing = Placing(copy, max_pixels, examined)
@@ -152,6 +154,15 @@ def _open_images(
             told.add(image.path)
             left_out.append(LeftOut(image.name, problem.removeprefix(f"{image.path}: ")))
     return images, left_out, examined
+
+
+def _is_refused(image: Examined) -> bool:
+    if image.size is not None:
+        try:
+            check_shape(*image.size)
+        except DataError:
+            return True
+    return False
 
 
 def _cut(orders: Sequence[Sequence[int]], split_of: Sequence[str]) -> str:

@@ -219,6 +219,14 @@ def test_a_name_that_may_mean_several_files_is_left_out_with_the_reason(tmp_path
     }
 
 
+def test_ids_that_are_numbers_name_files_without_their_suffix(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "0.png", "17.JPG", "3.jpg")
+    rows = [{"image": 0, "label": 1}, {"image": 17.0, "label": 2}, {"image": "3", "label": 3}]
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert values(read_folder(raw, SIZE, labels)) == {"0.png": 1, "17.JPG": 2, "3.jpg": 3}
+
+
 def test_two_names_of_one_file_in_an_order_are_refused(tmp_path: Path) -> None:
     raw = folder_of(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "o.jsonl").write_text('{"ids": ["a.jpg", "b.jpg", ".\\\\a.jpg"]}')
@@ -374,7 +382,7 @@ BAD_ROWS = {
     "..\\secret.jpg,3": "must name a file inside",
     "out.jpg,3": "is a link that leads out of",
     "linked/secret.jpg,3": "is a link that leads out of",
-    "b.jpg,4": "b.jpg has another value or split in",
+    "b.jpg,4": "b.jpg has another value in",
     "b.jpg,3,4": "not as many fields as the header has",
 }
 
@@ -406,7 +414,7 @@ def test_the_same_row_twice_is_one_and_contradictions_are_named(tmp_path: Path) 
     assert values(read_folder(raw, SIZE, labels)) == {"a.jpg": 3, "b.jpg": 1}
     for row in ("a.jpg,4,train", "a.jpg,3,test", "a.jpg,3,"):
         labels.write_text(f"file,value,split\na.jpg,3,train\nb.jpg,1,test\n{row}\n")
-        with pytest.raises(DataError, match=rf"line 4: a\.jpg has another value or split in {labels} line 2"):
+        with pytest.raises(DataError, match=rf"line 4: a\.jpg has another (value|split) in {labels} line 2"):
             read_folder(raw, SIZE, labels)
     labels.write_text("file,value,split\na.jpg,3,dev set\n")
     with pytest.raises(DataError, match="line 2: split 'dev set' is no split; it must be train, validation"):

@@ -281,7 +281,6 @@ def test_what_is_no_file_or_has_no_readable_name_is_left_out(tmp_path: Path) -> 
     assert table(source) == {"a.jpg": 1}
     assert source.left_out == [
         LeftOut("caf\\udce9.xml", "its name is not readable; give it another"),
-        LeftOut("folder.xml", "no file"),
         LeftOut("pipe.xml", "no file"),
     ]
 
@@ -363,3 +362,43 @@ def test_blood_cells() -> None:
         assert table(source)["BloodImage_00000.jpg"] == (
             (BCCD / "Annotations" / "BloodImage_00000.xml").read_text().count(f"<name>{objects}</name>")
         )
+
+
+# --- other folders than Pascal's ---
+
+
+def place(root: Path, *stems: str, images: str = "{}.jpg", names: int = 1) -> Path:
+    """An XML file and its image for each stem; `images` says where the image is."""
+    for stem in stems:
+        for file in (root / f"{stem}.xml", root / images.format(stem.replace("annotations/", "images/"))):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        (root / f"{stem}.xml").write_text(annotation(*["cat"] * names))
+    return root
+
+
+def test_xml_files_beside_their_images_and_folders_as_splits(tmp_path: Path) -> None:
+    """The same name in each split is another image."""
+    source = read_voc(place(tmp_path, "train/a", "valid/a", "test/a"), ["cat"])
+    assert table(source) == {"test/a.jpg": 1, "train/a.jpg": 1, "valid/a.jpg": 1}
+    assert splits(source) == {"test/a": "test", "train/a": "train", "valid/a": "validation"}
+    place(tmp_path, "more/b")  # where some are in no split, chance divides all
+    assert set(splits(read_voc(tmp_path, ["cat"])).values()) == {None}
+
+
+def test_images_and_xml_files_in_two_folders_of_any_name(tmp_path: Path) -> None:
+    place(tmp_path, "annotations/x/a", "annotations/y/a", images="{}.PNG")
+    (tmp_path / "images" / "c.jpg").touch()
+    source = read_voc(tmp_path, ["cat"])
+    assert table(source) == {"images/x/a.PNG": 1, "images/y/a.PNG": 1}
+    assert source.notes["images without an XML file"] == 1
+
+
+def test_sub_folders_of_pascals_folders_with_lists(tmp_path: Path) -> None:
+    """As CVAT writes them, and in a folder that was packed with its name."""
+    root = tmp_path / "VOC2012"
+    for stem in ("s/a", "t/a", "t/b"):
+        place(root, f"Annotations/{stem}", images=f"JPEGImages/{stem}.jpg")
+    lists(root, train="s/a\n", test="t/a\nb\n")
+    source = read_voc(tmp_path, ["cat"])
+    assert splits(source) == {"s/a": "train", "t/a": "test", "t/b": "test"}

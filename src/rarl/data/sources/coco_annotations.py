@@ -37,7 +37,8 @@ class Annotations:
     Attributes:
         file: the file.
         images: the file name of each image id.
-        categories: the name of each category id; no name occurs twice, and none contains a "#".
+        categories: the name of each category id; no name occurs twice (one that nothing is annotated
+            as gives way), and none contains a "#".
         counts: how many annotations each pair has, crowds apart; a pair that is missing has none.
         crowds: how many crowd annotations each pair has, likewise.
         left_out: annotations whose id occurred before, or whose image or category is not in the file.
@@ -63,6 +64,7 @@ def read_annotations(file: Path) -> Annotations:
     """
     read = Annotations(file)
     ids: set[int] = set()
+    again: dict[int, str] = {}
     for key, number, entry in stream_lists(file, COCO_LISTS):
         where = f"{file}: {key} entry {number}"
         if not isinstance(entry, dict):
@@ -70,9 +72,10 @@ def read_annotations(file: Path) -> Annotations:
         if key == "images":
             _add_image(read, entry, where)
         elif key == "categories":
-            _add_category(read, entry, where)
+            _add_category(read, entry, where, again)
         else:
             _add_annotation(read, entry, where, ids)
+    _drop_unused_twins(read, again)
     _leave_out_strangers(read)
     return read
 
@@ -84,13 +87,33 @@ def _add_image(read: Annotations, entry: Mapping[str, Any], where: str) -> None:
     read.images[image] = _name_field(entry, "file_name", where)
 
 
-def _add_category(read: Annotations, entry: Mapping[str, Any], where: str) -> None:
+def _add_category(read: Annotations, entry: Mapping[str, Any], where: str, again: dict[int, str]) -> None:
     category, name = _whole_number(entry, "id", where), _name_field(entry, "name", where)
     if "#" in name or not name.isprintable():
         raise DataError(f"{where}: name {name!r} must be printable and without '#': it goes into ids")
-    if category in read.categories or name in read.categories.values():
-        raise DataError(f"{where}: id {category} or name {name!r} is there twice; give each its own")
+    twice = f"{where}: id {category} or name {name!r} is there twice; give each its own"
+    if category in read.categories:
+        raise DataError(twice)
+    if name in read.categories.values():
+        again[category] = twice
     read.categories[category] = name
+
+
+def _drop_unused_twins(read: Annotations, again: Mapping[int, str]) -> None:
+    """Of two categories of one name the one that nothing is annotated as is dropped: Roboflow's exports begin
+    with a category that only groups the others, and often has the name of one.
+
+    Raises:
+        DataError: if both have annotations, or neither has.
+    """
+    used = {category for _, category in read.pairs()}
+    for category, problem in again.items():
+        twins = [each for each, name in read.categories.items() if name == read.categories[category]]
+        unused = [each for each in twins if each not in used]
+        if len(twins) - len(unused) != 1:
+            raise DataError(problem)
+        for each in unused:
+            del read.categories[each]
 
 
 def _add_annotation(read: Annotations, entry: Mapping[str, Any], where: str, ids: set[int]) -> None:

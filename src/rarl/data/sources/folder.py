@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rarl.data import SPLIT_NAMES
+from rarl.data import SPLIT_NAMES, Several
 from rarl.data.images import FILE_SUFFIXES
 from rarl.data.listing import ListedFolder, Walked, no_photo, walk_files
 from rarl.data.names import is_readable
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
+from rarl.data.sources.raters import one_value_each
 from rarl.data.sources.scale import Scale, check_grid
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
-from rarl.data.sources.tables import TableRow, column, read_table
+from rarl.data.sources.tables import TableRow, column, decimal_commas_as_points, read_table
 from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
@@ -32,6 +33,7 @@ def read_folder(
     objects: Sequence[str] = (),
     columns: tuple[str | None, str | None] = (None, None),
     splits: Sequence[str] = (),
+    several: Several | None = None,
 ) -> Source:
     """The images of a folder with their values.
 
@@ -45,6 +47,7 @@ def read_folder(
         scale: what the user says about the task.
         columns: the names of the table's columns for file and value, if they are not the usual ones.
         splits: lists as in `read_split_lists`.
+        several: what becomes of several values of one image in the table; None if there must not be any.
 
     Raises:
         DataError: if a file is missing or malformed, a name leads out of the folder, or a value is no value
@@ -53,7 +56,7 @@ def read_folder(
     """
     existing_folder(raw, "the folder of the images is needed")
     if labels is not None:
-        images, left_out, notes = _from_table(raw, labels, columns, scale)
+        images, left_out, notes = _from_table(raw, labels, columns, scale, several)
         source = _of_values(raw, images, left_out, notes, scale)
     elif orders is not None:
         source = _from_orders(raw, orders, scale)
@@ -95,7 +98,7 @@ def _of_values(
 
 
 def _from_table(
-    raw: Path, labels: Path, columns: tuple[str | None, str | None], scale: Scale
+    raw: Path, labels: Path, columns: tuple[str | None, str | None], scale: Scale, several: Several | None
 ) -> tuple[list[Labelled], list[LeftOut], dict[str, Any]]:
     rows = read_table(labels)
     file_key = column(rows, [columns[0]] if columns[0] else FILE_COLUMNS, "the image file", labels)
@@ -107,12 +110,16 @@ def _from_table(
     split_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
     names = [_file_of(row, file_key, where) for where, row in rows]
-    values = [scale.value(row.get(value_key), where) for where, row in rows]
+    given_values = [row.get(value_key) for _, row in rows]
+    comma_notes: dict[str, str] = {}
+    if not scale.names and (pointed := decimal_commas_as_points(given_values)) is not None:
+        given_values, comma_notes = pointed, {"values": "written with a decimal comma"}
+    values = [scale.value(given, where) for given, (where, _) in zip(given_values, rows, strict=True)]
     places: dict[str, str] = {}
     for name, (where, _) in zip(names, rows, strict=True):
         places.setdefault(name, where)
     found = ListedFolder(raw).find_all(places)
-    images: dict[str, tuple[Labelled, str]] = {}
+    rated: list[tuple[Labelled, str]] = []
     left_out: list[LeftOut] = []
     for given, value, (where, row) in zip(names, values, rows, strict=True):
         if given not in found.files:
@@ -123,23 +130,27 @@ def _from_table(
         row_id = name if rule is None else f"{name}#{rule}"
         known = {file_key, value_key, split_key, rule_key}
         rest = {str(key): given for key, given in row.items() if key not in known and _is_plain(key, given)}
-        image = Labelled(path, name, value, row_id, rule, _table_split(row, split_key, where), rest)
-        other, place = images.setdefault(row_id, (image, where))
-        if (other.value, other.split) != (image.value, image.split):
-            raise DataError(f"{where}: {name} has another value or split in {place}; keep one of the rows")
+        rated.append(
+            (Labelled(path, name, value, row_id, rule, _table_split(row, split_key, where), rest), where)
+        )
+    images, several_notes = one_value_each(rated, several)
     notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
-    notes |= found.matches.notes()
-    named = {image.name for image, _ in images.values()}
+    notes |= {**comma_notes, **several_notes, **found.matches.notes()}
+    named = {image.name for image in images}
     walked = walk_files(raw)
     strays = sum(Path(name).suffix.lower() in FILE_SUFFIXES for name in set(walked.files) - named)
     if strays:
         notes["images without a row"] = strays
     notes |= walked.notes()
-    return [image for image, _ in images.values()], left_out, notes
+    return images, left_out, notes
 
 
 def _file_of(row: Mapping[str, Any], key: str, where: str) -> str:
-    name = str(row.get(key) or "").strip().removeprefix("./")
+    """The name of the image's file. Tables may hold ids as numbers, even as 17.0."""
+    given = row.get(key)
+    if isinstance(given, float) and given.is_integer():
+        given = int(given)
+    name = "" if given is None else str(given).strip().removeprefix("./")
     if not name:
         raise DataError(f"{where}: no {key}; name the image's file")
     return name

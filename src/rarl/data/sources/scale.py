@@ -93,7 +93,7 @@ class Scale:
             rule += f" ({', '.join(f'{place} {name}' for place, name in enumerate(self.names))})"
             notes["order"] = list(self.names)
         else:
-            step = self.step or _step(values)
+            step = self.step or step_of(values)
             ends = self.ends or _grid_range(values, step)
             if self.ends is None:
                 notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
@@ -166,12 +166,15 @@ def _mend(given: Any) -> str:
     text = str(given or "").strip()
     if not text or text.lower() in ("nan", "none", "null", "na", "n/a"):
         return "fill it, or remove the row"
-    if re.fullmatch(r"[+-]?[\d.,\s]+%?", text):
+    if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,\s]+%?", text):
         return "write it with a decimal point and nothing else, such as 1234.5"
-    return "where values have names, give them in ascending order, as --order low,medium,high"
+    mend = "where values have names, give them in ascending order, as --order low,medium,high"
+    return (
+        f"{mend}; a name with a comma in it stands in quotes, as '\"low, dry\",high'" if "," in text else mend
+    )
 
 
-def _step(values: Sequence[float]) -> float:
+def step_of(values: Sequence[float]) -> float:
     """The coarsest of `_STEPS` whose multiples all values are."""
     for step in _STEPS:
         # The tolerance is what decimals lose in binary, and no more: even of seconds since 1970, tenths

@@ -1,38 +1,42 @@
-"""Tables about files: CSV, TSV, JSONL, JSON and Parquet, read as rows of named columns, each with the place
-to name in an error. What the columns mean is left to the sources."""
+"""Tables about files: CSV, TSV, JSONL, JSON, Parquet and the exports of annotation tools, read as rows of
+named columns, each with the place to name in an error. What the columns mean is left to the sources."""
 
 import csv
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from rarl.data.sources.exports import cvat_rows, is_label_studio, label_studio_rows
 from rarl.errors import DataError
 from rarl.files import read_jsonl
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xml")
 
 TableRow = tuple[str, dict[str, Any]]
 """The place of a row, such as "labels.csv line 3", and its columns."""
 
 
 def read_table(path: str | os.PathLike[str]) -> list[TableRow]:
-    """The rows of a table with a header, in order. The values of a CSV are all texts.
+    """The rows of a table with a header, in order. The values of a CSV are all texts. Of CSV and Parquet,
+    rows with nothing in them are passed over, and of CSV columns with neither a name nor a field.
 
     Raises:
         DataError: if the file is missing, has another suffix, is malformed or has no rows.
     """
     file = Path(path)
-    readers = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
+    readers = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl, ".xml": cvat_rows}
     if file.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(f"{file}: a table is one of {', '.join(TABLE_SUFFIXES)}")
     if not file.is_file():
         raise DataError(f"{file}: no such file; check the path")
     try:
-        rows = list(readers.get(file.suffix.lower(), _csv)(file))
+        found = readers.get(file.suffix.lower(), _csv)(file)
+        rows = list(found)
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -63,40 +67,82 @@ def column(rows: Sequence[TableRow], names: Sequence[str], what: str, file: str 
     )
 
 
+_MINUS = re.compile(r"^\s*[\u2012\u2013\u2212\ufe63\uff0d]")
+"""What text processors put in place of the minus of a number."""
+
+
 def number(value: Any) -> float | None:
-    """A finite number, also if it is written as a text; None for anything else."""
+    """A finite number, also if it is written as a text, with any minus; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     if isinstance(value, str) and "_" in value:  # 26_0 is a piece of a name, to Python it is 260
         return None
     try:
-        parsed = float(value)
+        parsed = float(_MINUS.sub("-", value) if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         return None
     return parsed if math.isfinite(parsed) else None
 
 
+_WITH_COMMA = re.compile(r"\s*[+\N{MINUS SIGN}-]?\d+(,\d+)?\s*")
+_THOUSANDS = re.compile(r".*\d,\d{3}\s*")
+
+
+def decimal_commas_as_points(values: Sequence[Any]) -> list[Any] | None:
+    """A column of numbers with decimal commas, such as "3,5", with points instead; None if it is none.
+
+    Every text must be a number so, and one of them show that its comma is no mark of thousands: "1,234" is.
+    """
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    commas = [text for text in texts if "," in text]
+    if not all(map(_WITH_COMMA.fullmatch, texts)) or all(map(_THOUSANDS.fullmatch, commas)):
+        return None
+    return [value.replace(",", ".") if isinstance(value, str) else value for value in values]
+
+
+_SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*\r?\n?', re.IGNORECASE)  # Excel's first line, no header
 _ENTRY = 'an object such as {"file": ..., "value": ...}'
 
 
 def _csv(file: Path) -> Iterator[TableRow]:
     with open(file, encoding="utf-8-sig", newline="") as lines:
-        header = lines.readline()
+        said = _SEPARATOR.fullmatch(lines.readline())
         lines.seek(0)
-        delimiter = max(",;\t", key=header.count)
+        header = next((line for line in lines if line.strip()), "")
+        lines.seek(0)
+        if said:
+            lines.readline()
+        delimiter = said[1] if said else max(",;\t", key=header.count)
         # Strict, because a quote that is never closed would swallow all the lines after it.
-        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
-            names = list(reader.fieldnames or ())
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise DataError(f"{file}: two columns are called {twice[0]!r}; rename one")
-            for row in reader:
-                where = f"{file} line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(f"{where}: not as many fields as the header has; mend the line")
-                yield where, row
+            # Empty rows are nothing, before the header and after it.
+            fields = ((reader.line_num + bool(said), row) for row in reader if not all(map(_is_empty, row)))
+            _, names = next(fields, (0, []))
+            found = list(fields)
         except csv.Error as error:
-            raise DataError(f"{file} line {reader.reader.line_num}: {error}") from error
+            raise DataError(f"{file} line {reader.line_num + bool(said)}: {error}") from error
+    # Columns without a name and without a field are what a spreadsheet once had something in.
+    wanted = {place for place, name in enumerate(names) if not _is_empty(name)}
+    wanted |= {place for _, row in found for place, given in enumerate(row) if not _is_empty(given)}
+    kept = sorted(place for place in wanted if place < len(names))
+    columns = [names[place] for place in kept]
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(f"{file}: two columns are called {twice[0]!r}; rename one")
+    for line, row in found:
+        where = f"{file} line {line}"
+        if len(row) <= max(kept) or not all(map(_is_empty, row[len(names) :])):
+            raise DataError(f"{where}: not as many fields as the header has; mend the line")
+        yield where, {names[place]: row[place] for place in kept}
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a field has nothing in it: missing, blank, or no number."""
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _jsonl(file: Path) -> Iterator[TableRow]:
@@ -113,6 +159,9 @@ def _json(file: Path) -> Iterator[TableRow]:
         raise DataError(f"{file}: not JSON ({error})") from error
     if not isinstance(entries, list):
         raise DataError(f"{file}: must be a list of objects, one for each image")
+    if is_label_studio(entries):
+        yield from label_studio_rows(file, entries)
+        return
     for entry_number, entry in enumerate(entries, 1):
         where = f"{file} entry {entry_number}"
         if not isinstance(entry, dict):
@@ -130,4 +179,5 @@ def _parquet(file: Path) -> Iterator[TableRow]:
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from error
     for row_number, row in enumerate(rows, 1):
-        yield f"{file} row {row_number}", row
+        if not all(map(_is_empty, row.values())):
+            yield f"{file} row {row_number}", row

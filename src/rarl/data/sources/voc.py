@@ -3,19 +3,26 @@ objects of some kinds. Boxes are not read, and objects marked difficult or trunc
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import Any
 
-from rarl.data.listing import ListedFolder
+from rarl.data import SPLIT_NAMES
+from rarl.data.listing import ListedFolder, walk_files
+from rarl.data.names import match_names, spelling
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
+from rarl.data.sources.xml_text import UnfitXmlError, xml_root
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
 
 LARGEST_FILE = 4_000_000  # bytes of XML: 10,000 objects and more
-VOC_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".JPG", ".JPEG", ".PNG")
+VOC_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
+KIND_FOLDERS = {
+    *("annotations", "annotation", "xml", "xmls", "labels", "label", "ann"),
+    *("jpegimages", "images", "image", "imgs", "img"),
+}
 VOC_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -29,10 +36,6 @@ class _Annotated:
     objects: Counter[str]
 
 
-class _UnfitError(Exception):
-    """Why an XML file is left out."""
-
-
 def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Source:
     """A row for each annotated image, with the number of its objects of the kinds `objects`, which may be 0.
 
@@ -41,7 +44,9 @@ def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Sou
     `trainval` stands in for `train` or `val` if one of these is missing.
 
     Args:
-        raw: the folder that holds `Annotations` and `JPEGImages`.
+        raw: the folder that holds `Annotations` and `JPEGImages`, both with sub-folders or without; or one
+            that holds XML files and images in any folders, beside each other or in `annotations` and
+            `images`. There, folders called train, valid and test are the splits.
         objects: the names to count, such as ["RBC"]; the numbers of several are added up.
         task: the rule and the range; by default "number of RBC", from 0 to the largest number or at least 10.
 
@@ -51,13 +56,18 @@ def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Sou
         ConfigError: if no object has one of the names; it says which names there are, and how often.
     """
     try:
-        images = ListedFolder(existing_folder(raw / "JPEGImages", "the images go there, as in Pascal VOC"))
-        annotations = existing_folder(raw / "Annotations", "the XML files go there, as in Pascal VOC")
-        annotated, left_out = _read_folder(annotations, images)
-        place, splits = _splits(raw / "ImageSets")
-        stems = {Path(name).stem for name in os.listdir(annotations)}
+        layout = _layout(existing_folder(raw, "the folder of the images and XML files is needed"))
+        annotations = layout.annotations
+        annotated, left_out, unannotated = _read_folder(layout)
+        place, splits = _splits(layout.root / "ImageSets") if layout.is_pascal else (None, {})
     except OSError as error:
         raise DataError(f"{error.filename or raw}: can't be read ({error.strerror or error})") from error
+    stems = {each.stem for each in annotated} | {each.name.removesuffix(".xml") for each in left_out}
+    if place is None:
+        splits = _folder_splits(annotated)
+    else:
+        ends = match_names(splits, stems)
+        splits = {ends.found.get(name, name): split for name, split in splits.items()}
     wanted = list(dict.fromkeys(objects))
     _check_objects(wanted, annotated)
     if place is not None:
@@ -76,7 +86,57 @@ def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Sou
     for each, count in zip(annotated, counts, strict=True):
         value = task.check(count, f"{annotations}: {each.stem}.xml")
         rows.append(Labelled(each.path, each.image, value, each.image, split=splits.get(each.stem)))
-    return Source(task, rows, left_out, {"objects": wanted, "splits": place})
+    notes: dict[str, Any] = {"objects": wanted, "splits": place or ("folders" if splits else None)}
+    if unannotated:
+        notes["images without an XML file"] = unannotated
+    return Source(task, rows, left_out, notes)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the files are: `annotations` and `images` are folders in `root`, or `root` itself."""
+
+    root: Path
+    annotations: Path
+    images: Path
+
+    @property
+    def is_pascal(self) -> bool:
+        return self.annotations != self.root
+
+
+def _layout(raw: Path) -> _Layout:
+    """Pascal VOC's two folders in `raw`, or in its one sub-folder that has them, such as `VOC2012`; otherwise
+    the XML files and the images are anywhere in `raw`.
+
+    Raises:
+        DataError: if only one of the two folders is there, and no XML file is beside an image.
+    """
+    for root in (raw, *sorted(raw.glob("*")), *sorted(raw.glob("*/*"))):
+        here = [(root / name).is_dir() for name in ("Annotations", "JPEGImages")]
+        if all(here):
+            others = [each for each in raw.glob("**/JPEGImages") if each.parent != root]
+            return (
+                _Layout(raw, raw, raw) if others else _Layout(root, root / "Annotations", root / "JPEGImages")
+            )
+    for name, what in (("JPEGImages", "images"), ("Annotations", "XML files")):
+        if not (raw / name).is_dir() and not any(
+            each.lower().endswith(VOC_SUFFIXES if what == "images" else ".xml")
+            for each in walk_files(raw).files
+        ):
+            existing_folder(raw / name, f"the {what} go there, as in Pascal VOC, or beside each other")
+    return _Layout(raw, raw, raw)
+
+
+def _folder_splits(annotated: Sequence[_Annotated]) -> dict[str, str]:
+    """The split of each XML file if the folders say it for all of them, such as `export/valid/a.xml`."""
+    splits: dict[str, str] = {}
+    for each in annotated:
+        words = [word.lower() for word in each.stem.split("/")[:-1] if word.lower() in SPLIT_NAMES]
+        if not words:
+            return {}
+        splits[each.stem] = SPLIT_NAMES[words[0]]
+    return splits if len(set(splits.values())) > 1 else {}
 
 
 def _first_annotation_left_out(left_out: Sequence[LeftOut]) -> str:
@@ -95,77 +155,109 @@ def _check_objects(wanted: Sequence[str], annotated: Sequence[_Annotated]) -> No
             raise ConfigError(f"objects {name!r}: name one or more that are annotated; there are {there}")
 
 
-def _read_folder(folder: Path, images: ListedFolder) -> tuple[list[_Annotated], list[LeftOut]]:
-    """The XML files in the order of their names, and those left out. Each image has at most one."""
+def _read_folder(layout: _Layout) -> tuple[list[_Annotated], list[LeftOut], int]:
+    """The XML files in the order of their names, and those left out. Each image has at most one. The number
+    is that of the images without an XML file."""
     claims: dict[str, list[_Annotated]] = defaultdict(list)
-    left_out: list[LeftOut] = []
-    files = ListedFolder(folder)
-    for name in sorted(name for name in os.listdir(folder) if name.lower().endswith(".xml")):
+    files = ListedFolder(layout.annotations)
+    walked = walk_files(layout.annotations)
+    left_out = [
+        LeftOut(name, "its name is not readable; give it another")
+        for name in walked.unreadable
+        if name.lower().endswith(".xml")
+    ]
+    finder = _ImageFinder(layout)
+    for name in walked.files:
+        if not name.lower().endswith(".xml"):
+            continue
         try:
-            if not name.isprintable():  # also the bytes of a name that is not UTF-8
-                raise _UnfitError("its name is not readable; give it another")
-            each = _read_file(files.find(name, str(folder)), images)
+            each = _read_file(name, files.find(name, str(layout.annotations)), finder)
             claims[each.image].append(each)
-        except _UnfitError as error:
-            left_out.append(LeftOut(ascii(name)[1:-1], str(error)))
+        except UnfitXmlError as error:
+            left_out.append(LeftOut(name, str(error)))
     kept: list[_Annotated] = []
     for image, claimants in claims.items():
-        owners = [each for each in claimants if each.stem == Path(image).stem or len(claimants) == 1]
+        owners = [
+            each for each in claimants if Path(each.stem).name == Path(image).stem or len(claimants) == 1
+        ]
         for each in claimants:
             if owners == [each]:
                 kept.append(each)
             else:
                 left_out.append(LeftOut(f"{each.stem}.xml", f"{image} is the image of another one too"))
-    return kept, left_out
+    return kept, left_out, len(finder.names) - len(claims)
 
 
-def _read_file(file: Path | None, images: ListedFolder) -> _Annotated:
+def _read_file(name: str, file: Path | None, finder: "_ImageFinder") -> _Annotated:
     if file is None or not file.is_file():  # reading a pipe could go on forever
-        raise _UnfitError("no file")
+        raise UnfitXmlError("no file")
     with open(file, "rb") as stream:
-        root = _parse(stream.read(LARGEST_FILE + 1))
+        data = stream.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise UnfitXmlError(f"more than {LARGEST_FILE:,} bytes")
+    root = xml_root(data, "annotation")
     objects: Counter[str] = Counter()
     for number, element in enumerate(root.findall("object"), 1):
-        names = [(name.text or "").strip() for name in element.findall("name")]
+        names = [(named.text or "").strip() for named in element.findall("name")]
         if len(names) != 1 or not names[0]:
-            raise _UnfitError(f"object {number} must have one name")
+            raise UnfitXmlError(f"object {number} must have one name")
         objects[names[0]] += 1
+    stem = name[: -len(".xml")]
     named = (root.findtext("filename") or "").strip()
-    for image in _candidates(file.stem, named):
-        try:
-            path = images.find(image, str(file))
-        except DataError:
-            if image in (file.stem + suffix for suffix in VOC_SUFFIXES):
-                raise
-            continue  # such as "C:\\photos\\1.jpg": the name of a file elsewhere
-        if path is not None:
-            return _Annotated(file.stem, image, path, objects)
-    raise _UnfitError(f"no image {file.stem!a} in {images.path.name}, and none named {named!a}")
+    image = finder.find(stem, named)
+    path = None if image is None else finder.images.find(image, str(file))
+    if image is None or path is None:
+        raise UnfitXmlError(
+            f"no image {Path(stem).name!a} in {finder.images.path.name}, and none named {named!a}"
+        )
+    return _Annotated(stem, image, path, objects)
 
 
-def _candidates(stem: str, named: str) -> Iterator[str]:
-    """The names that the image may have, the likeliest first. The one in the XML file is often out of
-    date."""
-    if Path(named).stem == stem:
-        yield named
-    yield from (stem + suffix for suffix in VOC_SUFFIXES)
-    yield named
+class _ImageFinder:
+    """The image of an XML file: of the same name in the same folder, or in the one that takes its place, as
+    `images/train` does for `annotations/train`; or else the one that the file names. Where several have the
+    same name but for the suffix, the file says which. The name in an XML file is often out of date."""
+
+    def __init__(self, layout: _Layout) -> None:
+        self.images = ListedFolder(layout.images)
+        walked = walk_files(layout.images).files
+        self.names = [name for name in walked if os.path.splitext(name)[1].lower() in VOC_SUFFIXES]
+        self._there = set(self.names)
+        self._of_key: dict[str, list[str]] = defaultdict(list)
+        for name in self.names:
+            self._of_key[_key(os.path.splitext(name)[0])].append(name)
+
+    def find(self, stem: str, named: str) -> str | None:
+        """The name of the image, in the folder of the images."""
+        inside = stem.rpartition("/")[0]
+        if Path(named).stem == Path(stem).name and (beside := _joined(inside, named)) in self._there:
+            return beside
+        same = self._of_key[_key(stem)]
+        if same:
+            same = [name for name in same if Path(name).name == named] or sorted(
+                same, key=lambda name: (name.rpartition("/")[0] != inside, VOC_SUFFIXES.index(_suffix(name)))
+            )
+            return same[0]
+        if not named:
+            return None
+        beside = _joined(inside, named)
+        if beside in self._there:
+            return beside
+        return match_names([named], self.names).found.get(named)
 
 
-def _parse(data: bytes) -> ElementTree.Element:
-    """The root of an XML text. A document type is refused, since entities in it can grow without end."""
-    if len(data) > LARGEST_FILE:
-        raise _UnfitError(f"more than {LARGEST_FILE:,} bytes")
-    # In UTF-16, each of these characters has a zero beside it. XML allows no other encoding that hides them.
-    if b"<!DOCTYPE" in data.replace(b"\0", b""):
-        raise _UnfitError("has a <!DOCTYPE>, which is refused; remove it")
-    try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise _UnfitError(f"not XML ({error})") from error
-    if root.tag != "annotation":
-        raise _UnfitError(f"its root is <{root.tag[:80]}>, not <annotation>")
-    return root
+def _key(stem: str) -> str:
+    """A path without the folders that say only what kind of file is in them."""
+    *folders, last = spelling(stem).split("/")
+    return "/".join([*(each for each in folders if each.lower() not in KIND_FOLDERS), last])
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _splits(folder: Path) -> tuple[str | None, dict[str, str]]:
