@@ -155,8 +155,7 @@ def test_what_the_second_stage_says_of_its_trainer_holds_for_the_arms_of_one_sta
         "regression": [1.5e-4],
         "ranking": [3e-4],
         "joint": [3e-4],
-        "rarl_no_mutation": [1.5e-4, 3e-4],
-        "rarl": [1.5e-4, 3e-4],
+        **{arm: [1.5e-4, 3e-4] for arm in ["rarl_no_mutation", *WAYS, "rarl"]},
     }
 
 

@@ -19,6 +19,8 @@ from helpers.sharing import (
 from rarl.models.loading import load_model, load_processor
 from rarl.training.trainer import REWARDS
 
+ADDED = ("policy", "mutation", "groups", "effort")
+
 
 def test_ten_steps_are_those_of_trl(dataset, tmp_path):
     calls = []
@@ -29,7 +31,7 @@ def test_ten_steps_are_those_of_trl(dataset, tmp_path):
         own = Steps(trainer_of(dataset, tmp_path / "on", "on", max_steps=10))
     assert len(own.gradients) == 10
     for log in own.logs:  # what RARLTrainer logs beside TRL's own
-        for key in [key for key in log if key.startswith(("policy", "mutation"))]:
+        for key in [key for key in log if key.startswith(ADDED)]:
             del log[key]
     assert_same_steps(own, theirs)
     assert own.logs[9]["kl"] > 1e-3

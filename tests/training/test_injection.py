@@ -110,6 +110,24 @@ def test_a_shaped_token_of_negative_advantage_is_not_clipped(prompts_of, tmp_pat
     assert all(float((gradients[name] - expected[name]).norm()) <= 1e-5 * scale for name in expected)
 
 
+def test_a_further_iteration_shapes_by_the_policy_of_then(prompts_of, tmp_path, monkeypatch):
+    """Log-probs of the policy that sampled say nothing of a response that it did not sample."""
+    trainer, batch = prepared(
+        prompts_of, tmp_path, monkeypatch, mutation={"weight": "shaped", "gamma": GAMMA}, shared_prefix="off"
+    )
+    assert "old_per_token_logps" not in batch.output
+    loss, gradients = loss_of(trainer, batch.output)
+    seen = []
+    original = trainer._get_per_token_logps_and_entropies
+    trainer._get_per_token_logps_and_entropies = lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+    loss_of(trainer, batch.output)
+    old = seen[0][0].detach().clone()
+    old[1] -= 1.0  # the injected one
+    again, others = loss_of(trainer, batch.output | {"old_per_token_logps": old})
+    assert again == pytest.approx(loss.item(), abs=1e-6)
+    assert all(torch.allclose(others[name], gradients[name], atol=1e-6) for name in gradients)
+
+
 @pytest.mark.parametrize("shared", ["off", "on"])
 def test_advantages_by_the_policys_own_statistics(prompts_of, tmp_path, monkeypatch, shared):
     """The policy earned 3, 0, 3 and 3: mean 9/4, deviation 3/2. NOTHING was replaced by 5."""

@@ -31,6 +31,12 @@ from rarl.models.loading import load_model
         ("_compute_loss", ["self", "model", "inputs"]),
         ("_log_metric", ["self", "name", "value"]),
         ("_log_completion_extra", ["self", "column", "values"]),
+        ("_compute_loss", ["self", "model", "inputs"]),
+        ("_tokenize_prompts", ["self", "prompts"]),
+        ("training_step", ["self", "model", "inputs", "num_items_in_batch"]),
+        ("log", ["self", "logs", "start_time"]),
+        ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
+        ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
         ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
         # Only the tests use this one:
         (
