@@ -9,7 +9,7 @@ from trl import GRPOTrainer
 from helpers.grpo import BACKWARDS, NOTHING, PERFECT, WRONG, ids_of, ours, settings, text_of, trained
 from helpers.sharing import GROUPS, Steps, assert_same_steps, pictures, recording, replaying, trainer_of
 from rarl.errors import ConfigError
-from rarl.training.effort import STATE_FILE
+from rarl.training.mutation.effort import STATE_FILE
 from rarl.training.trainer import RARLConfig
 
 EVEN = [WRONG] * 4  # no variance: 3 each

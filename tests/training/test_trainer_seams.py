@@ -28,7 +28,6 @@ from rarl.models.loading import load_model
         ("_generate_and_score_completions", ["self", "inputs"]),
         ("_generate", ["self", "prompts"]),
         ("_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
-        ("_compute_loss", ["self", "model", "inputs"]),
         ("_log_metric", ["self", "name", "value"]),
         ("_log_completion_extra", ["self", "column", "values"]),
         ("_compute_loss", ["self", "model", "inputs"]),

@@ -11,7 +11,7 @@ from rarl.errors import DataError
 from rarl.paper.grid import Cell, total_steps
 from rarl.paper.published import OWN_TABLES, PUBLISHED_TABLES, PublishedTable, published
 from rarl.report.tables import MISSING, TextTable
-from rarl.training.effort import EFFORT_KEYS
+from rarl.training.mutation.effort import EFFORT_KEYS
 
 MUTATION_TABLE = PublishedTable(
     name="mutation",

@@ -38,8 +38,9 @@ from rarl.training.callbacks import (
 )
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
+from rarl.training.resuming import Resuming
 from rarl.training.sections import Stage, Weights
-from rarl.training.trainer import RARLConfig, RARLTrainer, Resuming
+from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
 
 # ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────

@@ -1,37 +1,26 @@
 """`RARLTrainer`: TRL's GRPOTrainer with the paper's rewards, settings and Response Mutation Operation (RMO,
 section 3), and `RARLConfig`, its arguments (section 4.1). Responses are replaced at the end of `_generate`,
 so everything after it is TRL's own: log-probs of policy and reference, rewards, the advantages of Eqs. 2 and
-9, and the loss. `Resuming` makes any transformers Trainer read a checkpoint's weights correctly. What is
-replaced by what is decided in `rarl.method.mutation`. The private methods of TRL that this file relies on are
-pinned to trl 1.16, each with a test."""
+9, and the loss. What is replaced by what is decided in `rarl.method.mutation` and in the folder `mutation`.
+The private methods of TRL that this file relies on are pinned to trl 1.16, each with a test."""
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import gather_object
-from transformers import PreTrainedModel, SchedulerType
+from transformers import SchedulerType
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from rarl.errors import ConfigError, ModelError
-from rarl.method.equations import is_rankable
-from rarl.method.mutation import keep_reasoning, stagnant_switch, values_in_order
+from rarl.method.mutation import stagnant_switch
 from rarl.method.replies import (
-    Item,
-    continuation,
     opening_of,
-    parse,
-    reasoning_template,
-    reference_items,
-    write_answer,
-    write_reply,
 )
-from rarl.method.rewards import TERMS, format_reward
+from rarl.method.rewards import TERMS
 from rarl.models.generation import vision_tokens
 from rarl.models.processor import reply_opening
 
@@ -39,15 +28,16 @@ from rarl.models.processor import reply_opening
 # folder `rarl/shared_prefix` and, in this file, every line that ends in "# shared prefix": training is then
 # TRL's own, as it is with `shared_prefix: off`.
 from rarl.shared_prefix.trainer import SharedPrefix, torn_groups  # shared prefix
-from rarl.training.choice import Choosing
 from rarl.training.defaults import share_of_the_batch
-from rarl.training.dynamic_sampling import DynamicSampling, why_not_resampled
-from rarl.training.effort import KeepsState
-from rarl.training.injection import Injecting, check_injection
-from rarl.training.mutation_fields import MutationFields
-from rarl.training.own_statistics import OwnStatistics
+from rarl.training.mutation.choice import Choosing
+from rarl.training.mutation.dynamic_sampling import DynamicSampling, why_not_resampled
+from rarl.training.mutation.effort import KeepsState
+from rarl.training.mutation.fields import MutationFields
+from rarl.training.mutation.injection import Injecting, check_injection
+from rarl.training.mutation.own_statistics import OwnStatistics
+from rarl.training.mutation.references import References
 from rarl.training.reference import OtherReference
-from rarl.training.replaying import Replaying
+from rarl.training.resuming import Resuming
 from rarl.training.trainer_keys import process_count, schedule_problem
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,37 +100,6 @@ class RARLConfig(MutationFields, GRPOConfig):
             check_injection(self, mutation)
 
 
-# ── resuming ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Resuming:
-    """Goes before a transformers Trainer among the bases of a class, and makes it read a checkpoint's weights
-    the way `from_pretrained` does. Adapters and sharded training are left to the Trainer, which reads them
-    correctly.
-
-    Raises:
-        ModelError: when training resumes from a checkpoint that lacks weights.
-    """
-
-    model: Any
-    is_fsdp_enabled: bool
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        policy = self.model if model is None else model
-        if self.is_fsdp_enabled or not isinstance(policy, PreTrainedModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-            return
-        loaded: Any = type(policy).from_pretrained(
-            resume_from_checkpoint, dtype=policy.dtype, output_loading_info=True
-        )
-        saved, report = loaded
-        if report["missing_keys"]:
-            raise ModelError(
-                f"{resume_from_checkpoint} lacks weights: {', '.join(sorted(report['missing_keys']))}"
-            )
-        policy.load_state_dict(saved.state_dict())
-
-
 # ── the trainer ──────────────────────────────────────────────────────────────────────────────────────────
 
 REWARDS: list[Callable[..., Any]] = [term.function for term in TERMS]
@@ -151,7 +110,7 @@ class RARLTrainer(
     DynamicSampling,
     Injecting,
     OwnStatistics,
-    Replaying,
+    References,
     KeepsState,
     OtherReference,
     SharedPrefix,  # shared prefix
@@ -180,8 +139,8 @@ class RARLTrainer(
         policy/kl, policy/entropy: of the policy's own responses, without the injected ones;
         mutation/fraction: share of responses that were replaced;
         mutation/stagnant_before, mutation/stagnant_after: share of groups that are stagnant;
-        groups/no_variance and resample/..., see `rarl.training.dynamic_sampling`;
-        effort/..., see `rarl.training.effort`.
+        groups/no_variance and resample/..., see `rarl.training.mutation.dynamic_sampling`;
+        effort/..., see `rarl.training.mutation.effort`.
     The mutation metrics are left out if nothing is mutated and the dataset has no ground truth. For these
     metrics and for mutation, the reward functions are called three times a step: for the policy's own
     responses, for the references, and by TRL for the group as it is trained on.
@@ -330,117 +289,6 @@ class RARLTrainer(
             metrics["policy/reward"].append(rewards.nanmean().item())
             metrics["policy/reward_std"].append(nanstd(rewards).item())
         return rewards.tolist()
-
-    def _has_references(self) -> bool:
-        """Whether there is something to replace responses by. A dataset needs none if nothing is mutated."""
-        columns = self._inputs[0]
-        orders_alone = "order" in columns and "values" not in columns
-        wanted = ("order", "range", "step") if orders_alone else ("values", "step")
-        lacking = [column for column in wanted if column not in columns]
-        if lacking and self._mutation.reference != "best" and self._mutation.probability > 0:
-            raise ConfigError(
-                "mutation by the ground truth needs the dataset's columns 'values' and 'step', such as "
-                f"[3, 7] and 1, or 'order', 'range' and 'step'; missing: {', '.join(lacking)}"
-            )
-        return not lacking or self._mutation.reference == "best"
-
-    # ── the references that take their place ─────────────────────────────────────────────────────────────
-
-    def _reference_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
-        """The token ids, with the end token, that would replace each local response."""
-        if self._mutation.reference == "best":
-            return self._best_ids(completion_ids, rewards)
-        return [
-            self._replayed(index, ids, rewards)
-            or self._true_reference(ids, self._true_items(ids, example), example)
-            for index, (ids, example) in enumerate(zip(completion_ids, self._inputs, strict=True))
-        ]
-
-    def _true_items(self, own: list[int], example: dict[str, Any]) -> list[Item]:
-        """The true list. If only the order is known, it is in that order, with the response's own values."""
-        if "values" in example:
-            return reference_items(example["values"])
-        order = example["order"]
-        if self._mutation.probability > 0 and not is_rankable(order):
-            raise ConfigError(
-                f"column 'order': {order} has nothing to rank, so there is no reference to mutate by: give "
-                "each prompt two pictures or more, of different places"
-            )
-        given = parse(self._opening + self._decode(own)).values(len(order))
-        values = values_in_order(given, order, example["range"], example["step"])
-        # Sorted by place, not by value: the response's own values may be tied.
-        return [Item(index + 1, values[index]) for index in sorted(range(len(order)), key=order.__getitem__)]
-
-    def _true_reference(self, own: list[int], items: list[Item], example: dict[str, Any]) -> list[int]:
-        ids, step = None, example["step"]
-        if self._mutation.reasoning == "keep":
-            ids = self._keep(own, f"\n<answer>{write_answer(items, step)}</answer>", example)
-        if ids is None:
-            values = [item.value for item in sorted(items, key=lambda item: item.image_id)]
-            spelled = "" if self._mutation.reasoning == "empty" else reasoning_template(values, step)
-            ids = self._encode(continuation(write_reply(spelled, items, step), self._opening))
-        if len(ids) + 1 > self.max_completion_length and self._mutation.probability > 0:
-            raise ConfigError(
-                f"max_completion_length {self.max_completion_length} can't hold the reference reply for "
-                f"{len(items)} images ({len(ids) + 1} tokens); raise it to at least {len(ids) + 1}"
-            )
-        return [*ids, self._tokenizer.eos_token_id]
-
-    def _best_ids(self, completion_ids: list[list[int]], rewards: list[float]) -> list[list[int]]:
-        """The best response of each local response's group; with `keep`, after the response's own
-        reasoning. Where R_format is a reward, only a response that has it counts, and has ended; each is its
-        own reference where there is none, so that nothing is replaced."""
-        everyone = gather_object(completion_ids)
-        offset = self.accelerator.process_index * len(completion_ids)
-        result = []
-        for index, own in enumerate(completion_ids):
-            start = (offset + index) // self.num_generations * self.num_generations
-            group = range(start, start + self.num_generations)
-            scored = [i for i in group if not math.isnan(rewards[i])]
-            if "format_reward" in self.reward_func_names:
-                example = self._inputs[index]
-                scored = [i for i in scored if self._is_whole(everyone[i], example)]
-            if scored:
-                best = everyone[max(scored, key=lambda i: (rewards[i], -i))]
-                own = self._with_own_reasoning(best, own, self._inputs[index])
-            result.append(own)
-        return result
-
-    def _with_own_reasoning(self, best: list[int], own: list[int], example: dict[str, Any]) -> list[int]:
-        """A better reply; with `keep`, its answer after the response's own reasoning, where that can be."""
-        ids = None
-        if self._mutation.reasoning == "keep":
-            _, closed, answer = self._decode(best).partition("</think>")
-            ids = self._keep(own, answer, example) if closed else None
-        if ids is None or len(ids) + 1 > self.max_completion_length:
-            return best
-        return [*ids, self._tokenizer.eos_token_id]
-
-    def _keep(self, own: list[int], answer: str, example: dict[str, Any]) -> list[int] | None:
-        """The response's own reasoning with this answer; None where that is no reply to inject."""
-        ids = keep_reasoning(own, answer, self._encode, self._decode, self.max_completion_length - 1)
-        return ids if ids is not None and self._is_reference(ids, example) else None
-
-    def _is_reference(self, ids: list[int], example: dict[str, Any]) -> bool:
-        """Whether these tokens, without an end token, may be injected: they earn R_format, and none of them
-        is special, for the text that is scored would not show it."""
-        truth = {name: [example[name]] for name in ("values", "order") if name in example}
-        text = self._opening + self._decode(ids)
-        return format_reward([text], **truth) == [1.0] and self._special.isdisjoint(ids)
-
-    def _is_whole(self, ids: list[int], example: dict[str, Any]) -> bool:
-        """Whether a response ended before it was cut, and may be injected."""
-        return not self._special.isdisjoint(ids[-1:]) and self._is_reference(ids[:-1], example)
-
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-    def _completion(self, ids: Sequence[int], as_text: bool) -> str | list[dict[str, str]]:
-        text = self._opening + self._decode(ids)
-        return text if as_text else [{"role": "assistant", "content": text}]
 
     # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────
 
