@@ -133,7 +133,7 @@ def test_the_shared_prefix_imports_nothing_of_training():
 
 def test_rewards_and_training_read_strictly():
     """The lenient reading is for evaluation and use; a reward that took it would teach no format."""
-    strict = [SOURCE / "rarl/method/rewards.py", *(SOURCE / "rarl/training").glob("*.py")]
+    strict = [SOURCE / "rarl/method/rewards.py", *(SOURCE / "rarl/training").rglob("*.py")]
     strict += [SOURCE / "rarl/method/mutation.py", *(SOURCE / "rarl/shared_prefix").glob("*.py")]
     assert [name_of(p) for p in strict if "lenien" in p.read_text(encoding="utf-8").lower()] == []
 

@@ -1,6 +1,6 @@
-"""What RMO would put in place of each response (section 3.2): the true answer, the best response of its group,
-or the prompt's best reply of earlier steps, as token ids with the end token. Which responses are replaced is
-decided elsewhere (`choice`)."""
+"""What RMO would put in place of each response (section 3.2): the true answer, the best response of its
+group, or the prompt's best reply of earlier steps, as token ids with the end token. Which responses are
+replaced is decided elsewhere (`choice`)."""
 
 import math
 from collections.abc import Sequence
