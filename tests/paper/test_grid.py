@@ -31,13 +31,16 @@ from rarl.training.run import stage_groups
 ARMS = list(PAPER_ARMS)
 TWO = ["rarl_no_mutation", "rarl"]
 WAYS = ["dynamic_sampling", "rarl_shaped", "rarl_own_statistics"]
+ALL, LISTS = [1, 2, 4, 8, 8], [2, 4, 8, 8]
 BEGINS_WITH = {"sft_rarl": "sft"} | dict.fromkeys(["rarl_no_mutation", *WAYS, "rarl"], "regression")
 
 
 def recipe_of(output="grid", *, first=None, second=None, **changes):
-    """The demo's run of two stages, with changes."""
+    """The demo's run of two stages, with numbers of its own and changes."""
     mapping = read_yaml_mapping(CONFIG) | {"output": str(output)}
-    stages = [mapping["stages"][0] | (first or {}), mapping["stages"][1] | (second or {})]
+    mapping["sft"] = {"reasoning": "template", "trainer": {"learning_rate": 5e-4}}
+    own = {"images": ALL, "max_steps": 400, "trainer": {"learning_rate": 3e-4}}
+    stages = [mapping["stages"][0] | (first or {}), mapping["stages"][1] | own | (second or {})]
     return config_from(mapping | {"stages": stages} | changes, "recipe")
 
 
@@ -52,10 +55,9 @@ def by_arm():
 
 # ── what each cell is ────────────────────────────────────────────────────────────────────────────────────
 
-ALL, LISTS = [1, 2, 4, 8, 8], [2, 4, 8, 8]
 MUTATED = 0.5
-# Arm: images, weights, steps, probability of mutation, of each stage. The demo's stages are of 200 and of 400
-# steps with 8 prompts each, so that one stage alone has 600.
+# Arm: images, weights, steps, probability of mutation, of each stage. The recipe's stages are of 200 and of
+# 400 steps with 8 prompts each, so that one stage alone has 600.
 STAGES = {
     "regression": [([1], [1, 0, 1], 200, None)],
     "ranking": [(LISTS, [0, 1, 1], 600, None)],
