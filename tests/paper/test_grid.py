@@ -186,10 +186,10 @@ def test_the_longer_sft_has_the_prompts_of_sft_and_of_the_second_stage_from_ther
     assert first != second  # further prompts: SFT sees each once
 
 
-def test_a_recipe_whose_stage_starts_from_sft_leaves_the_paper_s_arms_as_they_are(by_arm):
-    grid = grid_of(recipe_of(second={"start": "sft"}))
-    assert [cell.config.stages for cell in grid] == [by_arm[cell.arm].config.stages for cell in grid]
-    assert [cell.start for cell in grid] == [by_arm[cell.arm].start for cell in grid]
+def test_a_recipe_whose_stage_starts_from_sft_is_refused():
+    """It says nothing that an arm would follow: `sft_rarl` starts from SFT, and the others don't."""
+    with pytest.raises(ConfigError, match="add the arm that starts from SFT by --arms sft_rarl"):
+        grid_of(recipe_of(second={"start": "sft"}))
 
 
 @pytest.mark.parametrize("given", [None, 80])
