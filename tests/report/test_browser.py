@@ -290,7 +290,7 @@ def test_texts_and_arms_stand_out_from_what_is_behind_them(opening, wide_report,
     for colours, where in texts.items():
         assert contrast(*colours.split(" on ")) >= 4.5, (colours, where)
     arms = opened.js(LEGEND)
-    assert len(set(arms)) == 10
+    assert len(set(arms)) == 13
     for colour in arms:
         assert contrast(colour, opened.js(GROUND)) >= 3, colour
 
