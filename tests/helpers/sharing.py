@@ -144,8 +144,8 @@ def assert_same_steps(own, theirs, metrics=True):
     for step, (ours, expected) in enumerate(zip(own.gradients, theirs.gradients, strict=True)):
         assert ours.keys() == expected.keys()
         # The first step has the same weights. Later they have drifted apart by rounding, which some steps
-        # amplify.
-        limit = 1e-5 if step == 0 else 1e-4
+        # amplify: up to 4e-4 of a gradient after ten steps at a rate of 0.02.
+        limit = 1e-5 if step == 0 else 1e-3
         floor = 1e-6 * max(float(gradient.norm()) for gradient in expected.values())
         assert floor > 1e-8
         for name, gradient in expected.items():
@@ -156,7 +156,8 @@ def assert_same_steps(own, theirs, metrics=True):
         assert ours.keys() == expected.keys()
         for key in expected if metrics else ("reward", "loss"):
             if key in expected and not key.endswith(timed):
-                assert ours[key] == pytest.approx(expected[key], rel=1e-5, abs=2e-5), key
+                drift = 1e-3 if key == "grad_norm" else 1e-5
+                assert ours[key] == pytest.approx(expected[key], rel=drift, abs=2e-5), key
 
 
 def on_and_off(dataset, folder, metrics=True, **given):

@@ -262,7 +262,7 @@ def test_the_text_part_alone_is_given_it(model):
     assert model.config.text_config._attn_implementation == IMPLEMENTATION
     assert model.config.vision_config._attn_implementation == "sdpa"
     languages = [module for name, module in model.named_modules() if name.endswith("self_attn")]
-    assert len(languages) == 3
+    assert len(languages) == 4
     assert all(module.config._attn_implementation == IMPLEMENTATION for module in languages)
     visions = [module for name, module in model.model.visual.named_modules() if name.endswith("attn")]
     assert len(visions) == 2

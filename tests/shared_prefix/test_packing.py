@@ -200,7 +200,7 @@ def assert_same_scores(models, images, prompts=None, **responses):
     for ours, expected in zip(own, theirs, strict=True):
         assert ours.shape == expected.shape == ids.shape
         assert not ours[mask == 0].any()
-        assert torch.allclose(ours, expected, rtol=0, atol=1e-5)
+        assert torch.allclose(ours, expected, rtol=2e-6, atol=1e-5)  # float32 keeps 1e-7 of a number
     assert own[0][mask == 1].std() > 0.1  # the comparison says something
     weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) * mask
     (own[0] * weights).sum().backward()
