@@ -148,21 +148,24 @@ def utkface(
     return read_utkface(raw, split or (), ages, age_offset)
 
 
+CATEGORIES = Annotated[
+    Sequence[str] | None,
+    typer.Option(
+        metavar="NAME,...",
+        parser=partial(comma_separated, option="--categories"),
+        help="Count these alone, such as person,horse.",
+    ),
+]
+ZEROS = Annotated[bool, typer.Option("--zeros", help="Also images with none of a category.")]
+CROWDS = Annotated[bool, typer.Option("--crowds", help="Also images where some are annotated as a crowd.")]
+
+
 @source_command("coco-rem", "COCO data/coco --categories horse")
 def coco_rem(
     raw: RAW,
-    categories: Annotated[
-        Sequence[str] | None,
-        typer.Option(
-            metavar="NAME,...",
-            parser=partial(comma_separated, option="--categories"),
-            help="Count these alone, such as person,horse.",
-        ),
-    ] = None,
-    zeros: Annotated[bool, typer.Option("--zeros", help="Also images with none of a category.")] = False,
-    crowds: Annotated[
-        bool, typer.Option("--crowds", help="Also images where some are annotated as a crowd.")
-    ] = False,
+    categories: CATEGORIES = None,
+    zeros: ZEROS = False,
+    crowds: CROWDS = False,
     annotations: Annotated[
         Path | None, typer.Option(help="The folder of the annotation files, where they are not found.")
     ] = None,
@@ -188,18 +191,9 @@ def coco(
             help="An annotation file, of train, validation or test; repeatable; default: those in RAW.",
         ),
     ] = None,
-    categories: Annotated[
-        Sequence[str] | None,
-        typer.Option(
-            metavar="NAME,...",
-            parser=partial(comma_separated, option="--categories"),
-            help="Count these alone, such as person,horse.",
-        ),
-    ] = None,
-    zeros: Annotated[bool, typer.Option("--zeros", help="Also images with none of a category.")] = False,
-    crowds: Annotated[
-        bool, typer.Option("--crowds", help="Also images where some are annotated as a crowd.")
-    ] = False,
+    categories: CATEGORIES = None,
+    zeros: ZEROS = False,
+    crowds: CROWDS = False,
 ) -> "Source":
     """Photos with the number of a category's objects, from any annotation files in COCO's format.
 

@@ -70,7 +70,7 @@ class Choosing:
         """The indices of the responses, among those of all processes, that are replaced (section 3.2)."""
         size = self.num_generations
         chosen: set[int] = set()
-        stagnant_after = 0
+        stagnant_before = stagnant_after = 0
         mutation = self._mutation.at(self.state.global_step / max(1, self.state.max_steps - 1))
         # A resumed run draws the same: the step's place in the accumulation cycle counts, not the number of
         # calls.
@@ -86,9 +86,10 @@ class Choosing:
             generator = random.Random(f"{self.args.seed}:{place}:{start}")
             picked = choose(group, of_references, mutation, generator, after)
             chosen.update(start + index for index in picked)
+            stagnant_before += is_stagnant(group, of_references)
             stagnant_after += is_stagnant(after(picked), of_references)
         metrics = self._metrics["train"]
         metrics["mutation/fraction"].append(len(chosen) / len(rewards))
-        metrics["mutation/stagnant_before"].append(self._stagnant_share(rewards, references))
+        metrics["mutation/stagnant_before"].append(stagnant_before / len(starts))
         metrics["mutation/stagnant_after"].append(stagnant_after / len(starts))
         return chosen
