@@ -12,9 +12,10 @@ from PIL import Image
 
 from rarl.data.collection import load_collection
 from rarl.data.prepare import prepare_collection
-from rarl.data.sources import Labelled, LeftOut, Source, coco_annotations
+from rarl.data.sources import Labelled, LeftOut, Source
+from rarl.data.sources.coco import annotations as annotation_files
 from rarl.data.sources.coco import read_coco
-from rarl.data.sources.coco_annotations import stream_lists
+from rarl.data.sources.coco.annotations import stream_lists
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import COUNT
 
@@ -476,7 +477,7 @@ def lists(path: Path, text: str | bytes, *names: str) -> list[Any]:
 def test_a_file_is_read_the_same_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
-    monkeypatch.setattr(coco_annotations, "PIECE", piece)
+    monkeypatch.setattr(annotation_files, "PIECE", piece)
     text = ' {"b" : [1, [ ], {"x": "],}\\"ä☃😀"}, -12.5e+3 ,true] ,\r\n"skip": [[1], 0.5, {"a": []}],'
     text += '"n": 12, "a":[]} \n'
     rows = [("b", 1, 1), ("b", 2, []), ("b", 3, {"x": '],}"ä☃😀'}), ("b", 4, -12500.0), ("b", 5, True)]
@@ -518,15 +519,15 @@ def test_a_file_is_read_the_same_in_pieces_of_any_size(
 def test_what_is_not_json_is_named_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, text: str | bytes, message: str
 ) -> None:
-    monkeypatch.setattr(coco_annotations, "PIECE", piece)
+    monkeypatch.setattr(annotation_files, "PIECE", piece)
     with pytest.raises(DataError, match=message) as caught:
         lists(tmp_path / "a.json", text, "a")
     assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: ")
 
 
 def test_an_entry_without_end_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_annotations, "PIECE", 10)
-    monkeypatch.setattr(coco_annotations, "LONGEST_ENTRY", 100)
+    monkeypatch.setattr(annotation_files, "PIECE", 10)
+    monkeypatch.setattr(annotation_files, "LONGEST_ENTRY", 100)
     assert len(lists(tmp_path / "a.json", json.dumps({"a": ["x" * 90]}), "a")) == 1
     with pytest.raises(DataError, match=r"in or after 'a', .*an entry is longer than 100 bytes"):
         lists(tmp_path / "a.json", json.dumps({"a": ["x" * 500]}), "a")
@@ -539,7 +540,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 MB of masks; `json.load` takes five times the file."""
-    monkeypatch.setattr(coco_annotations, "PIECE", 1 << 14)
+    monkeypatch.setattr(annotation_files, "PIECE", 1 << 14)
     mask = {"counts": [300] * 400, "size": [4, 6]}
     annotations = [rem(number, 1, HORSE) | {"segmentation": mask} for number in range(150)]
     text = json.dumps(content([image(1)], annotations))

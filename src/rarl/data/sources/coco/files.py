@@ -1,5 +1,6 @@
 """Any COCO annotation file or files: one file alone, a file for each split as Roboflow has them, CVAT's
-folders. Where the files and their images are is found here; `coco` counts, and has COCO's own layout."""
+folders. Where the files and their images are is found here; the room's `__init__` counts, and has COCO's own
+layout."""
 
 import os
 import re

@@ -1,6 +1,6 @@
 """COCO's annotations as the paper's counting task: how many objects of a category are in an image. Of COCO
 2017 and COCO-ReM, training images come from train2017 and test images from val2017; of any other files, see
-`coco_files`. What a file says is read by `coco_annotations`; no image is opened here."""
+`files`. What a file says is read by `annotations`; no image is opened here."""
 
 import os
 import random
@@ -13,8 +13,8 @@ from typing import Any
 
 from rarl.data.listing import ListedFolder
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
-from rarl.data.sources.coco_annotations import Annotations, Pair, read_annotations
-from rarl.data.sources.coco_files import found_files, found_images, given_files, splits_of
+from rarl.data.sources.coco.annotations import Annotations, Pair, read_annotations
+from rarl.data.sources.coco.files import found_files, found_images, given_files, splits_of
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import COUNT, Task
 
