@@ -31,6 +31,14 @@ def test_several_ratings_become_one_value(tmp_path: Path, several: Several, valu
     assert "5 rows for 3 images" in source.notes["several ratings of an image"]
 
 
+@pytest.mark.parametrize("several", ["mean", "median", "first"])
+def test_the_scale_is_that_of_the_ratings(tmp_path: Path, several: Several) -> None:
+    """Of 1, 2, 5 and 4 and 1: no mean is 5, and the scale goes to 5 all the same."""
+    raw, table = folder(tmp_path)
+    task = read_folder(raw, Scale("x"), table, several=several).task
+    assert (task.low, task.high) == (1, 5)
+
+
 def test_without_the_option_several_values_are_refused(tmp_path: Path) -> None:
     raw, table = folder(tmp_path)
     with pytest.raises(DataError, match=r"line 3: a.jpg has another value in .* --several mean"):

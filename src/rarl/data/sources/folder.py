@@ -56,8 +56,8 @@ def read_folder(
     """
     existing_folder(raw, "the folder of the images is needed")
     if labels is not None:
-        images, left_out, notes = _from_table(raw, labels, columns, scale, several)
-        source = _of_values(raw, images, left_out, notes, scale)
+        images, left_out, notes, rated = _from_table(raw, labels, columns, scale, several)
+        source = _of_values(raw, images, left_out, notes, scale, rated)
     elif orders is not None:
         source = _from_orders(raw, orders, scale)
     elif objects:
@@ -81,9 +81,15 @@ def read_folder(
 
 
 def _of_values(
-    raw: Path, images: list[Labelled], left_out: list[LeftOut], notes: dict[str, Any], scale: Scale
+    raw: Path,
+    images: list[Labelled],
+    left_out: list[LeftOut],
+    notes: dict[str, Any],
+    scale: Scale,
+    rated: Sequence[float] = (),
 ) -> Source:
-    """The source of images with values. Its task follows from the values of those that can be opened."""
+    """The source of images with values. Its task follows from the values of those that can be opened, and
+    from the ratings that these are made of."""
     if not images and left_out:
         raise DataError(
             f"{raw}: no image is left; {len(left_out)} are left out, the first being {left_out[0].name!r}: "
@@ -91,7 +97,7 @@ def _of_values(
         )
 
     def settle(values: Sequence[float]) -> tuple[Task, dict[str, Any]]:
-        return scale.task(values, raw)
+        return scale.task(values, raw, rated)
 
     task, _ = settle([image.value for image in images])
     return Source(task, images, left_out, notes, settle=settle)
@@ -99,7 +105,8 @@ def _of_values(
 
 def _from_table(
     raw: Path, labels: Path, columns: tuple[str | None, str | None], scale: Scale, several: Several | None
-) -> tuple[list[Labelled], list[LeftOut], dict[str, Any]]:
+) -> tuple[list[Labelled], list[LeftOut], dict[str, Any], list[float]]:
+    """The images, what was left out, notes, and all ratings that the values of the images are made of."""
     rows = read_table(labels)
     file_key = column(rows, [columns[0]] if columns[0] else FILE_COLUMNS, "the image file", labels)
     value_key = column(rows, [columns[1]] if columns[1] else VALUE_COLUMNS, "the value", labels)
@@ -142,7 +149,7 @@ def _from_table(
     if strays:
         notes["images without a row"] = strays
     notes |= walked.notes()
-    return images, left_out, notes
+    return images, left_out, notes, [image.value for image, _ in rated]
 
 
 def _file_of(row: Mapping[str, Any], key: str, where: str) -> str:

@@ -74,8 +74,14 @@ class Scale:
             raise DataError(f"{where}: value {value:g} is outside the range {low:g}-{high:g}")
         return value
 
-    def task(self, values: Sequence[float], raw: Path) -> tuple[Task, dict[str, Any]]:
+    def task(
+        self, values: Sequence[float], raw: Path, rated: Sequence[float] = ()
+    ) -> tuple[Task, dict[str, Any]]:
         """The task of these values, and notes of what was taken from them.
+
+        Args:
+            rated: the ratings that the values are made of, if they are: the scale reaches as far as these do,
+                and means seldom do.
 
         The step is the coarsest of 1, 0.5, 0.25, 0.2, 0.1, 0.05 and so on that all values lie on. Delta is a
         fifth of the range, rounded to the grid of the step.
@@ -94,7 +100,7 @@ class Scale:
             notes["order"] = list(self.names)
         else:
             step = self.step or step_of(values)
-            ends = self.ends or _grid_range(values, step)
+            ends = self.ends or _grid_range([*values, *rated], step)
             if self.ends is None:
                 notes["range, from the values"] = f"{ends[0]:.15g}-{ends[1]:.15g}"
             if self.step is None:
