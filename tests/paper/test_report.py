@@ -146,3 +146,11 @@ def test_a_grid_without_cells(capsys, grid):
 def test_results_that_are_none(capsys, grid, text):
     (grid / "table6/results.json").write_text(text)
     assert "not the results of a grid" in error_of(capsys, grid)
+
+
+def test_the_page_is_of_the_model_that_the_grid_names(grid):
+    """Its cells' YAMLs may name a base by its folder, such as bases/0."""
+    path = grid / "table6/results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "embedded base"}))
+    assert report(grid) == 0
+    assert "<h1>Table 6 on shades: embedded base</h1>" in (grid / "table6/report.html").read_text("utf-8")

@@ -3,6 +3,7 @@ what was printed as tables of their own, never mixed with what was measured."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,7 @@ def write_grid_report(folder: Path) -> Path:
     first = next((of for of in done.values() if of), None)
     if first is None:
         raise DataError(f"{path}: no cell of this table was evaluated yet; rarl reproduce runs them")
-    record = load_records(first)
+    # A cell's own YAML names its base by the folder, which for the embedded one is its seed.
+    record = replace(load_records(first), model=results["model"])
     title = f"{table.title} on {record.task.name}: {record.model}"
     return write_page(folder, record, grid_tables(results, record.task), title)
