@@ -294,8 +294,8 @@ def progress_bar(console: Console, unit: str | None = None) -> Progress:
 
 @contextmanager
 def counted(console: Console, label: str, unit: str | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, moved by a function of how much is done and of how much there is; with `unit`, it shows the
-    speed."""
+    """A progress bar, moved by a function of how much is done and of how much there is; with `unit`, it shows
+    the speed."""
     with progress_bar(console, unit) as progress:
         bar = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)

@@ -1,5 +1,6 @@
-"""`rarl rank` of many images: its table on disk, what is kept beside it, parts, and going on after a kill. The
-first tests have a stand-in for the model; the last ones run the embedded model in processes of their own."""
+"""`rarl rank` of many images: its table on disk, what is kept beside it, parts, and going on after a kill.
+The first tests have a stand-in for the model; the last ones run the embedded model in processes of their
+own."""
 
 import csv
 import json
@@ -28,7 +29,8 @@ def rarl(*arguments: object) -> int:
 
 @pytest.fixture
 def ranker(monkeypatch):
-    """Measures images by the number in their names, each in a batch of its own, and keeps what it was asked."""
+    """Measures images by the number in their names, each in a batch of its own, and keeps what it was
+    asked."""
     import rarl.ranking.ranker
 
     class Ranker:

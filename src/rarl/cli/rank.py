@@ -84,8 +84,8 @@ def rank(
 ) -> None:
     """Put images in ascending order of a value, and give each its value.
 
-    2 to 8 images go into one prompt, unless there is --out or --values; more are scored one by one. With --out
-    the same command goes on where it was stopped, and torchrun or --shard divides the images.
+    2 to 8 images go into one prompt, unless there is --out or --values; more are scored one by one. With
+    --out the same command goes on where it was stopped, and torchrun or --shard divides the images.
 
     An image that gets no value is a row that says why; the exit code is then 1.
     """
@@ -197,8 +197,8 @@ def _scored(
     together = kept.read(files)
     if len(together) < len(files):
         print(
-            f"part {part[0]} of {part[1]} is done; of {len(files):,} images {len(together):,} are scored. The part "
-            f"that ends last writes {kept.out}, or the command without --shard",
+            f"part {part[0]} of {part[1]} is done; of {len(files):,} images {len(together):,} are scored. The "
+            f"part that ends last writes {kept.out}, or the command without --shard",
             file=sys.stderr,
         )
     return together

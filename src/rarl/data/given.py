@@ -29,8 +29,8 @@ class Given:
 
 
 def given_images(what: Sequence[str | os.PathLike[str]]) -> Given:
-    """The images of files, folders, collections and tables (CSV, TSV, JSONL, JSON, Parquet). A table names files
-    from its own folder. A folder with a `task.yaml` is a collection: the rows of its splits.
+    """The images of files, folders, collections and tables (CSV, TSV, JSONL, JSON, Parquet). A table names
+    files from its own folder. A folder with a `task.yaml` is a collection: the rows of its splits.
 
     Raises:
         DataError: if something given is not there or can't be read, or a folder or table has no image.

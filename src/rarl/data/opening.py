@@ -48,8 +48,8 @@ class Resizing:
     resample: int
 
     def size_of(self, size: Size) -> Size | None:
-        """The size that an image of `size` gets; None if the processor refuses it, or would resize it a second
-        time."""
+        """The size that an image of `size` gets; None if the processor refuses it, or would resize it a
+        second time."""
         once = self._step(size)
         return once if once is not None and self._step(once) == once else None
 
@@ -95,12 +95,11 @@ def opened(picture: Picture, name: str, resizing: Resizing | None = None) -> Ima
 
 
 def _of_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
-    if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)) and array.size
-    ):
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not fits or not array.size:
         raise DataError(
-            f"{name}: an array must be of height x width or height x width x 3, of bytes from 0 to 255 (uint8), "
-            f"not {' x '.join(map(str, array.shape))} of {array.dtype}"
+            f"{name}: an array must be of height x width or height x width x 3, of bytes (uint8), not "
+            f"{' x '.join(map(str, array.shape))} of {array.dtype}"
         )
     return Image.fromarray(array)
 
@@ -112,17 +111,13 @@ def check_picture(picture: object) -> None:
         DataError: if not.
     """
     if not isinstance(picture, str | os.PathLike | bytes | Image.Image | np.ndarray):
-        raise DataError(
-            f"an image is a path, the bytes of a file, a PIL image or an array, not a {type(picture).__name__}"
-        )
+        kind = type(picture).__name__
+        raise DataError(f"an image is a path, the bytes of a file, a PIL image or an array, not a {kind}")
 
 
 def cores() -> int:
     """How many processor cores this process may use; of those that torchrun's processes share, its part."""
-    if hasattr(os, "sched_getaffinity"):
-        found = len(os.sched_getaffinity(0))
-    else:
-        found = os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, found // int(beside)) if beside.isdecimal() and int(beside) else found
 
@@ -161,8 +156,8 @@ def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Im
 
 
 class _Worker:
-    """A process that opens files. It is a Python of its own with nothing but this module, not a fork: torch has
-    threads, and a script of the user need not guard its main part."""
+    """A process that opens files. It is a Python of its own with nothing but this module, not a fork: torch
+    has threads, and a script of the user need not guard its main part."""
 
     def __init__(self, resizing: Resizing | None) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from rarl.data.opening import serve; serve()"
@@ -186,9 +181,10 @@ class _Worker:
             for _ in paths:
                 found.append(pickle.load(self._from))
         except (EOFError, OSError, pickle.UnpicklingError) as error:
+            code = self._process.wait()
             raise DataError(
-                f"{paths[len(found)]}: the process that opened it died (exit code {self._process.wait()}); if "
-                "memory ran out, free some, otherwise leave the image out"
+                f"{paths[len(found)]}: the process that opened it died (exit code {code}); if memory ran out, "
+                "free some, otherwise leave the image out"
             ) from error
         return found
 

@@ -73,8 +73,8 @@ def greedy_replies_so_far(
         images: the images of each prompt, in the order of its image parts; at least one per prompt.
         max_new_tokens: the length at which a reply that has not ended is cut.
         batch_size: prompts in one pass.
-        share: of the replies of a pass, how many must have ended for it to end. The others are None: a few long
-            replies need not hold up a whole batch, and can be asked for together later.
+        share: of the replies of a pass, how many must have ended for it to end. The others are None: a few
+            long replies need not hold up a whole batch, and can be asked for together later.
 
     Raises:
         ValueError: if the numbers of prompts and of lists of images differ, a prompt has no image, or

@@ -152,8 +152,8 @@ def _reason(source: str, error: Exception) -> str:
 
 
 def trained_task(name: str | Path) -> Task | None:
-    """The task that a model was trained on, as its folder says; None if it doesn't say. That of `tiny` are the
-    digits.
+    """The task that a model was trained on, as its folder says; None if it doesn't say. That of `tiny` are
+    the digits.
 
     Raises:
         ConfigError: if what the folder has is no task.
@@ -165,8 +165,8 @@ def trained_task(name: str | Path) -> Task | None:
 
 
 def model_digest(name: str | Path) -> str | None:
-    """A hash that tells a model folder from another, also after it was moved: of its configuration, and of the
-    size, the beginning and the end of each file of weights. None for the name of a model on the hub.
+    """A hash that tells a model folder from another, also after it was moved: of its configuration, and of
+    the size, the beginning and the end of each file of weights. None for the name of a model on the hub.
 
     Raises:
         ModelError: as `check_model`.

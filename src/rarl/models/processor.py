@@ -106,7 +106,8 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
 
 def resizing_of(processor: Any) -> Resizing | None:
     """How the processor resizes images, where that can be done before it to the same pixels: with Pillow, as
-    Qwen2-VL and Qwen2.5-VL (transformers 5.23). None for any other, such as those that resize with torchvision.
+    Qwen2-VL and Qwen2.5-VL (transformers 5.23). None for any other, such as those that resize with
+    torchvision.
     """
     kind = getattr(processor, "image_processor", None)
     if type(kind).__name__ != "Qwen2VLImageProcessorPil" or not kind.do_resize:

@@ -1,5 +1,6 @@
-"""Which images a model is asked about in one pass: as many as a pass may have, of about as many tokens, so that
-little is padded. The image that has waited longest is always among them. Nothing here opens or measures one."""
+"""Which images a model is asked about in one pass: as many as a pass may have, of about as many tokens, so
+that little is padded. The image that has waited longest is always among them. Nothing here opens or measures
+one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

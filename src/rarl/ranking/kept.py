@@ -168,8 +168,8 @@ def _measured(row: Mapping[str, Any], where: str) -> Measured:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a file of rows, without the first. The last one may still be written, or have been when its
-    process was killed: it counts once it is whole."""
+    """The lines of a file of rows, without the first. The last one may still be written, or have been when
+    its process was killed: it counts once it is whole."""
     torn: list[DataError] = []
     for where, row in read_jsonl(path, mend="remove the line", fault=torn.append):
         if torn:

@@ -40,8 +40,8 @@ class Measured:
     Attributes:
         value: in units of the task; None if the model gave none, or the image can't be shown to it. It may be
             outside the task's range: a model can write any number, and none is altered here.
-        interval: the ends of the interval that the model is sure of; None where it wrote a reply, which has one
-            value alone.
+        interval: the ends of the interval that the model is sure of; None where it wrote a reply, which has
+            one value alone.
         distribution: None likewise.
         problem: why there is no value; None if there is one.
     """

@@ -126,8 +126,8 @@ class Ranker:
         return ranking_of(self.task, zip(names, self._scores(pictures), strict=True), descending=descending)
 
     def measure(self, images: Sequence[Image.Image], *, hasty: bool = False) -> list[Measured | None]:
-        """What the model says of each image, all asked for in one batch. Every number of `score`, and of `rank`
-        by values, comes from here.
+        """What the model says of each image, all asked for in one batch. Every number of `score`, and of
+        `rank` by values, comes from here.
 
         Args:
             images: that can be shown to the model; at least one.
@@ -142,8 +142,9 @@ class Ranker:
         ]
 
     def measure_each(self, pictures: Sequence[Picture]) -> Iterator[list[tuple[int, Measured]]]:
-        """What the model says of each picture, with its place, a batch at a time. The pictures are opened ahead
-        of the model, and a batch is of images that cost about as many tokens, so they come in another order.
+        """What the model says of each picture, with its place, a batch at a time. The pictures are opened
+        ahead of the model, and a batch is of images that cost about as many tokens, so they come in another
+        order.
 
         Raises:
             DataError: if a process that opens files dies.
@@ -237,8 +238,8 @@ class Ranker:
     def _listed(
         self, pictures: Sequence[Picture], names: Sequence[str | int], descending: bool
     ) -> Ranking | None:
-        """The ranking that the model itself lists in one reply; None if it lists not each image once, or fewer
-        than two can be shown to it."""
+        """The ranking that the model itself lists in one reply; None if it lists not each image once, or
+        fewer than two can be shown to it."""
         shown: dict[int, Image.Image] = {}
         for place, image in enumerate(open_all(pictures, self._resizing, 0)):
             problem = self._problem(image, pictures[place])

@@ -1,5 +1,5 @@
-"""A contact sheet: the images of a ranking in order, on one picture, each with its rank and value. It opens the
-images anew, since a ranking holds none; nothing is measured here."""
+"""A contact sheet: the images of a ranking in order, on one picture, each with its rank and value. It opens
+the images anew, since a ranking holds none; nothing is measured here."""
 
 import math
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""A ranking as people see it: printed, in a notebook, as a pandas table, or in a CSV, Parquet or JSON file. The
-values come from `ranker` and `files`."""
+"""A ranking as people see it: printed, in a notebook, as a pandas table, or in a CSV, Parquet or JSON file.
+The values come from `ranker` and `files`."""
 
 import csv
 import html
