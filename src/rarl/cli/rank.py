@@ -197,8 +197,8 @@ def _scored(
     together = kept.read(files)
     if len(together) < len(files):
         print(
-            f"part {part[0]} of {part[1]} is done; of {len(files):,} images {len(together):,} are scored. The "
-            f"part that ends last writes {kept.out}, or the command without --shard",
+            f"part {part[0]} of {part[1]} is done; of {len(files):,} images {len(together):,} are scored. "
+            f"The part that ends last writes {kept.out}, or the command without --shard",
             file=sys.stderr,
         )
     return together

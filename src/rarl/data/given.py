@@ -37,7 +37,8 @@ def given_images(what: Sequence[str | os.PathLike[str]]) -> Given:
     """
     files: dict[str, None] = {}
     notes: list[str] = []
-    for given in map(os.fspath, what):
+    for entry in what:
+        given = os.fspath(entry)
         if not is_readable(given):
             raise DataError(f"{given!r}: no path that a table could hold; rename it")
         if os.path.isdir(given):

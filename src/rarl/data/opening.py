@@ -115,6 +115,13 @@ def check_picture(picture: object) -> None:
         raise DataError(f"an image is a path, the bytes of a file, a PIL image or an array, not a {kind}")
 
 
+def picture_name(picture: Picture, place: int) -> str:
+    """What messages call a picture: its path; for one that has none, its place among all, from 0."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
+    return f"image {place}"
+
+
 def cores() -> int:
     """How many processor cores this process may use; of those that torchrun's processes share, its part."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -142,7 +149,7 @@ def open_all(
         yield from _opened_by_workers(paths, resizing, workers)
         return
     for place, picture in enumerate(pictures):
-        yield _opened_or_not(picture, f"image {place}", resizing)
+        yield _opened_or_not(picture, picture_name(picture, place), resizing)
 
 
 def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Image.Image | DataError:
@@ -183,8 +190,8 @@ class _Worker:
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             code = self._process.wait()
             raise DataError(
-                f"{paths[len(found)]}: the process that opened it died (exit code {code}); if memory ran out, "
-                "free some, otherwise leave the image out"
+                f"{paths[len(found)]}: the process that opened it died (exit code {code}); if memory ran "
+                "out, free some, otherwise leave the image out"
             ) from error
         return found
 

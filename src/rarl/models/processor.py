@@ -109,7 +109,7 @@ def resizing_of(processor: Any) -> Resizing | None:
     Qwen2-VL and Qwen2.5-VL (transformers 5.23). None for any other, such as those that resize with
     torchvision.
     """
-    kind = getattr(processor, "image_processor", None)
+    kind: Any = getattr(processor, "image_processor", None)
     if type(kind).__name__ != "Qwen2VLImageProcessorPil" or not kind.do_resize:
         return None
     return Resizing(

@@ -139,7 +139,7 @@ class Rows:
     def add(self, measured: Mapping[str, Measured]) -> None:
         """Adds what was measured of files; what was added is there even if the process is killed next."""
         for file, said in measured.items():
-            row = {"file": file, "stamp": self._stamps.get(file), "value": said.value}
+            row: dict[str, Any] = {"file": file, "stamp": self._stamps.get(file), "value": said.value}
             row |= {"interval": said.interval} if said.interval is not None else {}
             row |= {"problem": said.problem} if said.problem is not None else {}
             self._file.write(json.dumps(row) + "\n")

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from PIL import Image
 
-from rarl.data.opening import Picture, check_picture, open_all, opened
+from rarl.data.opening import Picture, check_picture, open_all, opened, picture_name
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import Reply, parse, parse_leniently
@@ -154,7 +154,7 @@ class Ranker:
         late: list[Waiting] = []
         done: list[tuple[int, Measured]] = []
         for place, image in enumerate(open_all(pictures, self._resizing, self.workers)):
-            problem = self._problem(image, pictures[place])
+            problem = self._problem(image, picture_name(pictures[place], place))
             if isinstance(image, DataError) or problem is not None:
                 done.append((place, Measured(None, problem=problem)))
                 continue
@@ -210,10 +210,9 @@ class Ranker:
             check_picture(picture)
         if self.strict:
             for place, picture in enumerate(pictures):
-                image = opened(picture, f"image {place}")
-                if problem := self._problem(image, picture):
-                    path = isinstance(picture, str | os.PathLike)
-                    raise DataError(f"{picture if path else f'image {place}'}: {problem}")
+                name = picture_name(picture, place)
+                if problem := shape_problem(self._processor, *opened(picture, name).size):
+                    raise DataError(f"{name}: {problem}")
         return pictures
 
     def _scores(self, pictures: Sequence[Picture]) -> list[Measured]:
@@ -231,9 +230,8 @@ class Ranker:
         return scores
 
     def _refuse_all(self, pictures: Sequence[Picture]) -> NoReturn:
-        path = isinstance(pictures[0], str | os.PathLike)
         others = f"; nor can any of the other {len(pictures) - 1:,}" if len(pictures) > 1 else ""
-        raise DataError(f"{f'{pictures[0]}: ' if path else ''}{self.problems[0]}{others}")
+        raise DataError(f"{picture_name(pictures[0], 0)}: {self.problems[0]}{others}")
 
     def _listed(
         self, pictures: Sequence[Picture], names: Sequence[str | int], descending: bool
@@ -242,7 +240,7 @@ class Ranker:
         fewer than two can be shown to it."""
         shown: dict[int, Image.Image] = {}
         for place, image in enumerate(open_all(pictures, self._resizing, 0)):
-            problem = self._problem(image, pictures[place])
+            problem = self._problem(image, picture_name(pictures[place], place))
             if isinstance(image, DataError) or problem is not None:
                 self.problems[place] = str(problem)
             else:
@@ -264,10 +262,10 @@ class Ranker:
         ]
         return Ranking(self.task, rows, descending)
 
-    def _problem(self, image: Image.Image | DataError, picture: Picture) -> str | None:
+    def _problem(self, image: Image.Image | DataError, name: str) -> str | None:
         """Why an image can't be shown to the model; None if it can."""
         if isinstance(image, DataError):
-            return str(image).removeprefix(f"{picture}: " if isinstance(picture, str | os.PathLike) else "")
+            return str(image).removeprefix(f"{name}: ")
         return shape_problem(self._processor, *image.size)
 
     def _tokens(self, image: Image.Image) -> int:

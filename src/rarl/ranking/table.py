@@ -93,7 +93,7 @@ class Ranking(Sequence[Ranked]):
         if with_intervals:
             table.add_column("interval")
         for row in self.rows:
-            cells = [
+            cells: list[str | Text] = [
                 _text(row.rank),
                 Text(str(row.image), overflow="fold"),
                 Text(_value(row), overflow="fold"),
