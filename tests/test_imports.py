@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(("data", "models"), 2),
     "shared_prefix": 3,
     "evaluation": 3,
-    "ranker": 3,
+    "ranking": 3,
     "training": 4,
     "report": 5,
     "paper.arms": 3,
@@ -152,6 +152,8 @@ LIGHT = [
     "rarl.data",
     "rarl.data.sources.digits",
     "rarl.models.loading",
+    "rarl.ranking.table",
+    "rarl.ranking.files",
     "rarl.report.tables",
     "rarl.evaluation.results",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rarl.method.rewards import format_reward, ranking_reward, regression_reward
     from rarl.method.tasks import AESTHETICS, AGE, COUNT, DIGITS, Task
-    from rarl.ranker import Ranker
+    from rarl.ranking.ranker import Ranker
     from rarl.training.trainer import RARLConfig, RARLTrainer
 
 __version__ = version("rarl")
@@ -36,7 +36,7 @@ _MODULES = {
     "DIGITS": "rarl.method.tasks",
     "RARLConfig": "rarl.training.trainer",
     "RARLTrainer": "rarl.training.trainer",
-    "Ranker": "rarl.ranker",
+    "Ranker": "rarl.ranking.ranker",
     "Task": "rarl.method.tasks",
     "format_reward": "rarl.method.rewards",
     "ranking_reward": "rarl.method.rewards",

@@ -15,7 +15,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -261,15 +270,32 @@ def _represent_text(representer: Any, text: str) -> Any:
 # ── what takes long ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar that goes when it is done. None where there is no terminal: it would leave empty lines."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+class _SpeedColumn(ProgressColumn):
+    """How many of the unit are done in a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} {self._unit}/s")
+
+
+def progress_bar(console: Console, unit: str | None = None) -> Progress:
+    """A bar that goes when it is done. None where there is no terminal: it would leave empty lines.
+
+    Args:
+        unit: what is counted, if the speed is to be shown.
+    """
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TimeRemainingColumn()] if unit is None else [_SpeedColumn(unit), TimeRemainingColumn()]
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
-def counted(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, moved by a function of how much is done and of how much there is."""
-    with progress_bar(console) as progress:
+def counted(console: Console, label: str, unit: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, moved by a function of how much is done and of how much there is; with `unit`, it shows
+    the speed."""
+    with progress_bar(console, unit) as progress:
         bar = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)

@@ -16,6 +16,8 @@ from rarl.cli.arguments import parse_counts, parse_range, task_to_rank
 from rarl.data.collection import load_collection
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AGE, DIGITS, Task
+from rarl.ranking.measured import Measured
+from rarl.ranking.table import Ranked, Ranking
 
 SOURCES = ["digits", "utkface", "coco-rem", "coco", "ava", "folder"]
 COMMANDS = ["demo", "train", "evaluate", "rank", "base", "data", "data prepare"]
@@ -60,21 +62,27 @@ def ranker(monkeypatch):
     made = types.SimpleNamespace(read_leniently=0, problems={})
 
     class Ranker:
-        def __init__(self, model, task, strict):
-            made.model, made.task, made.strict = model, task, strict
+        def __init__(self, model, task, batch_size):
+            made.model, made.task = model, task
             self.read_leniently = made.read_leniently
             print("a library's chatter on stdout")
 
-        def rank(self, images):
+        def rank(self, images, descending):
             names = sorted(map(str, images), reverse=True)
-            place = enumerate(names, start=1)
-            same = {"method": "listed"}
-            return [
-                types.SimpleNamespace(rank=n, image=i, value=n * 1.5, problem=made.problems.get(n), **same)
-                for n, i in place
-            ]
+            return Ranking(
+                made.task,
+                [
+                    Ranked(n, name, None if n in made.problems else n * 1.5, "listed", made.problems.get(n))
+                    for n, name in enumerate(names, start=1)
+                ],
+            )
 
-    stand_in(monkeypatch, "rarl.ranker", Ranker=Ranker)
+        def measure_each(self, images):
+            for place, name in enumerate(images):
+                problem = made.problems.get(Path(name).name)
+                yield [(place, Measured(None if problem else 1.5, problem=problem))]
+
+    stand_in(monkeypatch, "rarl.ranking.ranker", Ranker=Ranker)
     return made
 
 
@@ -131,7 +139,11 @@ def test_rank_mistakes(capsys, tmp_path, model, image):
     cases = [
         ((model, tmp_path / "none.png"), 1, "none.png"),
         ((model, tmp_path / "text.png"), 1, "text.png"),
-        ((model, tmp_path), 1, "not a file"),
+        ((model, tmp_path / "empty"), 1, "no images in it"),
+        ((model, image, "--out", "scores.txt"), 2, ".csv, .parquet, .json"),
+        ((model, image, "--sheet", "sheet.gif"), 2, ".png or .jpg"),
+        ((model, image, "--shard", "1/2"), 2, "give --out"),
+        ((model, image, "--out", "scores.csv", "--shard", "3/2"), 2, "i from 1 to n"),
         ((tmp_path / "empty", image), 1, "no config.json"),
         ((tmp_path / "nothing", image), 1, "neither a folder nor a hub name"),
         ((image, image), 1, "is a file"),
@@ -289,10 +301,10 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback():
 
 def test_an_error_that_is_not_the_user_s_keeps_its_traceback(monkeypatch, model, image):
     class Ranker:
-        def __init__(self, model, task, strict):
+        def __init__(self, model, task, batch_size):
             raise ZeroDivisionError
 
-    stand_in(monkeypatch, "rarl.ranker", Ranker=Ranker)
+    stand_in(monkeypatch, "rarl.ranking.ranker", Ranker=Ranker)
     with pytest.raises(ZeroDivisionError):
         main(["rank", str(model), str(image)])
 
@@ -327,22 +339,21 @@ def test_rank_prints_one_json_document(capsys, tmp_path, model, image, ranker):
     )
     document = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in document["ranking"]] == [str(other), str(image)]
-    how = {"method": "listed", "problem": None}
+    how = {"low": None, "high": None, "method": "listed", "problem": None}
     assert document["ranking"][0] == {"rank": 1, "file": str(other), "value": 1.5} | how
     assert (document["task"]["rule"], document["task"]["high"], document["task"]["step"]) == ("size", 1, 0.5)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_rank_says_which_images_could_not_be_read_and_ends_with_1(capsys, model, image, ranker, as_json):
+def test_rank_says_which_images_got_no_value_and_ends_with_1(capsys, model, image, ranker, as_json):
     ranker.problems = {1: "the image is damaged [/]"}
     (image.parent / "z.png").write_text("no image")
     assert rarl("rank", model, image, image.parent / "z.png", *["--json"] * as_json) == 1
     out, err = capsys.readouterr()
-    assert "1 of 2 images could not be read and got no value" in err
+    assert "1 of 2 images got no value" in err
     if as_json:
         assert [row["problem"] for row in json.loads(out)["ranking"]] == ["the image is damaged [/]", None]
     assert "the image is damaged [/]" in " ".join(out.split())
-    assert ranker.strict is False
 
 
 def test_strict_rank_refuses_before_the_model_is_loaded(capsys, model, image, ranker):
@@ -352,7 +363,6 @@ def test_strict_rank_refuses_before_the_model_is_loaded(capsys, model, image, ra
     assert "z.png: not a readable" in text
     assert not hasattr(ranker, "model")
     assert rarl("rank", model, image, "--strict") == 0
-    assert ranker.strict is True
 
 
 def digits(folder: Path) -> Path:

@@ -29,7 +29,7 @@ from rarl.method.rewards import score
 from rarl.method.tasks import DIGITS
 from rarl.models.loading import load_model, load_processor
 from rarl.models.processor import reply_opening
-from rarl.ranker import Ranker
+from rarl.ranking.ranker import Ranker
 from rarl.training.arms import sft_dataset, sft_trainer
 from rarl.training.run import check_run
 from rarl.training.trainer import RARLConfig, RARLTrainer

@@ -13,7 +13,8 @@ import typer
 
 from rarl.cli.arguments import LARGEST_SEED, continued_by, quiet_loading
 from rarl.cli.data import data_app
-from rarl.cli.models import evaluate_command, rank, report
+from rarl.cli.models import evaluate_command, report
+from rarl.cli.rank import rank
 from rarl.cli.reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
 
@@ -32,7 +33,7 @@ app.add_typer(data_app, name="data")
 app.command("evaluate", epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(
     evaluate_command
 )
-app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')(rank)
+app.command(epilog="Example: rarl rank runs/age/rarl photos --out scores.csv --top 20 --sheet top.png")(rank)
 app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
 app.command(epilog="Example: rarl report runs/demo")(report)
 

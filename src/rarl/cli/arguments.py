@@ -15,7 +15,7 @@ import typer
 
 from rarl.data import SEVERAL, Several
 from rarl.errors import ConfigError, DataError, ModelError
-from rarl.method.tasks import DIGITS, HEADLINE_METRICS, HeadlineMetric, Task, task_named
+from rarl.method.tasks import HEADLINE_METRICS, HeadlineMetric, Task, task_named
 
 MOST_IMAGES = 16
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -176,27 +176,17 @@ def task_to_rank(
         return Task("custom", rule, low=ends.low, high=ends.high, step=1 if step is None else step, delta=1)
     if ends is not None or step is not None:
         raise ConfigError(f"{'--step' if ends is None else '--range'} belongs to --rule, which is not given")
-    return task_named(task) if task is not None else trained_task(model)
+    if task is not None:
+        return task_named(task)
+    from rarl.models.loading import trained_task
 
-
-def trained_task(model: str) -> Task:
-    """The task that a model folder says it was trained on.
-
-    Raises:
-        ConfigError: if the folder names no task, or what it names is none.
-    """
-    from rarl.data.collection import TASK_FILE
-    from rarl.files import read_yaml_mapping
-
-    path = Path(model) / TASK_FILE
-    if path.is_file():
-        return Task.from_dict(read_yaml_mapping(path), str(path))
-    if model == "tiny":
-        return DIGITS
-    raise ConfigError(
-        f"what is to be measured? {model} has no {TASK_FILE} that says it: give --task age, or "
-        '--rule "facial age" --range 0-116'
-    )
+    known = trained_task(model)
+    if known is None:
+        raise ConfigError(
+            f"what is to be measured? {model} has no task.yaml that says it: give --task age, or "
+            '--rule "facial age" --range 0-116'
+        )
+    return known
 
 
 def checked_model(model: str) -> str:
@@ -213,16 +203,16 @@ def checked_model(model: str) -> str:
     return model
 
 
-def checked_images(images: Sequence[Path], *, strict: bool) -> list[Path]:
-    """`images`, if every one is a file and one of them at least can be opened, or with `strict` all.
+def checked_images(images: Sequence[str], *, strict: bool) -> None:
+    """Refuses images of which none can be opened, or with `strict` one can't.
 
     Raises:
-        DataError: if not.
+        DataError: if that is so.
     """
     from rarl.data.images import image_size, open_image
 
-    for image in images:
-        if strict or not image.is_file():
+    if strict:
+        for image in images:
             open_image(image)
     problems = []
     for image in images:
@@ -231,7 +221,7 @@ def checked_images(images: Sequence[Path], *, strict: bool) -> list[Path]:
         except DataError as error:
             problems.append(error)
         else:
-            return list(images)
+            return
     raise problems[0]
 
 

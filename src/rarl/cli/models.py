@@ -1,4 +1,4 @@
-"""The commands that use a model which is trained: `rarl evaluate` and `rarl rank`."""
+"""The commands that measure what is trained: `rarl evaluate`, and `rarl report` of a whole run."""
 
 import json
 import sys
@@ -6,28 +6,20 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rarl.cli.arguments import (
     JSON,
     MODEL,
-    ValueRange,
     checked_arm,
-    checked_images,
     checked_model,
     comma_separated,
     parse_counts,
-    parse_range,
     quiet_loading,
-    task_to_rank,
 )
 from rarl.errors import ConfigError, DataError
-from rarl.method.tasks import Task
-
-if TYPE_CHECKING:
-    from rarl.ranker import Ranked
 
 
 def evaluate_command(
@@ -131,80 +123,6 @@ def evaluate_command(
         console.print(line, highlight=False, markup=False)
     if found := metrics.get("subgroups", {}).get(label):
         console.print(subgroup_table(found, data.task, label))
-
-
-def rank(
-    model: MODEL,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Image files; up to 8 go into one prompt.")
-    ],
-    task: Annotated[
-        str | None, typer.Option(help="age, count, aesthetics or digits; default: the model's own.")
-    ] = None,
-    rule: Annotated[str | None, typer.Option(help='What is measured, such as "facial age".')] = None,
-    ends: Annotated[
-        ValueRange | None,
-        typer.Option("--range", metavar="LOW-HIGH", parser=parse_range, help="The values of --rule."),
-    ] = None,
-    step: Annotated[float | None, typer.Option(help="The grid of the values of --rule; default: 1.")] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Refuse all if an image can't be read; otherwise that one gets no value."
-        ),
-    ] = False,
-    as_json: JSON = False,
-) -> None:
-    """Put images in ascending order of a value, and give each its value.
-
-    An image that is damaged, or of a shape that the model refuses, is a row that says so; the exit code is
-    then 1.
-    """
-
-    name = checked_model(model)
-    quiet_loading(name)
-    measured = task_to_rank(model, task, rule, ends, step)
-    files = checked_images(images, strict=strict)
-
-    with redirect_stdout(sys.stderr):
-        from rarl.models.loading import use_one_thread_for
-        from rarl.ranker import Ranker
-
-        use_one_thread_for(name)
-        ranker = Ranker(name, measured, strict=strict)
-        ranking = ranker.rank(files)
-    if ranker.read_leniently:
-        print(
-            f"replies in another format than was asked for, and read leniently: {ranker.read_leniently}",
-            file=sys.stderr,
-        )
-    wrong = sum(entry.problem is not None for entry in ranking)
-    if as_json:
-        rows = [
-            {"rank": r.rank, "file": r.image, "value": r.value, "method": r.method, "problem": r.problem}
-            for r in ranking
-        ]
-        print(json.dumps({"model": model, "task": measured.to_dict(), "ranking": rows}))
-    else:
-        _print_ranking(ranking, measured)
-    if wrong:
-        print(f"{wrong:,} of {len(ranking):,} images could not be read and got no value", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-def _print_ranking(ranking: "Sequence[Ranked]", task: Task) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("rank", "file")
-    table.add_column(Text(task.rule))  # Text, because rich would take [...] for markup
-    for r in ranking:
-        value = "-" if r.value is None else f"{r.value:g}"
-        value = value if r.problem is None else f"- ({r.problem})"
-        rank = "-" if r.rank is None else str(r.rank)
-        table.add_row(rank, Text(str(r.image), overflow="fold"), Text(value, overflow="fold"))
-    Console().print(table)
 
 
 def report(

@@ -100,8 +100,26 @@ def decoded(data: bytes, name: str) -> Image.Image:
     with _opened(BytesIO(data), name) as image:
         _check_cost(image, data, name)
         image.load()
-        orientation = _orientation(image)
-        rgb = _rgb(image)
+        return _upright(image)
+
+
+def plain_rgb(image: Image.Image, name: str) -> Image.Image:
+    """An image of Pillow's, from anywhere, as `open_image` gives one.
+
+    Raises:
+        DataError: if it is damaged, which may only show when it is decoded.
+    """
+    try:
+        with _quiet():
+            return _upright(image)
+    except _DAMAGE as error:
+        raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A copy in RGB, upright and without metadata."""
+    orientation = _orientation(image)
+    rgb = _rgb(image)
     # Nothing of the file's metadata is kept but the orientation: a processor could turn the image a second
     # time, and Pillow would rewrite a stranger's EXIF data and XMP.
     rgb.info = {}

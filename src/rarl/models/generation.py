@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin, StoppingCriteria
 
-from rarl.models.processor import reply_opening
+from rarl.models.processor import ImageTextProcessor, reply_opening
 
 Message = dict[str, Any]
 
@@ -45,6 +45,23 @@ def greedy_replies(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
+    """The reply to each prompt, waited for; see `greedy_replies_so_far`."""
+    found = greedy_replies_so_far(
+        model, processor, prompts, images, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    return [reply for reply in found if reply is not None]
+
+
+def greedy_replies_so_far(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    share: float = 1,
+) -> list[str | None]:
     """Decodes a reply to each prompt greedily, as text without special tokens. What the chat template begins
     of a reply (`reply_opening`) is part of it.
 
@@ -56,6 +73,8 @@ def greedy_replies(
         images: the images of each prompt, in the order of its image parts; at least one per prompt.
         max_new_tokens: the length at which a reply that has not ended is cut.
         batch_size: prompts in one pass.
+        share: of the replies of a pass, how many must have ended for it to end. The others are None: a few
+            long replies need not hold up a whole batch, and can be asked for together later.
 
     Raises:
         ValueError: if the numbers of prompts and of lists of images differ, a prompt has no image, or
@@ -68,31 +87,75 @@ def greedy_replies(
         raise ValueError("every prompt needs at least one image")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    replies = [""] * len(prompts)
+    replies: list[str | None] = [None] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
     opening = reply_opening(processor)
     with torch.inference_mode(), _evaluating(model):
         for batch in _batches(images, batch_size):
-            texts = processor.apply_chat_template(
-                [list(prompts[i]) for i in batch], tokenize=False, add_generation_prompt=True
+            inputs = _inputs(processor, [prompts[i] for i in batch], [images[i] for i in batch])
+            inputs = inputs.to(model.device)
+            length = inputs["input_ids"].shape[1]
+            stopping = None if share == 1 else [_Most(settings.eos_token_id, length, share)]
+            tokens = model.generate(  # type: ignore[operator]
+                **inputs, generation_config=settings, stopping_criteria=stopping
             )
-            inputs = processor(
-                text=texts,
-                images=[list(images[i]) for i in batch],
-                padding=True,
-                padding_side="left",
-                # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
-                return_mm_token_type_ids=True,
-                return_tensors="pt",
-            ).to(model.device)
-            tokens = model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
-            new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+            new_tokens = tokens[:, length:]
+            ended = _ended(new_tokens, settings.eos_token_id).tolist()
+            whole = share == 1 or new_tokens.shape[1] >= max_new_tokens
             texts = processor.tokenizer.batch_decode(
                 new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
-            for i, text in zip(batch, texts, strict=True):
-                replies[i] = opening + text
+            for i, text, has_ended in zip(batch, texts, ended, strict=True):
+                if whole or has_ended:
+                    replies[i] = opening + text
     return replies
+
+
+def _inputs(
+    processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]]
+) -> BatchFeature:
+    """What the processor makes of the prompts of a batch, in tensors, padded on the left."""
+    settings = {
+        "padding": True,
+        "padding_side": "left",
+        # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
+        "return_mm_token_type_ids": True,
+        "return_tensors": "pt",
+    }
+    sizes = {image.size for group in images for image in group}
+    if (
+        isinstance(processor, ImageTextProcessor)
+        and len(sizes) == 1
+        and all(p == prompts[0] for p in prompts)
+    ):
+        # The same text and as many tokens of images in each: it is tokenized once.
+        text = processor.apply_chat_template([list(prompts[0])], tokenize=False, add_generation_prompt=True)
+        one = processor(text=text, images=[list(images[0])], **settings)
+        pixels = processor.image_processor(
+            [image for group in images for image in group], return_tensors="pt"
+        )
+        rows = {key: one[key].expand(len(prompts), -1) for key in one if key not in pixels}
+        return BatchFeature({**rows, **pixels})
+    texts = processor.apply_chat_template(
+        [list(prompt) for prompt in prompts], tokenize=False, add_generation_prompt=True
+    )
+    return processor(text=texts, images=[list(group) for group in images], **settings)
+
+
+class _Most(StoppingCriteria):
+    """Ends a pass when so many of its replies have ended."""
+
+    def __init__(self, ends: Sequence[int], start: int, share: float) -> None:
+        self._ends, self._start, self._share = ends, start, share
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        ended = _ended(input_ids[:, self._start :], self._ends).float().mean() >= self._share
+        return ended.expand(len(input_ids))
+
+
+def _ended(tokens: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
+    """For each row of tokens, whether one of `ends` is in it."""
+    return torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(dim=1)
 
 
 def _batches(images: Sequence[Sequence[Image.Image]], batch_size: int) -> Iterator[list[int]]:

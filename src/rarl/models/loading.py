@@ -3,13 +3,18 @@ the package. For a folder nothing is downloaded, and a folder that is not a mode
 imported. This module trains nothing, and imports torch and transformers only when they are needed."""
 
 import ctypes
+import hashlib
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rarl.data.collection import TASK_FILE
 from rarl.errors import ModelError
+from rarl.files import read_yaml_mapping
+from rarl.method.tasks import DIGITS, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -20,6 +25,7 @@ BASE_FOLDER = Path(__file__).parent / "tiny_base"
 # The processors of these architectures are built here, so that they don't need torchvision, which some CPU
 # builds of torch have no match for.
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
+_HASHED = 2**20  # bytes at either end of a file of weights
 SMALL_WEIGHTS = 2**23  # bytes, eight times the weights of the embedded model
 
 
@@ -145,6 +151,42 @@ def _reason(source: str, error: Exception) -> str:
     return line if Path(source).is_dir() else f"there is no such folder, and as a hub name: {line}"
 
 
+def trained_task(name: str | Path) -> Task | None:
+    """The task that a model was trained on, as its folder says; None if it doesn't say. That of `tiny` are
+    the digits.
+
+    Raises:
+        ConfigError: if what the folder has is no task.
+    """
+    path = Path(name) / TASK_FILE
+    if path.is_file():
+        return Task.from_dict(read_yaml_mapping(path), str(path))
+    return DIGITS if str(name) == EMBEDDED else None
+
+
+def model_digest(name: str | Path) -> str | None:
+    """A hash that tells a model folder from another, also after it was moved: of its configuration, and of
+    the size, the beginning and the end of each file of weights. None for the name of a model on the hub.
+
+    Raises:
+        ModelError: as `check_model`.
+    """
+    folder = Path(check_model(name))
+    if not folder.is_dir():
+        return None
+    found = hashlib.sha256()
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    for path in [*sorted(folder.glob("*config.json")), *weights]:
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            found.update(file.read(_HASHED))
+            if size > 2 * _HASHED:
+                file.seek(-_HASHED, os.SEEK_END)
+            found.update(file.read(_HASHED))
+    return found.hexdigest()[:16]
+
+
 def use_one_thread_for(model: str | Path) -> None:
     """Calls `use_one_thread` if the model's weights are as small as those of the embedded model."""
     weights = Path(check_model(model)) / "model.safetensors"
@@ -166,3 +208,11 @@ def use_one_thread() -> None:
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         libc.mallopt(mmap_threshold, 2**30)
         libc.mallopt(trim_threshold, 2**30)
+
+
+def use_own_gpu() -> None:
+    """Gives each process of torchrun the GPU of its number, in place of the first one."""
+    import torch
+
+    if torch.cuda.is_available() and (number := os.environ.get("LOCAL_RANK", "")).isdecimal():
+        torch.cuda.set_device(int(number))

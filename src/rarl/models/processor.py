@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
+from rarl.data.opening import Resizing
 from rarl.errors import DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import ANSWER, END_ANSWER, END_THINK, THINK, opening_of
@@ -101,6 +102,22 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
         raise DataError(
             f"an image of {width} x {height} pixels is not for this model ({error}); crop it or leave it out"
         ) from error
+
+
+def resizing_of(processor: Any) -> Resizing | None:
+    """How the processor resizes images, where that can be done before it to the same pixels: with Pillow, as
+    Qwen2-VL and Qwen2.5-VL (transformers 5.23). None for any other, such as those that resize with
+    torchvision.
+    """
+    kind: Any = getattr(processor, "image_processor", None)
+    if type(kind).__name__ != "Qwen2VLImageProcessorPil" or not kind.do_resize:
+        return None
+    return Resizing(
+        factor=kind.patch_size * kind.merge_size,
+        least=kind.size["shortest_edge"],
+        most=kind.size["longest_edge"],
+        resample=int(kind.resample),
+    )
 
 
 def prompt_tokens(processor: Any, rule: str, value_range: str, count: int) -> int:

@@ -2,29 +2,30 @@
 user is told about a file that is no image. Replies are scripted, save for one pass of an untrained model."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 from PIL import Image
 
-import rarl.ranker
+import rarl.ranking.ranker
 from rarl.errors import DataError, ModelError
 from rarl.method.replies import Item, write_reply
 from rarl.method.tasks import DIGITS
 from rarl.models.tiny import build_model, build_processor
-from rarl.ranker import Ranked, Ranker
+from rarl.ranking.measured import Measured
+from rarl.ranking.ranker import NO_VALUE, Ranker
+from rarl.ranking.table import Ranked
 
 
 @pytest.fixture
 def ranker(monkeypatch):
     """A ranker that replies `ranker.answer(levels of grey)` and keeps the questions in `ranker.asked`."""
-    monkeypatch.setattr(rarl.ranker, "load_model", lambda name: None)
-    monkeypatch.setattr(rarl.ranker, "load_processor", lambda name: None)
+    monkeypatch.setattr(rarl.ranking.ranker, "load_model", lambda name: None)
+    monkeypatch.setattr(rarl.ranking.ranker, "load_processor", lambda name: None)
     ranker = Ranker("any", DIGITS, batch_size=4)
     ranker.asked = []
 
-    def scripted(model, processor, prompts, images, *, max_new_tokens, batch_size):
-        assert len(images) <= batch_size == 4
+    def scripted(model, processor, prompts, images, *, max_new_tokens, batch_size, share):
+        assert len(images) == batch_size <= 4
         assert max_new_tokens == 1024
         groups = [[picture.getpixel((0, 0))[0] for picture in group] for group in images]
         assert [str(prompt).count("'type': 'image'") for prompt in prompts] == [
@@ -33,7 +34,7 @@ def ranker(monkeypatch):
         ranker.asked.extend(groups)
         return [ranker.answer(group) for group in groups]
 
-    monkeypatch.setattr(rarl.ranker, "greedy_replies", scripted)
+    monkeypatch.setattr(rarl.ranking.ranker, "greedy_replies_so_far", scripted)
     return ranker
 
 
@@ -53,7 +54,7 @@ def right(levels):
 def test_up_to_eight_images_are_one_prompt_and_the_listed_order_is_the_ranking(ranker):
     # The values don't ascend with the list; the list is what counts, and it is said so.
     ranker.answer = lambda levels: reply((3, 9), (1, 4), (2, 4))
-    assert ranker.rank([grey(5), grey(9), grey(1)]) == [
+    assert list(ranker.rank([grey(5), grey(9), grey(1)])) == [
         Ranked(1, 2, 9.0, "listed"),
         Ranked(2, 0, 4.0, "listed"),
         Ranked(3, 1, 4.0, "listed"),
@@ -73,7 +74,7 @@ def test_up_to_eight_images_are_one_prompt_and_the_listed_order_is_the_ranking(r
 )
 def test_without_a_permutation_images_are_scored_alone(ranker, text):
     ranker.answer = lambda levels: text if len(levels) > 1 else right(levels)
-    assert ranker.rank([grey(5), grey(9), grey(1)]) == [
+    assert list(ranker.rank([grey(5), grey(9), grey(1)])) == [
         Ranked(1, 2, 1.0, "values"),
         Ranked(2, 0, 5.0, "values"),
         Ranked(3, 1, 9.0, "values"),
@@ -92,21 +93,31 @@ def test_replies_in_another_format_are_read_leniently_and_counted(ranker):
     ]
     assert ranker.read_leniently == 1
     ranker.answer = lambda levels: f'The value: {{"image_id": "1", "value": "{levels[0]}"}}'
-    assert ranker.score([grey(5), grey(9)]) == [5.0, 9.0]
+    assert ranker.score([grey(5), grey(9)]) == [Measured(5.0), Measured(9.0)]
     assert ranker.read_leniently == 2
     ranker.answer = right
     ranker.rank([grey(5), grey(9)])
     assert ranker.read_leniently == 0
 
 
-def test_equal_values_stay_in_order_and_images_without_a_value_come_last(ranker):
+def test_equal_values_share_a_rank_in_order_and_images_without_a_value_come_last(ranker):
     ranker.answer = lambda levels: right(levels) if len(levels) == 1 and levels[0] != 7 else "?"
-    assert ranker.rank([grey(7), grey(3), grey(2), grey(3), grey(7)]) == [
+    levels = [7, 3, 2, 3, 5, 7]
+    ascending = ranker.rank([grey(level) for level in levels])
+    without = [Ranked(None, 0, None, "values", NO_VALUE), Ranked(None, 5, None, "values", NO_VALUE)]
+    assert list(ascending) == [
         Ranked(1, 2, 2.0, "values"),
         Ranked(2, 1, 3.0, "values"),
-        Ranked(3, 3, 3.0, "values"),
-        Ranked(None, 0, None, "values"),
-        Ranked(None, 4, None, "values"),
+        Ranked(2, 3, 3.0, "values"),
+        Ranked(4, 4, 5.0, "values"),
+        *without,
+    ]
+    assert list(ranker.rank([grey(level) for level in levels], descending=True)) == [
+        Ranked(1, 4, 5.0, "values"),
+        Ranked(2, 1, 3.0, "values"),
+        Ranked(2, 3, 3.0, "values"),
+        Ranked(4, 2, 2.0, "values"),
+        *without,
     ]
 
 
@@ -124,7 +135,11 @@ def test_how_many_prompts_a_number_of_images_takes(ranker, count, prompts):
 
 def test_score_asks_for_each_image_alone(ranker):
     ranker.answer = lambda levels: "?" if levels == [6] else right(levels)
-    assert ranker.score(grey(level) for level in (4, 6, 2)) == [4.0, None, 2.0]
+    assert ranker.score(grey(level) for level in (4, 6, 2)) == [
+        Measured(4.0),
+        Measured(None, problem=NO_VALUE),
+        Measured(2.0),
+    ]
     assert ranker.asked == [[4], [6], [2]]
     assert ranker.score([]) == []
 
@@ -135,15 +150,10 @@ def test_paths_come_back_as_given_and_go_into_json(ranker, tmp_path, monkeypatch
     for level in (8, 3):
         grey(level).save(f"{level}.png")
     ranked = ranker.rank(["8.png", tmp_path / "3.png"])
-    assert json.loads(json.dumps([asdict(entry) for entry in ranked])) == [
-        {
-            "rank": 1,
-            "image": str(tmp_path / "3.png"),
-            "value": 3.0,
-            "method": "listed",
-            "problem": None,
-        },
-        {"rank": 2, "image": "8.png", "value": 8.0, "method": "listed", "problem": None},
+    nothing = {"low": None, "high": None, "problem": None}
+    assert json.loads(json.dumps([entry.to_dict() for entry in ranked])) == [
+        {"rank": 1, "file": str(tmp_path / "3.png"), "value": 3.0, **nothing},
+        {"rank": 2, "file": "8.png", "value": 8.0, **nothing},
     ]
 
 
@@ -178,10 +188,10 @@ def test_images_that_can_not_be_shown_alone_get_no_value(ranker, bad_files, tiny
     for entry, (path, problem) in zip(ranked[good:], bad_files.items(), strict=True):
         assert (entry.rank, entry.image, entry.value, entry.method) == (None, str(path), None, method)
         assert entry.problem.startswith(problem)
-    scores = ranker.score(pictures)
+    scores = [said.value for said in ranker.score(pictures)]
     assert scores == [good, None, None, None, *range(good - 1, 0, -1)]
     assert list(ranker.problems) == [1, 2, 3]
-    assert ranker.score([images[0]]) == [good]
+    assert ranker.score([images[0]]) == [Measured(good)]
     assert ranker.problems == {}
 
 
@@ -206,7 +216,7 @@ def test_a_strict_ranker_names_a_file_that_is_no_image_before_the_model_runs(
     for last in (bad, *bad_files):
         with pytest.raises(DataError, match=last.name):
             ranker.rank([good] * (count - 1) + [last])
-    with pytest.raises(DataError, match="a path or a PIL image, not a int"):
+    with pytest.raises(DataError, match="a PIL image or an array, not a int"):
         ranker.rank([good] * (count - 1) + [3])
     assert ranker.asked == []
 
@@ -222,7 +232,7 @@ def test_a_real_model_from_its_folder(tmp_path):
     processor.save_pretrained(tmp_path)
     ranker = Ranker(tmp_path, DIGITS, max_new_tokens=4)
     # Untrained, it gives no image a value: all are there, in the order given, and none has a rank.
-    assert ranker.rank([grey(1), grey(2)]) == [
-        Ranked(None, 0, None, "values"),
-        Ranked(None, 1, None, "values"),
+    assert list(ranker.rank([grey(1), grey(2)])) == [
+        Ranked(None, 0, None, "values", NO_VALUE),
+        Ranked(None, 1, None, "values", NO_VALUE),
     ]

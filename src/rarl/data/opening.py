@@ -1,0 +1,253 @@
+"""Images opened ahead of a model, in processes beside it, in the order given. A process decodes a file and
+resizes it as the model's image processor would, to the same pixels, so that a photo of 12 megapixels is never
+passed on whole. Nothing is opened here itself: that is `rarl.data.images`."""
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rarl.data.images import MOST_THREADS, Size, decoded, open_image, plain_rgb
+from rarl.errors import DataError
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
+"""An image as people have it: a path, the bytes of a file, a PIL image, or an array of height x width x 3."""
+
+FEW = 32
+"""So many files are opened sooner than a process starts."""
+
+_CHUNK = 4  # files that a process is asked for at once
+_AHEAD = 128  # small images that wait for the model; whole ones are fewer
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How image processors of Qwen2-VL and Qwen2.5-VL resize: both sides become multiples of `factor`, at
+    nearly the same shape, of `least` to `most` pixels in all (transformers 5.23, `smart_resize`).
+
+    Attributes:
+        resample: Pillow's number of the filter.
+    """
+
+    factor: int
+    least: int
+    most: int
+    resample: int
+
+    def size_of(self, size: Size) -> Size | None:
+        """The size that an image of `size` gets; None if the processor refuses it, or would resize it a
+        second time."""
+        once = self._step(size)
+        return once if once is not None and self._step(once) == once else None
+
+    def _step(self, size: Size) -> Size | None:
+        width, height = size
+        if max(size) / min(size) > 200:
+            return None
+        wide, high = (round(side / self.factor) * self.factor for side in size)
+        if high * wide > self.most:
+            shrink = math.sqrt((height * width) / self.most)
+            wide, high = (
+                max(self.factor, math.floor(side / shrink / self.factor) * self.factor) for side in size
+            )
+        elif high * wide < self.least:
+            grow = math.sqrt(self.least / (height * width))
+            wide, high = (math.ceil(side * grow / self.factor) * self.factor for side in size)
+        return wide, high
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The image as the processor would make it, so that the processor leaves it as it is."""
+        size = self.size_of(image.size)
+        return image if size is None else image.resize(size, Image.Resampling(self.resample))
+
+
+def opened(picture: Picture, name: str, resizing: Resizing | None = None) -> Image.Image:
+    """The picture as an RGB image, resized if that is asked for.
+
+    Args:
+        name: what an error calls a picture that is no path.
+
+    Raises:
+        DataError: if it is missing, damaged, or no picture at all.
+    """
+    if isinstance(picture, bytes):
+        image = decoded(picture, name)
+    elif isinstance(picture, Image.Image):
+        image = plain_rgb(picture, name)
+    elif isinstance(picture, np.ndarray):
+        image = plain_rgb(_of_array(picture, name), name)
+    else:
+        image = open_image(picture)
+    return image if resizing is None else resizing(image)
+
+
+def _of_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not fits or not array.size:
+        raise DataError(
+            f"{name}: an array must be of height x width or height x width x 3, of bytes (uint8), not "
+            f"{' x '.join(map(str, array.shape))} of {array.dtype}"
+        )
+    return Image.fromarray(array)
+
+
+def check_picture(picture: object) -> None:
+    """Whether something is a picture at all.
+
+    Raises:
+        DataError: if not.
+    """
+    if not isinstance(picture, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        kind = type(picture).__name__
+        raise DataError(f"an image is a path, the bytes of a file, a PIL image or an array, not a {kind}")
+
+
+def picture_name(picture: Picture, place: int) -> str:
+    """What messages call a picture: its path; for one that has none, its place among all, from 0."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
+    return f"image {place}"
+
+
+def cores() -> int:
+    """How many processor cores this process may use; of those that torchrun's processes share, its part."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, found // int(beside)) if beside.isdecimal() and int(beside) else found
+
+
+def open_all(
+    pictures: Sequence[Picture], resizing: Resizing | None = None, workers: int | None = None
+) -> Iterator[Image.Image | DataError]:
+    """Each picture, opened, in order; in place of one that can't be, the error that says why.
+
+    Args:
+        workers: processes that open files. By default one for each core, and none where there is one core or
+            few pictures, or where not all of them are paths. They end with the iteration.
+
+    Raises:
+        DataError: if a process dies, such as for want of memory; it names the file.
+    """
+    paths = [Path(picture) for picture in pictures if isinstance(picture, str | os.PathLike)]
+    if workers is None:
+        few = len(paths) < max(len(pictures), FEW)
+        workers = 0 if few or cores() == 1 else min(cores(), MOST_THREADS)
+    if workers and len(paths) == len(pictures):
+        yield from _opened_by_workers(paths, resizing, workers)
+        return
+    for place, picture in enumerate(pictures):
+        yield _opened_or_not(picture, picture_name(picture, place), resizing)
+
+
+def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Image.Image | DataError:
+    try:
+        return opened(picture, name, resizing)
+    except DataError as error:
+        return error
+
+
+# ── processes ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Worker:
+    """A process that opens files. It is a Python of its own with nothing but this module, not a fork: torch
+    has threads, and a script of the user need not guard its main part."""
+
+    def __init__(self, resizing: Resizing | None) -> None:
+        start = f"import sys; sys.path[:] = {sys.path!r}; from rarl.data.opening import serve; serve()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._resizing = resizing
+        self._told = False
+
+    def open(self, paths: Sequence[Path]) -> list[Image.Image | DataError]:
+        found: list[Image.Image | DataError] = []
+        try:
+            if not self._told:
+                pickle.dump(self._resizing, self._to)
+                self._told = True
+            pickle.dump([str(path) for path in paths], self._to)
+            self._to.flush()
+            for _ in paths:
+                found.append(pickle.load(self._from))
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            code = self._process.wait()
+            raise DataError(
+                f"{paths[len(found)]}: the process that opened it died (exit code {code}); if memory ran "
+                "out, free some, otherwise leave the image out"
+            ) from error
+        return found
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        self._from.close()
+        with suppress(OSError):  # what was still to be written
+            self._to.close()
+
+
+def serve() -> None:
+    """What a worker does: opens the files that it is told on stdin, and writes each to stdout, pickled."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; it then ends this one
+    asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints
+    try:
+        resizing = pickle.load(asked)
+        while True:
+            for path in pickle.load(asked):
+                pickle.dump(_opened_or_not(path, path, resizing), answers, pickle.HIGHEST_PROTOCOL)
+                answers.flush()
+    except (EOFError, BrokenPipeError):
+        return  # the parent has ended
+
+
+def _opened_by_workers(
+    paths: Sequence[Path], resizing: Resizing | None, number: int
+) -> Iterator[Image.Image | DataError]:
+    chunks = iter([paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)])
+    most = 2 * number if resizing is None else max(2 * number, _AHEAD // _CHUNK)
+    free: SimpleQueue[_Worker] = SimpleQueue()
+
+    def ask(chunk: Sequence[Path]) -> list[Image.Image | DataError]:
+        worker = free.get()
+        try:
+            return worker.open(chunk)
+        finally:
+            free.put(worker)
+
+    with ExitStack() as stack:
+        # The threads only wait; each asks one process at a time.
+        pool = ThreadPoolExecutor(number)
+        workers = [_Worker(resizing) for _ in range(number)]
+        for worker in workers:
+            stack.callback(worker.close)
+            free.put(worker)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for worker in workers:
+            stack.callback(worker.kill)  # first, so that no thread waits for it
+        running: deque[Future[list[Image.Image | DataError]]] = deque()
+        for chunk in chunks:
+            running.append(pool.submit(ask, chunk))
+            if len(running) >= most:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()

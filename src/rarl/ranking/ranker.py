@@ -1,0 +1,297 @@
+"""A model that scores and ranks any images. Up to 8 images go into one prompt, and the order of the reply is
+the ranking (Table 1); more than 8 are scored one by one, in batches of images that cost about as many tokens.
+Replies are read leniently, so that a model which was never trained on the format can be used, too. How good a
+model is at it is measured in `evaluation`."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from PIL import Image
+
+from rarl.data.opening import Picture, check_picture, open_all, opened, picture_name
+from rarl.errors import ConfigError, DataError, ModelError
+from rarl.method.prompts import messages
+from rarl.method.replies import Reply, parse, parse_leniently
+from rarl.method.tasks import Task
+from rarl.models.generation import Message, greedy_replies_so_far
+from rarl.models.limits import shape_problem
+from rarl.models.loading import load_model, load_processor, trained_task
+from rarl.models.processor import image_tokens, resizing_of
+from rarl.ranking.batches import Waiting, is_enough, next_batch
+from rarl.ranking.measured import Measured
+from rarl.ranking.table import Ranked, Ranking, ranking_of
+
+LONGEST_LIST = 8
+"""The most images in one prompt; the paper's models are trained and evaluated on no more."""
+
+NO_VALUE = "the model's reply has no value"
+
+_TOKENS = 24_576  # of the images of a batch
+_WAITED_FOR = 0.9  # of a batch's replies; the longer ones are asked for together, later
+
+
+class Ranker:
+    """A model that scores and ranks images on a task's scale.
+
+    Args:
+        model: a model folder, a hub name, or `tiny` for the embedded base.
+        task: the rule, the value range and the step that the prompt names; by default what the model was
+            trained on, as its folder says.
+        batch_size: the most prompts in one pass; fewer if their images have many tokens.
+        max_new_tokens: where a reply is cut that does not end by itself.
+        strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
+            that image alone gets no value.
+        workers: processes that open files; by default one for each core where there are many files. See
+            `rarl.data.opening.open_all`.
+
+    Attributes:
+        problems: why images of the last call could not be shown to the model, by their place from 0.
+        read_leniently: of how many replies of the last call only the lenient reading had a list; see
+            `rarl.method.replies.parse_leniently`.
+
+    Raises:
+        ModelError: if there is no such model.
+        ConfigError: if `task` is not given, and the model does not say what it was trained on.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        task: Task | None = None,
+        *,
+        batch_size: int = 128,
+        max_new_tokens: int = 1024,
+        strict: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        known = trained_task(model) if task is None else task
+        if known is None:
+            raise ConfigError(
+                f"{model} does not say what it was trained on: give a task, as Ranker(model, AGE)"
+            )
+        self.task: Task = known
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self.strict = strict
+        self.workers = workers
+        self.read_leniently = 0
+        self.problems: dict[int, str] = {}
+        self._model = load_model(model)
+        self._processor = load_processor(model)
+        self._resizing = resizing_of(self._processor)
+
+    def score(self, images: Iterable[Picture]) -> list[Measured]:
+        """What the model says of each image, asked for in a prompt of its own.
+
+        Args:
+            images: paths, bytes of files, PIL images, or arrays of height x width x 3.
+
+        Raises:
+            DataError: if no image at all, or with `strict` one of them, can be shown to the model; or if
+                something is none of these.
+        """
+        return self._scores(self._begin(images))
+
+    def rank(self, images: Iterable[Picture], *, values: bool = False, descending: bool = False) -> Ranking:
+        """The images in ascending order of their value.
+
+        The model sees 2 to 8 images in one prompt, in the order given, and the order in which it lists them
+        is the ranking (`listed`). If its reply does not list each image exactly once, and for one image or
+        more than 8, every image is scored alone and the values are sorted (`values`). Images of equal value
+        then share a rank, and stay in the order given. Images without a value come last and have no rank.
+
+        Args:
+            images: as in `score`.
+            values: score every image alone, however few there are.
+            descending: begin with the highest value.
+
+        Raises:
+            DataError: if there is no image; and as `score`.
+        """
+        pictures = self._begin(images)
+        if not pictures:
+            raise DataError("there are no images to rank: give at least one")
+        names: list[str | int] = [
+            str(picture) if isinstance(picture, str | os.PathLike) else place
+            for place, picture in enumerate(pictures)
+        ]
+        if not values and 2 <= len(pictures) <= LONGEST_LIST:
+            listed = self._listed(pictures, names, descending)
+            if listed is not None:
+                return listed
+        return ranking_of(self.task, zip(names, self._scores(pictures), strict=True), descending=descending)
+
+    def measure(self, images: Sequence[Image.Image], *, hasty: bool = False) -> list[Measured | None]:
+        """What the model says of each image, all asked for in one batch. Every number of `score`, and of
+        `rank` by values, comes from here.
+
+        Args:
+            images: that can be shown to the model; at least one.
+            hasty: not to wait for the longest replies: these images are None, and may be asked for again.
+        """
+        question = messages(1, self.task.rule, self.task.value_range)
+        replies = self._replies([question] * len(images), [[image] for image in images], hasty)
+        values = [None if reply is None else reply.values(1)[0] for reply in replies]
+        return [
+            None if reply is None else Measured(value, problem=NO_VALUE if value is None else None)
+            for reply, value in zip(replies, values, strict=True)
+        ]
+
+    def measure_each(self, pictures: Sequence[Picture]) -> Iterator[list[tuple[int, Measured]]]:
+        """What the model says of each picture, with its place, a batch at a time. The pictures are opened
+        ahead of the model, and a batch is of images that cost about as many tokens, so they come in another
+        order.
+
+        Raises:
+            DataError: if a process that opens files dies.
+        """
+        hasty = len(pictures) > self.batch_size  # in a single batch there is nothing to win
+        waiting: list[Waiting] = []
+        late: list[Waiting] = []
+        done: list[tuple[int, Measured]] = []
+        for place, image in enumerate(open_all(pictures, self._resizing, self.workers)):
+            problem = self._problem(image, picture_name(pictures[place], place))
+            if isinstance(image, DataError) or problem is not None:
+                done.append((place, Measured(None, problem=problem)))
+                continue
+            waiting.append(Waiting(place, image, self._tokens(image)))
+            # Twice as many as a batch, so that there is something to choose from.
+            if is_enough(waiting, 2 * self.batch_size, 2 * _TOKENS):
+                waiting = self._measure_some(waiting, hasty, done, late)
+                if is_enough(late, self.batch_size, _TOKENS):
+                    late = self._measure_some(late, False, done, [])
+                yield done
+                done = []
+        while waiting:
+            waiting = self._measure_some(waiting, hasty, done, late)
+            yield done
+            done = []
+        while late:
+            late = self._measure_some(late, False, done, [])
+            yield done
+            done = []
+        if done:
+            yield done
+
+    def _measure_some(
+        self,
+        waiting: Sequence[Waiting],
+        hasty: bool,
+        done: list[tuple[int, Measured]],
+        late: list[Waiting],
+    ) -> list[Waiting]:
+        """Measures a batch of the images that wait.
+
+        Args:
+            done: gets what was measured, with places.
+            late: gets the images whose replies were not waited for.
+
+        Returns:
+            Those that still wait.
+        """
+        batch, rest = next_batch(waiting, self.batch_size, _TOKENS)
+        found = self.measure([entry.image for entry in batch], hasty=hasty)
+        for entry, measured in zip(batch, found, strict=True):
+            if measured is None:
+                late.append(entry)
+            else:
+                done.append((entry.place, measured))
+        return rest
+
+    def _begin(self, images: Iterable[Picture]) -> list[Picture]:
+        """The images of a call, with nothing left of the last one."""
+        self.read_leniently, self.problems = 0, {}
+        pictures = list(images)
+        for picture in pictures:
+            check_picture(picture)
+        if self.strict:
+            for place, picture in enumerate(pictures):
+                name = picture_name(picture, place)
+                if problem := shape_problem(self._processor, *opened(picture, name).size):
+                    raise DataError(f"{name}: {problem}")
+        return pictures
+
+    def _scores(self, pictures: Sequence[Picture]) -> list[Measured]:
+        scores = [Measured(None)] * len(pictures)
+        for batch in self.measure_each(pictures):
+            for place, measured in batch:
+                scores[place] = measured
+        self.problems = {
+            place: said.problem
+            for place, said in enumerate(scores)
+            if said.problem is not None and said.problem != NO_VALUE
+        }
+        if pictures and len(self.problems) == len(pictures):
+            self._refuse_all(pictures)
+        return scores
+
+    def _refuse_all(self, pictures: Sequence[Picture]) -> NoReturn:
+        others = f"; nor can any of the other {len(pictures) - 1:,}" if len(pictures) > 1 else ""
+        raise DataError(f"{picture_name(pictures[0], 0)}: {self.problems[0]}{others}")
+
+    def _listed(
+        self, pictures: Sequence[Picture], names: Sequence[str | int], descending: bool
+    ) -> Ranking | None:
+        """The ranking that the model itself lists in one reply; None if it lists not each image once, or
+        fewer than two can be shown to it."""
+        shown: dict[int, Image.Image] = {}
+        for place, image in enumerate(open_all(pictures, self._resizing, 0)):
+            problem = self._problem(image, picture_name(pictures[place], place))
+            if isinstance(image, DataError) or problem is not None:
+                self.problems[place] = str(problem)
+            else:
+                shown[place] = image
+        if len(shown) < 2:
+            return None
+        question = messages(len(shown), self.task.rule, self.task.value_range)
+        [reply] = self._replies([question], [list(shown.values())])
+        if reply is None or reply.items is None or not reply.is_permutation(len(shown)):
+            return None
+        places = list(shown)
+        order = list(reversed(reply.items)) if descending else reply.items
+        rows = [
+            Ranked(rank, names[places[item.image_id - 1]], item.value, "listed")
+            for rank, item in enumerate(order, start=1)
+        ]
+        rows += [
+            Ranked(None, names[place], None, "listed", problem) for place, problem in self.problems.items()
+        ]
+        return Ranking(self.task, rows, descending)
+
+    def _problem(self, image: Image.Image | DataError, name: str) -> str | None:
+        """Why an image can't be shown to the model; None if it can."""
+        if isinstance(image, DataError):
+            return str(image).removeprefix(f"{name}: ")
+        return shape_problem(self._processor, *image.size)
+
+    def _tokens(self, image: Image.Image) -> int:
+        """About how many tokens an image costs."""
+        try:
+            return image_tokens(self._processor, *image.size)
+        except ModelError:
+            return image.width * image.height // 28**2 + 1  # as much as with Qwen2.5-VL
+
+    def _replies(
+        self, questions: Sequence[list[Message]], groups: Sequence[Sequence[Image.Image]], hasty: bool = False
+    ) -> list[Reply | None]:
+        """The replies to questions about a group of images each, in one batch; None for those not waited
+        for."""
+        texts = greedy_replies_so_far(
+            self._model,
+            self._processor,
+            questions,
+            groups,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=len(groups),
+            share=_WAITED_FOR if hasty else 1,
+        )
+        replies: list[Reply | None] = []
+        for group, text in zip(groups, texts, strict=True):
+            reply = None if text is None else parse_leniently(text, len(group))
+            self.read_leniently += text is not None and reply != parse(text)
+            replies.append(reply)
+        return replies
