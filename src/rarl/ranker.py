@@ -57,6 +57,7 @@ class Ranker:
         max_new_tokens: where a reply is cut that does not end by itself.
         strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
             that image alone gets no value.
+        trust_remote_code: whether code that the model brings along is run.
 
     Attributes:
         problems: why images of the last call could not be shown to the model, by their place from 0.
@@ -64,7 +65,7 @@ class Ranker:
             `rarl.method.replies.parse_leniently`.
 
     Raises:
-        ModelError: if there is no such model.
+        ModelError: if there is no such model, or something is wrong with it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Ranker:
         batch_size: int = 8,
         max_new_tokens: int = 1024,
         strict: bool = False,
+        trust_remote_code: bool = False,
     ) -> None:
         self.task = task
         self.batch_size = batch_size
@@ -82,8 +84,8 @@ class Ranker:
         self.strict = strict
         self.read_leniently = 0
         self.problems: dict[int, str] = {}
-        self._model = load_model(model)
-        self._processor = load_processor(model)
+        self._model = load_model(model, trust_remote_code=trust_remote_code)
+        self._processor = load_processor(model, trust_remote_code=trust_remote_code)
 
     def score(self, images: Iterable[Picture]) -> list[float | None]:
         """The value of each image, asked for in a prompt of its own; `None` if the reply gives no value, or

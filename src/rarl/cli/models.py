@@ -13,6 +13,7 @@ import typer
 from rarl.cli.arguments import (
     JSON,
     MODEL,
+    TRUST,
     ValueRange,
     checked_arm,
     checked_images,
@@ -58,6 +59,7 @@ def evaluate_command(
     arm: Annotated[
         str | None, typer.Option(help="The model's name in the results; default: its folder's.")
     ] = None,
+    trust_remote_code: TRUST = False,
     as_json: JSON = False,
 ) -> None:
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
@@ -106,8 +108,8 @@ def evaluate_command(
         use_one_thread_for(name)
         with counted(Console(stderr=True), f"evaluating {label}") as progress:
             evaluate(
-                load_model(name),
-                load_processor(name),
+                load_model(name, trust_remote_code=trust_remote_code),
+                load_processor(name, trust_remote_code=trust_remote_code),
                 data,
                 folder,
                 arm=label,
@@ -153,6 +155,7 @@ def rank(
             "--strict", help="Refuse all if an image can't be read; otherwise that one gets no value."
         ),
     ] = False,
+    trust_remote_code: TRUST = False,
     as_json: JSON = False,
 ) -> None:
     """Put images in ascending order of a value, and give each its value.
@@ -171,7 +174,7 @@ def rank(
         from rarl.ranker import Ranker
 
         use_one_thread_for(name)
-        ranker = Ranker(name, measured, strict=strict)
+        ranker = Ranker(name, measured, strict=strict, trust_remote_code=trust_remote_code)
         ranking = ranker.rank(files)
     if ranker.read_leniently:
         print(

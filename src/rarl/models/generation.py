@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
+from rarl.errors import ModelError, RarlError
 from rarl.models.processor import reply_opening
 
 Message = dict[str, Any]
@@ -60,7 +61,7 @@ def greedy_replies(
     Raises:
         ValueError: if the numbers of prompts and of lists of images differ, a prompt has no image, or
             `batch_size` is below 1.
-        ModelError: if the chat template begins replies in a way that can't be read.
+        ModelError: if the chat template begins replies in a way that can't be read, or the model can't reply.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
@@ -73,26 +74,54 @@ def greedy_replies(
     opening = reply_opening(processor)
     with torch.inference_mode(), _evaluating(model):
         for batch in _batches(images, batch_size):
-            texts = processor.apply_chat_template(
-                [list(prompts[i]) for i in batch], tokenize=False, add_generation_prompt=True
-            )
-            inputs = processor(
-                text=texts,
-                images=[list(images[i]) for i in batch],
-                padding=True,
-                padding_side="left",
-                # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
-                return_mm_token_type_ids=True,
-                return_tensors="pt",
-            ).to(model.device)
-            tokens = model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
-            new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
-            texts = processor.tokenizer.batch_decode(
-                new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            with _in_one_sentence():
+                texts = _replies_of(
+                    model, processor, [prompts[i] for i in batch], [images[i] for i in batch], settings
+                )
             for i, text in zip(batch, texts, strict=True):
                 replies[i] = opening + text
     return replies
+
+
+def _replies_of(
+    model: Any,
+    processor: Any,
+    prompts: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]],
+    settings: GenerationConfig,
+) -> list[str]:
+    """What the model adds to each prompt of one batch."""
+    texts = processor.apply_chat_template(
+        [list(prompt) for prompt in prompts], tokenize=False, add_generation_prompt=True
+    )
+    inputs = processor(
+        text=texts,
+        images=[list(pictures) for pictures in images],
+        padding=True,
+        padding_side="left",
+        # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
+        return_mm_token_type_ids=True,
+        return_tensors="pt",
+    ).to(model.device)
+    tokens = model.generate(**inputs, generation_config=settings)
+    new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+    found: list[str] = processor.tokenizer.batch_decode(
+        new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return found
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Any error within becomes a `ModelError`: the numbers in a model's folder can contradict each other in
+    ways that only its first reply shows."""
+    try:
+        yield
+    except (RarlError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        line = (str(error).strip() or "no reason given").splitlines()[0][:300]
+        raise ModelError(f"the model can't reply: {type(error).__name__}: {line}") from error
 
 
 def _batches(images: Sequence[Sequence[Image.Image]], batch_size: int) -> Iterator[list[int]]:

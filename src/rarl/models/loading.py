@@ -1,15 +1,30 @@
 """Loads a model and its processor by folder or by hub name; `tiny` names the embedded base that ships with
 the package. For a folder nothing is downloaded, and a folder that is not a model is refused before torch is
-imported. This module trains nothing, and imports torch and transformers only when they are needed."""
+imported. It may be a stranger's: no code of its is run unless that is asked for, and whatever is wrong with
+it is one sentence (`checking.py`, `trial.py`). This module trains nothing, and imports torch and transformers
+only when they are needed."""
 
 import ctypes
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rarl.errors import ModelError
+from rarl.errors import ModelError, RarlError
+from rarl.method.prompts import messages
+from rarl.models.checking import (
+    ADAPTER,
+    check_adapter,
+    check_folder,
+    check_template,
+    settings_of,
+    some,
+    stored_weights,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -21,6 +36,8 @@ BASE_FOLDER = Path(__file__).parent / "tiny_base"
 # builds of torch have no match for.
 _QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 SMALL_WEIGHTS = 2**23  # bytes, eight times the weights of the embedded model
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
+_MOST_IMAGE_TOKENS = 2**16  # of a picture of 64 x 64 pixels
 
 
 def check_model(name: str | Path, *, weights: bool = True) -> str:
@@ -32,12 +49,14 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
 
     Raises:
         ModelError: if `name` is a folder without a model in it, or neither a folder nor a possible hub name.
+            A name whose first part is a folder here is a path.
     """
     if str(name) == EMBEDDED:
         return str(BASE_FOLDER)
     folder = Path(name)
     if folder.is_dir():
-        if (folder / "adapter_config.json").is_file():
+        check_folder(folder)
+        if (folder / ADAPTER).is_file():
             if not any(folder.glob("adapter_model.*")):
                 raise ModelError(f"{folder} has an adapter_config.json and no adapter_model.safetensors")
             return str(folder)
@@ -56,68 +75,171 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
         raise ModelError(
             f"no model at '{text}': it is neither a folder nor a hub name such as Qwen/Qwen2.5-VL-3B-Instruct"
         )
+    if folder.parent.is_dir():
+        raise ModelError(
+            f"no model at '{text}': it was taken for a path, because there is a folder {folder.parent}, but "
+            f"that has no {folder.name}"
+        )
     return text
 
 
-def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel":
+def load_model(
+    name: str | Path, *, training: bool = False, trust_remote_code: bool = False
+) -> "PreTrainedModel":
     """Loads the model in eval mode, on the GPU if there is one. An adapter is merged into its base.
 
     Args:
         name: as in `check_model`.
         training: keep the weights in float32, because bfloat16 loses AdamW's small steps. Otherwise a GPU
             gets bfloat16.
+        trust_remote_code: whether a model may bring code of its own, which is then run.
 
     Raises:
-        ModelError: if there is no such model, or it is not a vision-language model.
+        ModelError: if there is no such model, it lacks weights, or it is not a vision-language model.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForImageTextToText
 
     source = check_model(name)
     gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if gpu and not training else torch.float32
-    if (Path(source) / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        base = load_model(_adapter_base(source), training=training)
-        return PeftModel.from_pretrained(base, source).merge_and_unload().eval()
-    try:
-        config = AutoConfig.from_pretrained(source)
-        if type(config) not in AutoModelForImageTextToText._model_mapping:
-            raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"could not load the model {name}: {_reason(source, error)}") from error
+    if (Path(source) / ADAPTER).is_file():
+        base = _adapter_base(source)
+        if (Path(base) / ADAPTER).is_file():
+            raise ModelError(
+                f"the base of the adapter {name} is an adapter itself ({base}): merge that one first"
+            )
+        model: Any = load_model(base, training=training, trust_remote_code=trust_remote_code)
+        return _with_adapter(model, source, name)
+    with _in_one_sentence(f"the model {name}", source):
+        model = _whole_model(source, name, dtype, trust_remote_code)
     return model.to("cuda" if gpu else "cpu").eval()
 
 
-def load_processor(name: str | Path) -> "ProcessorMixin":
+def _whole_model(source: str, name: str | Path, dtype: Any, trusted: bool) -> Any:
+    """The model with all its weights.
+
+    transformers 5.23 draws weights at random where a file has none, and says so only in a log.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
+    brought = trusted and AutoModelForImageTextToText.__name__ in (getattr(config, "auto_map", None) or {})
+    if type(config) not in AutoModelForImageTextToText._model_mapping and not brought:
+        raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
+    if not brought:
+        _check_size(Path(source), config)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        source,
+        config=config,
+        dtype=dtype,
+        trust_remote_code=trusted,
+        ignore_mismatched_sizes=True,  # found below, with their names
+        output_loading_info=True,
+    )
+    model, report = loaded
+    if getattr(config, "quantization_config", None) is not None and not getattr(model, "hf_quantizer", None):
+        raise ModelError(f"the model {name} is quantized in a way that transformers doesn't know")
+    if missing := report["missing_keys"]:
+        raise ModelError(f"the model {name} lacks weights: {some(missing)}; was its folder copied whole?")
+    if wrong := report["mismatched_keys"]:
+        raise ModelError(
+            f"weights of the model {name} have other shapes than its config.json says: "
+            f"{some([entry[0] for entry in wrong])}"
+        )
+    return model
+
+
+def _check_size(folder: Path, config: Any) -> None:
+    """Refuses a config that describes a far larger model than there are weights for: room for them would be
+    taken before they are missed."""
+    import torch
+    from torch.nn.modules.module import register_module_module_registration_hook
+    from transformers import AutoModelForImageTextToText
+
+    stored = stored_weights(folder) if folder.is_dir() else None
+    if stored is None or getattr(config, "quantization_config", None) is not None:
+        return
+    too_large = ModelError(
+        f"{folder / 'config.json'} describes a far larger model than that of the weights beside it"
+    )
+    modules = 0
+
+    def count(*registered: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > 10 * stored.tensors + 1000:
+            raise too_large
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    finally:
+        hook.remove()
+    numbers = sum(tensor.numel() for tensor in [*empty.parameters(), *empty.buffers()])
+    if numbers > 2 * stored.numbers + 2**24:  # weights may be tied, and buffers are not stored
+        raise too_large
+
+
+def _with_adapter(base: Any, source: str, name: str | Path) -> Any:
+    """The base with the weights of a LoRA adapter merged in.
+
+    PEFT 0.21 leaves those out that a file lacks, and says so only in a warning.
+    """
+    import warnings
+
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    check_adapter(Path(source), [module for module, _ in base.named_modules()])
+    with _in_one_sentence(f"the adapter {name}", source), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are an error below
+        model = PeftModel.from_pretrained(base, source)
+        # Embeddings are left out: to find whether they were saved, PEFT would ask the hub for the base.
+        wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+        there = load_peft_weights(source, device="cpu").keys()
+        if wrong := {*(wanted - there), *(key for key in there - wanted if "lora_" in key)}:
+            raise ModelError(
+                f"the weights of the adapter {name} are not those that its {ADAPTER} describes: {some(wrong)}"
+            )
+        return model.merge_and_unload().eval()
+
+
+def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> "ProcessorMixin":
     """Loads the model's processor: image processor, tokenizer and chat template. It pads on the left.
 
+    Args:
+        name: as in `check_model`.
+        trust_remote_code: as in `load_model`.
+
     Raises:
-        ModelError: if it can't be loaded, or needs torchvision and that is not installed.
+        ModelError: if it can't be loaded, makes no prompts, or needs torchvision and that is not installed.
     """
+    processor = _any_processor(name, trust_remote_code)
+    _check_processor(processor, name, check_model(name, weights=False))
+    return processor
+
+
+def _any_processor(name: str | Path, trusted: bool) -> "ProcessorMixin":
     from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     source = model = check_model(name, weights=False)
-    if (Path(source) / "adapter_config.json").is_file():
+    if (Path(source) / ADAPTER).is_file():
         model = check_model(_adapter_base(source))
         if not (Path(source) / "tokenizer.json").is_file():
             source = model
-    try:
-        kind = AutoConfig.from_pretrained(model).model_type
+    with _in_one_sentence(f"the processor of {name}", source):
+        kind = AutoConfig.from_pretrained(model, trust_remote_code=trusted).model_type
+        if kind not in _QWEN_VL and find_spec("torchvision") is None:
+            raise ModelError(f"the processor of {name} ({kind}) needs torchvision: pip install torchvision")
+        if Path(source).is_dir() and not any(any(Path(source).glob(pattern)) for pattern in _TOKENIZER_FILES):
+            # transformers 5.23 makes an empty tokenizer of some classes, without a word.
+            raise ModelError(f"could not load the processor of {name}: there is no tokenizer.json")
         if kind not in _QWEN_VL:
-            if find_spec("torchvision") is None:
-                raise ModelError(
-                    f"the processor of {name} ({kind}) needs torchvision: pip install torchvision"
-                )
-            return AutoProcessor.from_pretrained(source, padding_side="left")
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        image_processor = AutoImageProcessor.from_pretrained(source)
+            return AutoProcessor.from_pretrained(source, padding_side="left", trust_remote_code=trusted)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trusted)
+        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trusted)
         template = tokenizer.chat_template or _chat_template(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"could not load the processor of {name}: {_reason(source, error)}") from error
     from rarl.models.processor import image_text_processor
 
     return image_text_processor(image_processor, tokenizer, template)
@@ -130,19 +252,81 @@ def _chat_template(source: str) -> str:
     jinja = cached_file(source, "chat_template.jinja", _raise_exceptions_for_missing_entries=False)
     if jinja is not None:
         return Path(jinja).read_text(encoding="utf-8")
-    path: Any = cached_file(source, "chat_template.json")
+    path: Any = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise ModelError(f"{source} has no chat template: neither chat_template.jinja nor chat_template.json")
     return json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
 
 
+def _check_processor(processor: Any, name: str | Path, source: str) -> None:
+    """Makes a prompt, and asks for the tokens of a small picture: a processor that can't, or for which that
+    has no end, is found before anything runs."""
+    from rarl.models.processor import image_tokens
+
+    tokenizer = getattr(processor, "tokenizer", processor)
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str) and template != _embedded_template():
+        check_template(template, str(name))
+        with _in_one_sentence(f"the chat template of {name}", source):
+            processor.apply_chat_template(
+                [messages(1, "x", "0-1")], tokenize=False, add_generation_prompt=True
+            )
+    with _in_one_sentence(f"the image processor of {name}", source):
+        try:
+            tokens = image_tokens(processor, 64, 64)
+        except RarlError:  # it can't say, or takes no such picture; neither is a fault
+            return
+        if tokens > _MOST_IMAGE_TOKENS:
+            raise ModelError(f"the image processor of {name} makes {tokens:,} tokens of 64 x 64 pixels")
+
+
+@lru_cache
+def _embedded_template() -> str:
+    return (BASE_FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
+
+
 def _adapter_base(folder: str) -> str:
-    return str(json.loads((Path(folder) / "adapter_config.json").read_text())["base_model_name_or_path"])
+    """What an adapter says that it belongs to."""
+    base = settings_of(Path(folder) / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise ModelError(f"{Path(folder) / ADAPTER} names no base_model_name_or_path")
+    try:
+        return check_model(base)
+    except ModelError as error:
+        raise ModelError(f"the base of the adapter {folder}: {error}") from error
 
 
-def _reason(source: str, error: Exception) -> str:
-    """Returns the first line of an error. A name that looks like a hub name may have been meant as a
-    folder."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if Path(source).is_dir() else f"there is no such folder, and as a hub name: {line}"
+@contextmanager
+def _in_one_sentence(what: str, source: str) -> Iterator[None]:
+    """Any error within becomes a `ModelError` of one line: a folder can be wrong in more ways than
+    transformers has errors for.
+
+    Args:
+        what: could not be loaded, such as "the model runs/demo/rarl".
+        source: a folder, or a hub name, which may have been meant as a folder.
+    """
+    try:
+        yield
+    except RarlError:
+        raise
+    except BaseException as error:
+        # tokenizers 0.23 panics at some files, with an exception that can't be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = _reason(error)
+        if not Path(source).is_dir() and not Path(source).is_absolute():
+            reason = f"there is no such folder, and as a hub name: {reason}"
+        raise ModelError(f"could not load {what}: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, and the second where that only announces it."""
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own; if you trust its author, --trust-remote-code runs that"
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    line = f"{first} {rest[0]}"[:500] if first.endswith(":") and rest else first[:500]
+    said = isinstance(error, (OSError, ValueError, ImportError, RuntimeError))
+    return line if said else f"{type(error).__name__}: {line}"
 
 
 def use_one_thread_for(model: str | Path) -> None:
