@@ -19,11 +19,13 @@ class Ended:
         code: its exit code, negative for a signal; None if it had to be killed because it took too long.
         said: what it printed, on either stream.
         seconds: how long it ran.
+        cpu_seconds: how long it computed.
     """
 
     code: int | None
     said: str
     seconds: float
+    cpu_seconds: float
 
     @property
     def in_one_sentence(self) -> bool:
@@ -39,20 +41,21 @@ def forked(work: Callable[[], None], *, seconds: float) -> Ended:
         child = os.fork()
         if child == 0:
             _child(work, output.fileno())
-        status = None
+        status: int | None = None
         while time.monotonic() < began + seconds:
-            ended, status = os.waitpid(child, os.WNOHANG)
+            ended, status, usage = os.wait4(child, os.WNOHANG)
             if ended:
                 break
             time.sleep(0.005)
         else:
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            _, _, usage = os.wait4(child, 0)
             status = None
         took = time.monotonic() - began
         output.seek(0)
         said = output.read().decode(errors="replace")
-    return Ended(None if status is None else os.waitstatus_to_exitcode(status), said, took)
+    code = None if status is None else os.waitstatus_to_exitcode(status)
+    return Ended(code, said, took, usage.ru_utime + usage.ru_stime)
 
 
 def _child(work: Callable[[], None], output: int) -> None:
