@@ -173,8 +173,8 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value that a YAML 1.2 text spells: `1e-6` is a number, `no` and `on` are words.
 
     Raises:
-        ConfigError: for wrong syntax, a key given twice, an unknown tag, or more than any configuration needs,
-            such as aliases that stand for billions of entries; it names `where` and the line.
+        ConfigError: for wrong syntax, a key given twice, an unknown tag, or more than any configuration
+            needs, such as aliases that stand for billions of entries; it names `where` and the line.
     """
     if len(text) > LONGEST_YAML:
         raise ConfigError(f"{where}: has {len(text):,} characters, more than {LONGEST_YAML:,}")
@@ -254,7 +254,7 @@ def _yaml() -> YAML:
 
 
 class _Constructor(SafeConstructor):
-    """Makes values of a YAML text whose aliases and merges don't stand for more entries than can be looked at."""
+    """Makes values of a YAML text whose aliases and merges stand for no more entries than can be looked at."""
 
     def construct_document(self, node: Node) -> Any:
         _count_entries(node, {}, 0)

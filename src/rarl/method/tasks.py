@@ -34,7 +34,8 @@ class Task:
         metric: what is reported for single images: `mae`, `accuracy` or `srcc`.
 
     Raises:
-        ConfigError: if the range is empty or not finite, step or delta is not positive, or the rule is too long.
+        ConfigError: if the range is empty or not finite, step or delta is not positive, or the rule is too
+            long.
     """
 
     name: _Text
