@@ -206,7 +206,7 @@ def read_yaml(path: Path) -> Any:
         ConfigError: if the file is missing, no text, or no YAML.
     """
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not (path.is_file() or path.is_dir()):
             raise ConfigError(f"{path}: is no file")  # who opens a pipe waits for ever
         with open(path, encoding="utf-8") as file:
             text = file.read(LONGEST_YAML + 1)
@@ -254,7 +254,7 @@ def _yaml() -> YAML:
 
 
 class _Constructor(SafeConstructor):
-    """Makes values of a YAML text whose aliases and merges stand for no more entries than can be looked at."""
+    """Makes values of a text whose aliases and merges stand for no more entries than can be looked at."""
 
     def construct_document(self, node: Node) -> Any:
         _count_entries(node, {}, 0)
