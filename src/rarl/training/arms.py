@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from rarl.data.collection import TASK_FILE, task_text
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
-from rarl.errors import ConfigError
+from rarl.errors import ConfigError, ModelError
 from rarl.files import finish, unfinished
 from rarl.method.replies import continuation, reference_reply
 from rarl.models.loading import check_model, load_model, load_processor
@@ -42,6 +42,7 @@ from rarl.training.resuming import Resuming
 from rarl.training.sections import Stage, Weights
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
+from rarl.training.weights import check_engine, check_saving, save_weights
 
 # ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────
 
@@ -199,13 +200,16 @@ def _add_validation(
 
 def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, config: RunConfig) -> None:
     """Trains from the last complete checkpoint, and gives the model folder its name once it is complete."""
+    check_saving(trainer)
     trainer.remove_callback(PrinterCallback)
     checkpoints = _checkpoints(config, folder.name)
     with lines, warnings.catch_warnings():
         # transformers 5.23 warns at every step that TRL 1.16 uses the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        continued, since = _last(checkpoints), time.monotonic()
-        trainer.train(resume_from_checkpoint=continued)
+        continued, since = last_complete_checkpoint(checkpoints), time.monotonic()
+        if continued is not None:
+            check_engine(trainer, continued)
+        trainer.train(resume_from_checkpoint=None if continued is None else str(continued))
     seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
     _write_model_folder(trainer, start, folder, config, seconds)
@@ -225,7 +229,7 @@ def _write_model_folder(
         checkpoints / BEST_FOLDER if keep == "best" else checkpoints / "adapter" if config.lora else temporary
     )
     if keep == "last":
-        trainer.save_model(str(weights))  # all processes take part: the weights may be spread over them
+        save_weights(trainer, weights)
     if not main:
         return
     if config.lora is not None:
@@ -241,6 +245,10 @@ def _write_model_folder(
     made = training_record(kept_step(history, keep), trainer.args.device.type, seconds)
     (temporary / TRAINING_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
+    if not is_finished(temporary):
+        raise ModelError(
+            f"{folder}: the trained weights could not be written; the checkpoints in {checkpoints} are kept"
+        )
     finish(temporary, folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
     with suppress(OSError):  # other arms still have checkpoints there
@@ -249,11 +257,6 @@ def _write_model_folder(
 
 def _checkpoints(config: RunConfig, arm: str) -> Path:
     return config.output / "checkpoints" / arm
-
-
-def _last(checkpoints: Path) -> str | None:
-    last = last_complete_checkpoint(checkpoints)
-    return None if last is None else str(last)
 
 
 def _merged(model: str | Path, folder: Path) -> str | Path:
