@@ -1,14 +1,17 @@
-"""From a trainer to a folder: which engines are refused, and that nothing goes before everything is written.
-Trainers are stand-ins; FSDP itself is in test_fsdp.py."""
+"""From a trainer to a folder: which engines are refused, that nothing goes before everything is written, and
+what a merged adapter is to the last bit. Trainers are stand-ins; FSDP itself is in test_fsdp.py."""
 
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from helpers.training import run_config
+from helpers.training import run_config, same, weights
 from rarl.errors import ConfigError, ModelError
+from rarl.models.loading import load_model
 from rarl.training import arms
-from rarl.training.weights import check_engine, check_saving
+from rarl.training.weights import check_engine, check_saving, merge_adapter
 
 
 def trainer_of(**given):
@@ -68,3 +71,33 @@ def test_a_checkpoint_goes_on_under_its_own_engine(tmp_path):
         check_engine(spread, tmp_path)
     with pytest.raises(ConfigError, match="by one process or DDP, and this is DeepSpeed"):
         check_engine(trainer_of(is_deepspeed_enabled=True), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """Of three layers, with a scale of 2."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    folder = tmp_path_factory.mktemp("lora")
+    get_peft_model(load_model("tiny"), lora).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merged_adapter_is_exact_to_the_last_bit(adapter, tmp_path, dtype, monkeypatch):
+    kind = getattr(torch, dtype)
+    # On a GPU there is the model that trains; a second one would not fit beside it.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    merge_adapter("tiny", adapter, tmp_path, dtype)
+    parts = load_file(adapter / "adapter_model.safetensors")
+    expected = weights(load_model("tiny", device="cpu"))
+    adapted = {key.split(".lora_A")[0] for key in parts if ".lora_A" in key}
+    assert len(adapted) > 3
+    for name in adapted:
+        weight = expected[name.removeprefix("base_model.model.") + ".weight"]
+        weight += parts[f"{name}.lora_B.weight"] @ parts[f"{name}.lora_A.weight"] * 2
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {kind}
+    saved = weights(load_model(tmp_path, device="cpu"))
+    assert same(saved, {name: weight.to(kind).float() for name, weight in expected.items()})

@@ -4,6 +4,7 @@ imported. This module trains nothing, and imports torch and transformers only wh
 
 import ctypes
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,13 +60,23 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
     return text
 
 
-def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel":
+def load_model(
+    name: str | Path,
+    *,
+    training: bool = False,
+    dtype: str | None = None,
+    attention: str | None = None,
+    device: str | None = None,
+) -> "PreTrainedModel":
     """Loads the model in eval mode, on the GPU if there is one. An adapter is merged into its base.
 
     Args:
         name: as in `check_model`.
         training: keep the weights in float32, because bfloat16 loses AdamW's small steps. Otherwise a GPU
             gets bfloat16.
+        dtype: of the weights, such as `bfloat16`, whatever `training` says.
+        attention: one of transformers' attention implementations; None: its own choice.
+        device: where the weights go; None: the GPU if there is one.
 
     Raises:
         ModelError: if there is no such model, or it is not a vision-language model.
@@ -75,21 +86,26 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     source = check_model(name)
-    gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if gpu and not training else torch.float32
+    gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    kind = torch.bfloat16 if gpu and not training else torch.float32
+    if dtype is not None:
+        kind = getattr(torch, dtype)
     if (Path(source) / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        base = load_model(_adapter_base(source), training=training)
-        return PeftModel.from_pretrained(base, source).merge_and_unload().eval()
+        named: Any = {"training": training, "dtype": dtype, "attention": attention, "device": device}
+        base = load_model(_adapter_base(source), **named)
+        return PeftModel.from_pretrained(base, source, torch_device=device).merge_and_unload().eval()
     try:
         config = AutoConfig.from_pretrained(source)
         if type(config) not in AutoModelForImageTextToText._model_mapping:
             raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            source, config=config, dtype=kind, attn_implementation=attention
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"could not load the model {name}: {_reason(source, error)}") from error
-    return model.to("cuda" if gpu else "cpu").eval()
+    return model.to(device or ("cuda" if gpu else "cpu")).eval()
 
 
 def load_processor(name: str | Path) -> "ProcessorMixin":
@@ -153,15 +169,17 @@ def use_one_thread_for(model: str | Path) -> None:
 
 
 def use_one_thread() -> None:
-    """Runs torch on one thread, and keeps freed memory, for the rest of this process.
+    """Runs torch on one thread and one GPU, and keeps freed memory, for the rest of this process.
 
-    A model as small as the embedded one gains nothing from more threads, and its sums of floats would then
-    depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a step;
-    only glibc can be told not to.
+    A model as small as the embedded one gains nothing from more threads or GPUs, and its sums of floats would
+    then depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a
+    step; only glibc can be told not to.
     """
     import torch
 
     torch.set_num_threads(1)
+    if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         libc.mallopt(mmap_threshold, 2**30)

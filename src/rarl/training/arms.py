@@ -26,6 +26,7 @@ from rarl.files import finish, unfinished
 from rarl.method.replies import continuation, reference_reply
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.processor import reply_opening
+from rarl.models.whole import whole_models
 from rarl.training.callbacks import (
     BEST_FOLDER,
     GROUPS_FILE,
@@ -42,7 +43,7 @@ from rarl.training.resuming import Resuming
 from rarl.training.sections import Stage, Weights
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
-from rarl.training.weights import check_engine, check_saving, save_weights
+from rarl.training.weights import check_engine, check_saving, merge_adapter, save_weights
 
 # ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────
 
@@ -70,7 +71,7 @@ def train_stage(
     own = stage.reference is None or str(config.model) == str(start)
     reference = None if own else check_model(_merged(config.model, checkpoints / "reference"))
     start = _merged(start, checkpoints / "start")
-    model, processor = load_model(start, training=True), load_processor(start)
+    model, processor = _load(start, config), load_processor(start)
     lines = ProgressLines(folder.name, console)
     trainer = RARLTrainer(
         model,
@@ -94,7 +95,7 @@ def train_sft(
     # Unless it is told not to, TRL 1.16 cuts at 1,024 tokens, which may be among those of the images.
     common = _common_arguments(config, folder.name) | {"max_length": None}
     args = SFTConfig(**(common | config.sft_arguments(processes=process_count())))
-    model, processor = load_model(config.model, training=True), load_processor(config.model)
+    model, processor = _load(config.model, config), load_processor(config.model)
     dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning, processor)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
@@ -188,6 +189,10 @@ def _common_arguments(config: RunConfig, arm: str) -> dict[str, Any]:
     }
 
 
+def _load(start: str | Path, config: RunConfig) -> Any:
+    return load_model(start, training=True, dtype=config.dtype, attention=config.attention)
+
+
 def _add_validation(
     trainer: Any, config: RunConfig, weights: Weights, held_out: Sequence[Group], max_new_tokens: int
 ) -> None:
@@ -233,7 +238,7 @@ def _write_model_folder(
     if not main:
         return
     if config.lora is not None:
-        _merged_model(start, weights).save_pretrained(temporary)
+        merge_adapter(start, weights, temporary, config.dtype)
     elif keep == "best":
         shutil.copytree(weights, temporary, dirs_exist_ok=True)
     trainer.processing_class.save_pretrained(temporary)
@@ -266,19 +271,12 @@ def _merged(model: str | Path, folder: Path) -> str | Path:
         return model
     if PartialState().is_main_process and not is_finished(folder):
         temporary = unfinished(folder)
-        load_model(model, training=True).save_pretrained(temporary)
+        with whole_models():
+            load_model(model, training=True, device="cpu").save_pretrained(temporary)
         load_processor(model).save_pretrained(temporary)
         finish(temporary, folder)
     PartialState().wait_for_everyone()
     return folder
-
-
-def _merged_model(start: str | Path, adapter: Path) -> Any:
-    """Merges the adapter into the weights of `start`. The result needs no other folder, and the next stage
-    can start from it with an adapter of its own."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(load_model(start, training=True), adapter).merge_and_unload()
 
 
 def _lora(config: RunConfig) -> Any:

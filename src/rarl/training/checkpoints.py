@@ -20,6 +20,8 @@ from rarl.training.same_data import is_same_collection
 FREE_KEYS = ("output", "evaluation")
 OLDER_STAGES = {"start": None, "reference": None, "stagnant": None, "resample_rounds": 3}
 """What the stages of a run of an earlier version do without saying it; of `mutation` it is the default."""
+OLDER_RUNS = {"dtype": "float32", "attention": "sdpa"}
+"""The same of a whole run."""
 
 _MISSING = object()
 
@@ -194,6 +196,7 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
     before = read_yaml_mapping(saved)
+    before |= {key: OLDER_RUNS[key] for key in OLDER_RUNS.keys() & resolved.keys() - before.keys()}
     if isinstance(trainer := before.get("trainer"), dict):  # of an earlier version, which wrote fewer of them
         before["trainer"] = RUN_DEFAULTS | DEFAULTS_BEFORE | trainer
     stages, known = before.get("stages"), {key for stage in resolved.get("stages", ()) for key in stage}

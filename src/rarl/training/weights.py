@@ -5,7 +5,11 @@ checkpoints.py."""
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rarl.errors import ConfigError
+from rarl.models.loading import load_model
+from rarl.models.whole import whole_models
 from rarl.training.checkpoints import DEEPSPEED, PLAIN, engine_of
 
 
@@ -43,6 +47,21 @@ def check_engine(trainer: Any, checkpoint: Path) -> None:
             f"{checkpoint} was written by {before}, and this is {engine}: continue as the run was "
             "begun, or remove that checkpoint's folder to train the arm anew"
         )
+
+
+def merge_adapter(start: str | Path, adapter: Path, folder: Path, dtype: str) -> None:
+    """Writes the weights of `start` with a LoRA adapter merged into them. The result needs no other folder,
+    and the next stage can start from it with an adapter of its own.
+
+    It is computed on the CPU in float32 and rounded once, to `dtype`, when it is written: what is saved
+    depends on no GPU, and the one that trains holds no second model. One process calls it; it waits for no
+    other."""
+    from peft import PeftModel
+
+    with whole_models():
+        base = load_model(start, training=True, device="cpu")
+        merged: Any = PeftModel.from_pretrained(base, adapter, torch_device="cpu").merge_and_unload()
+    merged.to(getattr(torch, dtype)).save_pretrained(folder)
 
 
 def save_weights(trainer: Any, folder: Path) -> None:
