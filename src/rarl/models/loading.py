@@ -6,6 +6,7 @@ only when they are needed."""
 
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,13 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
 
 
 def load_model(
-    name: str | Path, *, training: bool = False, trust_remote_code: bool = False
+    name: str | Path,
+    *,
+    training: bool = False,
+    dtype: str | None = None,
+    attention: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
     """Loads the model in eval mode, on the GPU if there is one. An adapter is merged into its base.
 
@@ -92,6 +99,9 @@ def load_model(
         name: as in `check_model`.
         training: keep the weights in float32, because bfloat16 loses AdamW's small steps. Otherwise a GPU
             gets bfloat16.
+        dtype: of the weights, such as `bfloat16`, whatever `training` says.
+        attention: one of transformers' attention implementations; None: its own choice.
+        device: where the weights go; None: the GPU if there is one.
         trust_remote_code: whether a model may bring code of its own, which is then run.
 
     Raises:
@@ -100,22 +110,31 @@ def load_model(
     import torch
 
     source = check_model(name)
-    gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if gpu and not training else torch.float32
+    gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    kind = torch.bfloat16 if gpu and not training else torch.float32
+    if dtype is not None:
+        kind = getattr(torch, dtype)
     if (Path(source) / ADAPTER).is_file():
         base = _adapter_base(source)
         if (Path(base) / ADAPTER).is_file():
-            raise ModelError(
-                f"the base of the adapter {name} is an adapter itself ({base}): merge that one first"
-            )
-        model: Any = load_model(base, training=training, trust_remote_code=trust_remote_code)
-        return _with_adapter(model, source, name)
+            raise ModelError(f"the base of the adapter {name} is an adapter itself: merge {base} first")
+        model: Any = load_model(
+            base,
+            training=training,
+            dtype=dtype,
+            attention=attention,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        return _with_adapter(model, source, name, device)
     with _in_one_sentence(f"the model {name}", source):
-        model = _whole_model(source, name, dtype, trust_remote_code)
-    return model.to("cuda" if gpu else "cpu").eval()
+        model = _whole_model(source, name, kind, attention, trust_remote_code)
+    return model.to(device or ("cuda" if gpu else "cpu")).eval()
 
 
-def _whole_model(source: str, name: str | Path, dtype: Any, trusted: bool) -> Any:
+def _whole_model(
+    source: str, name: str | Path, dtype: Any, attention: str | None, trusted: bool
+) -> Any:
     """The model with all its weights.
 
     transformers 5.23 draws weights at random where a file has none, and says so only in a log.
@@ -132,6 +151,7 @@ def _whole_model(source: str, name: str | Path, dtype: Any, trusted: bool) -> An
         source,
         config=config,
         dtype=dtype,
+        attn_implementation=attention,
         trust_remote_code=trusted,
         ignore_mismatched_sizes=True,  # found below, with their names
         output_loading_info=True,
@@ -181,7 +201,7 @@ def _check_size(folder: Path, config: Any) -> None:
         raise too_large
 
 
-def _with_adapter(base: Any, source: str, name: str | Path) -> Any:
+def _with_adapter(base: Any, source: str, name: str | Path, device: str | None) -> Any:
     """The base with the weights of a LoRA adapter merged in.
 
     PEFT 0.21 leaves those out that a file lacks, and says so only in a warning.
@@ -194,7 +214,7 @@ def _with_adapter(base: Any, source: str, name: str | Path) -> Any:
     check_adapter(Path(source), [module for module, _ in base.named_modules()])
     with _in_one_sentence(f"the adapter {name}", source), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are an error below
-        model = PeftModel.from_pretrained(base, source)
+        model = PeftModel.from_pretrained(base, source, torch_device=device)
         # Embeddings are left out: to find whether they were saved, PEFT would ask the hub for the base.
         wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
         there = load_peft_weights(source, device="cpu").keys()
@@ -337,15 +357,17 @@ def use_one_thread_for(model: str | Path) -> None:
 
 
 def use_one_thread() -> None:
-    """Runs torch on one thread, and keeps freed memory, for the rest of this process.
+    """Runs torch on one thread and one GPU, and keeps freed memory, for the rest of this process.
 
-    A model as small as the embedded one gains nothing from more threads, and its sums of floats would then
-    depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a step;
-    only glibc can be told not to.
+    A model as small as the embedded one gains nothing from more threads or GPUs, and its sums of floats would
+    then depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a
+    step; only glibc can be told not to.
     """
     import torch
 
     torch.set_num_threads(1)
+    if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         libc.mallopt(mmap_threshold, 2**30)
