@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
-# The processors of these architectures are built here, so that they don't need torchvision, which some CPU
-# builds of torch have no match for.
-_QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 SMALL_WEIGHTS = 2**23  # bytes, eight times the weights of the embedded model
 
 
@@ -92,13 +89,29 @@ def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel"
     return model.to("cuda" if gpu else "cpu").eval()
 
 
-def load_processor(name: str | Path) -> "ProcessorMixin":
+def load_processor(name: str | Path, pixels: int | None = None) -> "ProcessorMixin":
     """Loads the model's processor: image processor, tokenizer and chat template. It pads on the left.
+
+    Args:
+        name: as in `check_model`.
+        pixels: the most pixels of an image (`rarl.models.processor.limit_pixels`); None: the processor's own.
 
     Raises:
         ModelError: if it can't be loaded, or needs torchvision and that is not installed.
+        ConfigError: if the model can't take so few pixels.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from rarl.models.processor import limit_pixels
+
+    processor = _processor(name)
+    if pixels is not None:
+        limit_pixels(processor, pixels)
+    return processor
+
+
+def _processor(name: str | Path) -> "ProcessorMixin":
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+
+    from rarl.models.families import FAMILIES, family_processor
 
     source = model = check_model(name, weights=False)
     if (Path(source) / "adapter_config.json").is_file():
@@ -107,31 +120,22 @@ def load_processor(name: str | Path) -> "ProcessorMixin":
             source = model
     try:
         kind = AutoConfig.from_pretrained(model).model_type
-        if kind not in _QWEN_VL:
+        if kind not in FAMILIES:
             if find_spec("torchvision") is None:
                 raise ModelError(
                     f"the processor of {name} ({kind}) needs torchvision: pip install torchvision"
                 )
             return AutoProcessor.from_pretrained(source, padding_side="left")
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        image_processor = AutoImageProcessor.from_pretrained(source)
-        template = tokenizer.chat_template or _chat_template(source)
+        # Pillow and torchvision differ by rounding: one of them, so that training, evaluation and use agree.
+        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        options, _ = ProcessorMixin.get_processor_dict(source)
+        template = tokenizer.chat_template or options.get("chat_template")
+        if template is None:
+            raise OSError("it has no chat_template")
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"could not load the processor of {name}: {_reason(source, error)}") from error
-    from rarl.models.processor import image_text_processor
-
-    return image_text_processor(image_processor, tokenizer, template)
-
-
-def _chat_template(source: str) -> str:
-    """Reads the chat template of a processor that keeps it in a separate file."""
-    from transformers.utils import cached_file
-
-    jinja = cached_file(source, "chat_template.jinja", _raise_exceptions_for_missing_entries=False)
-    if jinja is not None:
-        return Path(jinja).read_text(encoding="utf-8")
-    path: Any = cached_file(source, "chat_template.json")
-    return json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+    return family_processor(kind, image_processor, tokenizer, template, options)
 
 
 def _adapter_base(folder: str) -> str:
@@ -146,10 +150,15 @@ def _reason(source: str, error: Exception) -> str:
 
 
 def use_one_thread_for(model: str | Path) -> None:
-    """Calls `use_one_thread` if the model's weights are as small as those of the embedded model."""
-    weights = Path(check_model(model)) / "model.safetensors"
-    if weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS:
+    """Calls `use_one_thread` if the model is small (`is_small`)."""
+    if is_small(model):
         use_one_thread()
+
+
+def is_small(model: str | Path) -> bool:
+    """Whether a model's weights are as small as those of the embedded model."""
+    weights = Path(check_model(model)) / "model.safetensors"
+    return weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS
 
 
 def use_one_thread() -> None:

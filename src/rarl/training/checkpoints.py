@@ -157,7 +157,7 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
         raise ConfigError(
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
-    before = read_yaml_mapping(saved)
+    before = {**({"pixels": None} if "pixels" in resolved else {}), **read_yaml_mapping(saved)}
     if isinstance(trainer := before.get("trainer"), dict):  # of an earlier version, which wrote fewer of them
         before["trainer"] = RUN_DEFAULTS | DEFAULTS_BEFORE | trainer
     stages, known = before.get("stages"), {key for stage in resolved.get("stages", ()) for key in stage}
