@@ -42,7 +42,7 @@ def stranger(monkeypatch, tmp_path):
         ("shapes: windows of nothing", "the model can't reply: ZeroDivisionError"),
         ("quantization: of no known method", "quantized in a way that transformers doesn't know"),
         ("images: a million pixels for each", r"makes [\d,]+ tokens of 64 x 64 pixels"),
-        ("tokenizer: missing, of a class that can be empty", r"there is no tokenizer\.json"),
+        ("tokenizer: missing, of a class that can be empty", r"has no tokenizer\.json"),
         ("template: out of the sandbox", "SecurityError: access to attribute '__class__'"),
         ("template: a text of 10^11", "does not come to an end"),
         ("adapter: half of its weights", r"are not those that its adapter_config\.json describes: \S+lora_B"),

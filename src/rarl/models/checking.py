@@ -6,11 +6,12 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rarl.errors import ModelError
+from rarl.errors import ModelError, RarlError
 from rarl.method.prompts import messages
 from rarl.models.trial import ends
 
@@ -18,6 +19,7 @@ ADAPTER = "adapter_config.json"
 _SETTINGS_LIMIT = 2**24  # bytes of a file of settings; those of models have some thousands
 _COUNTED = re.compile(r"layers|depth|blocks|experts|heads|stages")
 _MOST = 100_000  # of layers and the like, each of which is looked at in a loop
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 _LONGEST_HEADER = 2**28  # bytes of the list of tensors in front of a safetensors file
 _LARGEST_RANK = 8192
 NAMED = 3
@@ -77,6 +79,17 @@ def _short(value: object) -> str:
         return "a number of more than 30 digits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuses a folder without a tokenizer: transformers 5.23 makes an empty one of some classes, without a
+    word.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise ModelError(f"{folder} has no tokenizer.json")
 
 
 # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,3 +177,39 @@ def check_template(template: str, name: str) -> None:
 def _template_ends(template: str) -> bool:
     asked = [messages(count, "x", "0-1") for count in (1, 8)]
     return ends("render", template=template, conversations=asked)
+
+
+# ── the sentence ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def in_one_sentence(what: str, source: str) -> Iterator[None]:
+    """Any error within becomes a `ModelError` of one line: a folder can be wrong in more ways than
+    transformers has errors for.
+
+    Args:
+        what: could not be loaded, such as "the model runs/demo/rarl".
+        source: a folder, or a hub name, which may have been meant as a folder.
+    """
+    try:
+        yield
+    except RarlError:
+        raise
+    except BaseException as error:
+        # tokenizers 0.23 panics at some files, with an exception that can't be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = _reason(error)
+        if not Path(source).is_dir() and not Path(source).is_absolute():
+            reason = f"there is no such folder, and as a hub name: {reason}"
+        raise ModelError(f"could not load {what}: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, and the second where that only announces it."""
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own; if you trust its author, --trust-remote-code runs that"
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    line = f"{first} {rest[0]}"[:500] if first.endswith(":") and rest else first[:500]
+    said = isinstance(error, (OSError, ValueError, ImportError, RuntimeError))
+    return line if said else f"{type(error).__name__}: {line}"

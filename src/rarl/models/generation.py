@@ -1,4 +1,4 @@
-"""Greedy replies of a model in the style of Qwen2.5-VL to prompts with images, for evaluation and use.
+"""Greedy replies of a vision-language model to prompts with images, for evaluation and use.
 Decoding is always the same, whatever the model's own generation config says, so that arms can be compared.
 Sampling during training is left to TRL; `vision_tokens` says what no reply may have in either."""
 
@@ -99,8 +99,6 @@ def _replies_of(
         images=[list(pictures) for pictures in images],
         padding=True,
         padding_side="left",
-        # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
-        return_mm_token_type_ids=True,
         return_tensors="pt",
     ).to(model.device)
     tokens = model.generate(**inputs, generation_config=settings)

@@ -5,11 +5,8 @@ it is one sentence (`checking.py`, `trial.py`). This module trains nothing, and 
 only when they are needed."""
 
 import ctypes
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +19,8 @@ from rarl.models.checking import (
     check_adapter,
     check_folder,
     check_template,
+    check_tokenizer,
+    in_one_sentence,
     settings_of,
     some,
     stored_weights,
@@ -33,11 +32,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
-# The processors of these architectures are built here, so that they don't need torchvision, which some CPU
-# builds of torch have no match for.
-_QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 SMALL_WEIGHTS = 2**23  # bytes, eight times the weights of the embedded model
-_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 _MOST_IMAGE_TOKENS = 2**16  # of a picture of 64 x 64 pixels
 
 
@@ -127,14 +122,12 @@ def load_model(
             trust_remote_code=trust_remote_code,
         )
         return _with_adapter(model, source, name, device)
-    with _in_one_sentence(f"the model {name}", source):
+    with in_one_sentence(f"the model {name}", source):
         model = _whole_model(source, name, kind, attention, trust_remote_code)
     return model.to(device or ("cuda" if gpu else "cpu")).eval()
 
 
-def _whole_model(
-    source: str, name: str | Path, dtype: Any, attention: str | None, trusted: bool
-) -> Any:
+def _whole_model(source: str, name: str | Path, dtype: Any, attention: str | None, trusted: bool) -> Any:
     """The model with all its weights.
 
     transformers 5.23 draws weights at random where a file has none, and says so only in a log.
@@ -212,7 +205,7 @@ def _with_adapter(base: Any, source: str, name: str | Path, device: str | None) 
     from peft.utils import load_peft_weights
 
     check_adapter(Path(source), [module for module, _ in base.named_modules()])
-    with _in_one_sentence(f"the adapter {name}", source), warnings.catch_warnings():
+    with in_one_sentence(f"the adapter {name}", source), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are an error below
         model = PeftModel.from_pretrained(base, source, torch_device=device)
         # Embeddings are left out: to find whether they were saved, PEFT would ask the hub for the base.
@@ -225,57 +218,54 @@ def _with_adapter(base: Any, source: str, name: str | Path, device: str | None) 
         return model.merge_and_unload().eval()
 
 
-def load_processor(name: str | Path, *, trust_remote_code: bool = False) -> "ProcessorMixin":
+def load_processor(
+    name: str | Path, pixels: int | None = None, *, trust_remote_code: bool = False
+) -> "ProcessorMixin":
     """Loads the model's processor: image processor, tokenizer and chat template. It pads on the left.
 
     Args:
         name: as in `check_model`.
+        pixels: the most pixels of an image (`rarl.models.processor.limit_pixels`); None: the processor's own.
         trust_remote_code: as in `load_model`.
 
     Raises:
         ModelError: if it can't be loaded, makes no prompts, or needs torchvision and that is not installed.
+        ConfigError: if the model can't take so few pixels.
     """
-    processor = _any_processor(name, trust_remote_code)
+    from rarl.models.processor import limit_pixels
+
+    processor = _processor(name, trust_remote_code)
     _check_processor(processor, name, check_model(name, weights=False))
+    if pixels is not None:
+        limit_pixels(processor, pixels)
     return processor
 
 
-def _any_processor(name: str | Path, trusted: bool) -> "ProcessorMixin":
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+def _processor(name: str | Path, trusted: bool) -> "ProcessorMixin":
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+
+    from rarl.models.families import FAMILIES, family_processor
 
     source = model = check_model(name, weights=False)
     if (Path(source) / ADAPTER).is_file():
         model = check_model(_adapter_base(source))
         if not (Path(source) / "tokenizer.json").is_file():
             source = model
-    with _in_one_sentence(f"the processor of {name}", source):
+    with in_one_sentence(f"the processor of {name}", source):
         kind = AutoConfig.from_pretrained(model, trust_remote_code=trusted).model_type
-        if kind not in _QWEN_VL and find_spec("torchvision") is None:
+        if kind not in FAMILIES and find_spec("torchvision") is None:
             raise ModelError(f"the processor of {name} ({kind}) needs torchvision: pip install torchvision")
-        if Path(source).is_dir() and not any(any(Path(source).glob(pattern)) for pattern in _TOKENIZER_FILES):
-            # transformers 5.23 makes an empty tokenizer of some classes, without a word.
-            raise ModelError(f"could not load the processor of {name}: there is no tokenizer.json")
-        if kind not in _QWEN_VL:
+        check_tokenizer(Path(source))
+        if kind not in FAMILIES:
             return AutoProcessor.from_pretrained(source, padding_side="left", trust_remote_code=trusted)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trusted)
-        image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trusted)
-        template = tokenizer.chat_template or _chat_template(source)
-    from rarl.models.processor import image_text_processor
-
-    return image_text_processor(image_processor, tokenizer, template)
-
-
-def _chat_template(source: str) -> str:
-    """Reads the chat template of a processor that keeps it in a separate file."""
-    from transformers.utils import cached_file
-
-    jinja = cached_file(source, "chat_template.jinja", _raise_exceptions_for_missing_entries=False)
-    if jinja is not None:
-        return Path(jinja).read_text(encoding="utf-8")
-    path: Any = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        raise ModelError(f"{source} has no chat template: neither chat_template.jinja nor chat_template.json")
-    return json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+        # Pillow and torchvision differ by rounding: one of them, so that training, evaluation and use agree.
+        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=trusted)
+        options, _ = ProcessorMixin.get_processor_dict(source)
+        template = tokenizer.chat_template or options.get("chat_template")
+        if template is None:
+            raise OSError("it has no chat template (chat_template.jinja)")
+        return family_processor(kind, image_processor, tokenizer, template, options)
 
 
 def _check_processor(processor: Any, name: str | Path, source: str) -> None:
@@ -287,11 +277,11 @@ def _check_processor(processor: Any, name: str | Path, source: str) -> None:
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if isinstance(template, str) and template != _embedded_template():
         check_template(template, str(name))
-        with _in_one_sentence(f"the chat template of {name}", source):
+        with in_one_sentence(f"the chat template of {name}", source):
             processor.apply_chat_template(
                 [messages(1, "x", "0-1")], tokenize=False, add_generation_prompt=True
             )
-    with _in_one_sentence(f"the image processor of {name}", source):
+    with in_one_sentence(f"the image processor of {name}", source):
         try:
             tokens = image_tokens(processor, 64, 64)
         except RarlError:  # it can't say, or takes no such picture; neither is a fault
@@ -316,44 +306,16 @@ def _adapter_base(folder: str) -> str:
         raise ModelError(f"the base of the adapter {folder}: {error}") from error
 
 
-@contextmanager
-def _in_one_sentence(what: str, source: str) -> Iterator[None]:
-    """Any error within becomes a `ModelError` of one line: a folder can be wrong in more ways than
-    transformers has errors for.
-
-    Args:
-        what: could not be loaded, such as "the model runs/demo/rarl".
-        source: a folder, or a hub name, which may have been meant as a folder.
-    """
-    try:
-        yield
-    except RarlError:
-        raise
-    except BaseException as error:
-        # tokenizers 0.23 panics at some files, with an exception that can't be imported.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = _reason(error)
-        if not Path(source).is_dir() and not Path(source).is_absolute():
-            reason = f"there is no such folder, and as a hub name: {reason}"
-        raise ModelError(f"could not load {what}: {reason}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error, and the second where that only announces it."""
-    if "trust_remote_code" in str(error):
-        return "it brings code of its own; if you trust its author, --trust-remote-code runs that"
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-    line = f"{first} {rest[0]}"[:500] if first.endswith(":") and rest else first[:500]
-    said = isinstance(error, (OSError, ValueError, ImportError, RuntimeError))
-    return line if said else f"{type(error).__name__}: {line}"
-
-
 def use_one_thread_for(model: str | Path) -> None:
-    """Calls `use_one_thread` if the model's weights are as small as those of the embedded model."""
-    weights = Path(check_model(model)) / "model.safetensors"
-    if weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS:
+    """Calls `use_one_thread` if the model is small (`is_small`)."""
+    if is_small(model):
         use_one_thread()
+
+
+def is_small(model: str | Path) -> bool:
+    """Whether a model's weights are as small as those of the embedded model."""
+    weights = Path(check_model(model)) / "model.safetensors"
+    return weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS
 
 
 def use_one_thread() -> None:

@@ -24,7 +24,8 @@ from rarl.data.groups import Group
 from rarl.errors import ConfigError, ModelError
 from rarl.files import finish, unfinished
 from rarl.method.replies import continuation, reference_reply
-from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.limits import longest_first
+from rarl.models.loading import check_model, is_small, load_model, load_processor
 from rarl.models.processor import reply_opening
 from rarl.models.whole import whole_models
 from rarl.training.callbacks import (
@@ -71,7 +72,9 @@ def train_stage(
     own = stage.reference is None or str(config.model) == str(start)
     reference = None if own else check_model(_merged(config.model, checkpoints / "reference"))
     start = _merged(start, checkpoints / "start")
-    model, processor = _load(start, config), load_processor(start)
+    model, processor = _load(start, config), load_processor(start, config.pixels)
+    if not is_small(start):
+        groups = longest_first(processor, groups, config.trainer_for(stage)["prompts_per_step"])
     lines = ProgressLines(folder.name, console)
     trainer = RARLTrainer(
         model,
@@ -95,7 +98,10 @@ def train_sft(
     # Unless it is told not to, TRL 1.16 cuts at 1,024 tokens, which may be among those of the images.
     common = _common_arguments(config, folder.name) | {"max_length": None}
     args = SFTConfig(**(common | config.sft_arguments(processes=process_count())))
-    model, processor = _load(config.model, config), load_processor(config.model)
+    model, processor = _load(config.model, config), load_processor(config.model, config.pixels)
+    if not is_small(config.model):
+        parts = args.gradient_accumulation_steps * process_count()
+        groups = longest_first(processor, groups, args.per_device_train_batch_size * parts)
     dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning, processor)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))

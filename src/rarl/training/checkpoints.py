@@ -20,7 +20,7 @@ from rarl.training.same_data import is_same_collection
 FREE_KEYS = ("output", "evaluation")
 OLDER_STAGES = {"start": None, "reference": None, "stagnant": None, "resample_rounds": 3}
 """What the stages of a run of an earlier version do without saying it; of `mutation` it is the default."""
-OLDER_RUNS = {"dtype": "float32", "attention": "sdpa"}
+OLDER_RUNS = {"dtype": "float32", "attention": "sdpa", "pixels": None}
 """The same of a whole run."""
 
 _MISSING = object()

@@ -65,6 +65,9 @@ class RunConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: FolderPath | None = None  # a collection; None: the digits of scikit-learn
     output: FolderPath
+    pixels: Annotated[int, Field(ge=1)] | None = (
+        None  # the most of an image in a prompt; None: the model's own
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     stages: Annotated[list[Stage], Field(min_length=1)]
     sft: SFT | None = None
