@@ -22,6 +22,7 @@ from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from rarl.digests import DIGESTS, write_digests
 from rarl.errors import ConfigError, DataError
 
 LONGEST_YAML = 20_000  # characters; the configuration of a run has some thousands, and the parser is slow
@@ -63,16 +64,27 @@ def unfinished(folder: Path) -> Path:
 
 
 def finish(temporary: Path, folder: Path) -> Path:
-    """Gives a folder that is whole its name, in place of one that stands there already.
+    """Gives a folder that is whole its name, in place of one that stands there already. Before, it gets the
+    digests of its files (`rarl.digests`), and whoever may read one of them may read all.
 
     Args:
         temporary: made by `unfinished(folder)`, on the same disk as `folder`.
     """
+    write_digests(temporary)
+    _make_readable(temporary)
     if folder.exists():
         # A folder can't be replaced in one step: for a moment there is none, and then the new one.
         shutil.rmtree(folder)
     os.replace(temporary, folder)
     return folder
+
+
+def _make_readable(folder: Path) -> None:
+    """Gives every file the permissions of a new one: safetensors 0.8 keeps what it writes to its owner."""
+    allowed = (folder / DIGESTS).stat().st_mode  # which was just written
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | allowed)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rarl.digests import DIGESTS, damage
 from rarl.errors import ModelError, RarlError
 from rarl.method.prompts import messages
 from rarl.models.trial import ends
@@ -64,6 +65,22 @@ def check_folder(folder: Path) -> None:
                     f"{path}: {'.'.join(place)} is {_short(value)}, a kernel to be fetched and run, which is "
                     "not done: remove the key"
                 )
+
+
+def check_unchanged(folder: Path, *, weights: bool = True) -> None:
+    """Refuses a folder with digests in which a file has changed since.
+
+    Args:
+        weights: as in `rarl.digests.damage`.
+
+    Raises:
+        ModelError: which says what has changed.
+    """
+    if changed := damage(folder, weights=weights):
+        raise ModelError(
+            f"{folder} was damaged since it was written: {changed}; copy it again, or make it again. If you "
+            f"changed it yourself, remove its {DIGESTS}"
+        )
 
 
 def _entries(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

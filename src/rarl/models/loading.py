@@ -20,6 +20,7 @@ from rarl.models.checking import (
     check_folder,
     check_template,
     check_tokenizer,
+    check_unchanged,
     in_one_sentence,
     settings_of,
     some,
@@ -109,6 +110,7 @@ def load_model(
     kind = torch.bfloat16 if gpu and not training else torch.float32
     if dtype is not None:
         kind = getattr(torch, dtype)
+    check_unchanged(Path(source))
     if (Path(source) / ADAPTER).is_file():
         base = _adapter_base(source)
         if (Path(base) / ADAPTER).is_file():
@@ -234,8 +236,10 @@ def load_processor(
     """
     from rarl.models.processor import limit_pixels
 
+    source = check_model(name, weights=False)
+    check_unchanged(Path(source), weights=False)
     processor = _processor(name, trust_remote_code)
-    _check_processor(processor, name, check_model(name, weights=False))
+    _check_processor(processor, name, source)
     if pixels is not None:
         limit_pixels(processor, pixels)
     return processor

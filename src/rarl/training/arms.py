@@ -24,6 +24,7 @@ from rarl.data.groups import Group
 from rarl.errors import ConfigError, ModelError
 from rarl.files import finish, unfinished
 from rarl.method.replies import continuation, reference_reply
+from rarl.models.checking import check_unchanged
 from rarl.models.limits import longest_first
 from rarl.models.loading import check_model, is_small, load_model, load_processor
 from rarl.models.processor import reply_opening
@@ -41,10 +42,14 @@ from rarl.training.callbacks import (
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
 from rarl.training.resuming import Resuming
+from rarl.training.sealing import Sealing
 from rarl.training.sections import Stage, Weights
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
 from rarl.training.weights import check_engine, check_saving, merge_adapter, save_weights
+
+TRAINING_ARGS = "training_args.bin"
+"""A pickle of all arguments, which transformers writes beside weights; a model folder needs none."""
 
 # ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────
 
@@ -213,6 +218,7 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
     """Trains from the last complete checkpoint, and gives the model folder its name once it is complete."""
     check_saving(trainer)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Sealing())
     checkpoints = _checkpoints(config, folder.name)
     with lines, warnings.catch_warnings():
         # transformers 5.23 warns at every step that TRL 1.16 uses the old name.
@@ -243,10 +249,12 @@ def _write_model_folder(
         save_weights(trainer, weights)
     if not main:
         return
+    check_unchanged(weights)
     if config.lora is not None:
         merge_adapter(start, weights, temporary, config.dtype)
     elif keep == "best":
         shutil.copytree(weights, temporary, dirs_exist_ok=True)
+    (temporary / TRAINING_ARGS).unlink(missing_ok=True)
     trainer.processing_class.save_pretrained(temporary)
     history = trainer.state.log_history
     logs = [json.dumps(log) for log in history]

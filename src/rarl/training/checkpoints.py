@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rarl.digests import damage
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
 from rarl.method.mutation import Mutation
@@ -53,7 +54,10 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def _lacking(checkpoint: Path, step: int) -> str | None:
-    """Says what a checkpoint lacks to be continued; None if it lacks nothing."""
+    """Says what a checkpoint lacks to be continued, or what in it has changed; None if it is as it was
+    written."""
+    if changed := damage(checkpoint):
+        return changed
     engine = engine_of(checkpoint)
     if engine is None:
         # Named is what the most common engine writes.
