@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,17 @@ from rich.progress import (
 )
 from rich.text import Text
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from rarl.digests import DIGESTS, write_digests
 from rarl.errors import ConfigError, DataError
 
+LONGEST_YAML = 20_000  # characters; the configuration of a run has some thousands, and the parser is slow
+MOST_ENTRIES = 10_000  # of a YAML text, with what its aliases stand for
+DEEPEST_YAML = 50
+LARGEST_INTEGER = 10**18
 LONGEST_FILE_NAME = 255  # bytes of the name of a file or folder, on nearly every file system
 
 
@@ -66,16 +73,27 @@ def unfinished(folder: Path) -> Path:
 
 
 def finish(temporary: Path, folder: Path) -> Path:
-    """Gives a folder that is whole its name, in place of one that stands there already.
+    """Gives a folder that is whole its name, in place of one that stands there already. Before, it gets the
+    digests of its files (`rarl.digests`), and whoever may read one of them may read all.
 
     Args:
         temporary: made by `unfinished(folder)`, on the same disk as `folder`.
     """
+    write_digests(temporary)
+    _make_readable(temporary)
     if folder.exists():
         # A folder can't be replaced in one step: for a moment there is none, and then the new one.
         shutil.rmtree(folder)
     os.replace(temporary, folder)
     return folder
+
+
+def _make_readable(folder: Path) -> None:
+    """Gives every file the permissions of a new one: safetensors 0.8 keeps what it writes to its owner."""
+    allowed = (folder / DIGESTS).stat().st_mode  # which was just written
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | allowed)
 
 
 @contextmanager
@@ -176,10 +194,19 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value that a YAML 1.2 text spells: `1e-6` is a number, `no` and `on` are words.
 
     Raises:
-        ConfigError: for wrong syntax, a key given twice, or an unknown tag; it names `where` and the line.
+        ConfigError: for wrong syntax, a key given twice, an unknown tag, or more than any configuration
+            needs, such as aliases that stand for billions of entries; it names `where` and the line.
     """
+    if len(text) > LONGEST_YAML:
+        raise ConfigError(f"{where}: has {len(text):,} characters, more than {LONGEST_YAML:,}")
+    if _nested_brackets(text) > DEEPEST_YAML:
+        raise ConfigError(f"{where}: more than {DEEPEST_YAML} brackets in each other")
     try:
-        return _plain_keys(_yaml().load(text), where)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            return _plain_keys(_yaml().load(text), where)
+    except ReusedAnchorWarning as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())[:100]}") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -193,21 +220,35 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
 
 
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file.
 
     Raises:
-        ConfigError: if the file is missing, no text, no YAML, or no mapping.
+        ConfigError: if the file is missing, no text, or no YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigError(f"{path}: is no file")  # who opens a pipe waits for ever
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LONGEST_YAML + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file (UTF-8)") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    value = parse_yaml(text, str(path))
+    if len(text) > LONGEST_YAML:
+        raise ConfigError(f"{path}: has more than {LONGEST_YAML:,} characters")
+    return parse_yaml(text, str(path))
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: as `read_yaml`, or if the value is no mapping.
+    """
+    value = read_yaml(path)
     if not isinstance(value, dict):
         kind = "empty" if value is None else f"a {type(value).__name__}"
         raise ConfigError(f"{path}: must be a mapping such as `task: digits`, but is {kind}")
@@ -228,12 +269,57 @@ def yaml_text(value: Any) -> str:
 
 
 def _yaml() -> YAML:
-    return YAML(typ="safe", pure=True)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    return yaml
+
+
+class _Constructor(SafeConstructor):
+    """Makes values of a text whose aliases and merges stand for no more entries than can be looked at."""
+
+    def construct_document(self, node: Node) -> Any:
+        _count_entries(node, {}, 0)
+        return super().construct_document(node)
+
+
+def _count_entries(node: Node, known: dict[int, int | None], depth: int) -> int:
+    """The number of entries of a node, with what its aliases stand for.
+
+    Args:
+        known: the numbers of nodes that were counted before; None for one that is being counted.
+    """
+    if depth > DEEPEST_YAML:
+        raise MarkedYAMLError(problem="is too deep", problem_mark=node.start_mark)
+    if id(node) in known:
+        if (entries := known[id(node)]) is None:
+            raise MarkedYAMLError(problem="an alias stands within itself", problem_mark=node.start_mark)
+        return entries
+    known[id(node)] = None
+    children: list[Node] = []
+    if isinstance(node, SequenceNode):
+        children = node.value
+    elif isinstance(node, MappingNode):
+        children = [part for pair in node.value for part in pair]
+    entries = 1 + sum(_count_entries(child, known, depth + 1) for child in children)
+    if entries > MOST_ENTRIES:
+        problem = f"stands for more than {MOST_ENTRIES:,} entries"
+        raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    known[id(node)] = entries
+    return entries
+
+
+def _nested_brackets(text: str) -> int:
+    """How many brackets are open at once, where every one counts: thousands take the parser seconds."""
+    deepest = depth = 0
+    for mark in re.findall(r"[][{}]", text):
+        depth = max(depth + (1 if mark in "[{" else -1), 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _plain_keys(value: Any, where: str, seen: dict[int, Any] | None = None) -> Any:
     """`value` with texts for keys: a key that is a number in YAML is a name here. What an alias shares stays
-    shared: a few lines of aliases can stand for billions of entries."""
+    shared."""
     seen = {} if seen is None else seen
     if id(value) in seen:
         return seen[id(value)]
@@ -248,9 +334,16 @@ def _plain_keys(value: Any, where: str, seen: dict[int, Any] | None = None) -> A
         for key, entry in value.items():
             if isinstance(key, tuple | dict | list):
                 raise ConfigError(f"{where}: a key must be a plain name, not {key!r}")
+            _check_integer(key, where)
             plain[str(key)] = _plain_keys(entry, where, seen)
         return plain
+    _check_integer(value, where)
     return value
+
+
+def _check_integer(value: Any, where: str) -> None:
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:  # Python spells out no more than 4,300 digits
+        raise ConfigError(f"{where}: a number of more than 18 digits")
 
 
 def _represent_float(representer: Any, value: float) -> Any:

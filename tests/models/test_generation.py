@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rarl.errors import ModelError
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
 from rarl.models.generation import greedy_replies, vision_tokens
@@ -145,7 +146,7 @@ def test_the_mode_is_restored_after_an_error(model, processor):
 
     model.train()
     hook = model.register_forward_pre_hook(fail)
-    with pytest.raises(TypeError, match="the pass failed"):
+    with pytest.raises(ModelError, match="the model can't reply: TypeError: the pass failed"):
         replies(model, processor, pictures((1,)))
     hook.remove()
     assert model.training

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 import rarl.models.limits
+from rarl.data.collection import Row
+from rarl.data.groups import Group
 from rarl.data.images import check_shape
 from rarl.errors import DataError
-from rarl.models.limits import check_images, refused_images, shape_problem
+from rarl.models.limits import check_images, longest_first, prompt_lengths, refused_images, shape_problem
 
 SIZES = [(1, 1), (1, 200), (1, 201), (400, 2), (401, 2), (4000, 12), (20001, 100), (20000, 100)]
 
@@ -51,6 +53,22 @@ def test_a_minimal_size_is_the_processors_own(tmp_path: Path) -> None:
     ):
         check_images(SimpleNamespace(image_processor=shapes), paths)
     assert refused_images(SimpleNamespace(image_processor=None), paths) == {}  # it can't say
+
+
+def test_the_step_with_the_longest_prompt_comes_first(tiny_processor, tmp_path: Path) -> None:
+    # One token, two and four.
+    small, middle, large = saved(tmp_path, (28, 28), (56, 28), (56, 56))
+    groups = [
+        Group(tuple(Row(path.stem, path, 1.0) for path in paths))
+        for paths in ([small], [middle], [small], [large], [small, small, middle], [middle], [large, middle])
+    ]
+    assert prompt_lengths(tiny_processor, groups) == [1, 2, 1, 4, 4, 2, 6]
+    moved = longest_first(tiny_processor, groups, 2)  # of the first two steps of equal length, the first
+    assert moved == [groups[place] for place in (2, 3, 0, 1, 4, 5, 6)]
+    assert longest_first(tiny_processor, groups, 1) == [groups[place] for place in (6, 1, 2, 3, 4, 5, 0)]
+    assert longest_first(tiny_processor, groups[:1], 2) == groups[:1]
+    unknown = SimpleNamespace()
+    assert prompt_lengths(unknown, groups)[:4] == [784, 1568, 784, 3136]
 
 
 def test_many_are_counted(tiny_processor, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from helpers import SHARED_DATA
 from rarl.errors import DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.models.loading import load_processor
-from rarl.models.processor import image_tokens, prompt_tokens
+from rarl.models.processor import image_tokens, limit_pixels, prompt_tokens
 
 QWEN = SHARED_DATA / "qwen2.5-vl-7b"
 # Width and height: smaller than a patch, square, long, high, and too large.
@@ -65,8 +65,10 @@ def test_width_and_height_are_not_mixed_up() -> None:
 def test_a_processor_that_can_not_say() -> None:
     with pytest.raises(ModelError, match="SimpleNamespace can't say how many tokens an image is"):
         image_tokens(SimpleNamespace(), 10, 10)
-    with pytest.raises(ModelError, match="int can't say how many tokens an image is"):
+    with pytest.raises(ModelError, match="can't say how many tokens an image is"):
         image_tokens(SimpleNamespace(image_processor=1), 10, 10)
+    with pytest.raises(ModelError, match="SimpleNamespace does not know `pixels`: leave it out"):
+        limit_pixels(SimpleNamespace(), 10_000)
     with pytest.raises(ModelError, match="can't say how many tokens a prompt is"):
         prompt_tokens(SimpleNamespace(), "age", "0-9", 1)
 

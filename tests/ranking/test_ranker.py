@@ -19,8 +19,8 @@ from rarl.ranking.table import Ranked
 @pytest.fixture
 def ranker(monkeypatch):
     """A ranker that replies `ranker.answer(levels of grey)` and keeps the questions in `ranker.asked`."""
-    monkeypatch.setattr(rarl.ranking.ranker, "load_model", lambda name: None)
-    monkeypatch.setattr(rarl.ranking.ranker, "load_processor", lambda name: None)
+    monkeypatch.setattr(rarl.ranking.ranker, "load_model", lambda name, **options: None)
+    monkeypatch.setattr(rarl.ranking.ranker, "load_processor", lambda name, **options: None)
     ranker = Ranker("any", DIGITS, batch_size=4)
     ranker.asked = []
 

@@ -200,3 +200,26 @@ def test_sft_learns_from_the_reply_alone(config_of, digits, monkeypatch):
         learned = processor.tokenizer.decode(labels[labels != -100])
         assert learned.startswith(row["completion"][0]["content"])
         assert learned.removeprefix(row["completion"][0]["content"]).strip() == processor.tokenizer.eos_token
+
+
+def test_the_longest_prompts_of_a_large_model_come_first(config_of, digits, monkeypatch):
+    """The digits are as long as the embedded model's images can be, so that the number of images decides."""
+    begun = {}
+
+    def look(trainer, lines, start, folder, config):
+        begun[folder.name] = [len(ids) for ids in trainer.train_dataset["ids"][:4]]
+
+    monkeypatch.setattr(arms, "_fit", look)
+    stage = {"images": [1, 2], "max_steps": 2, "weights": {"regression": 1, "ranking": 0, "format": 1}}
+    config = config_of(stages=[{"name": "first", **stage}, {"name": "second", **stage}], sft={})
+    rows = digits.split("train")
+    drawn = [stages.stage_groups(config, each, rows) for each in config.stages]
+    lengths = [[len(group.rows) for group in groups] for groups in drawn]
+    assert lengths == [[2, 2, 1, 1], [1, 1, 2, 2]]  # by the seeds: only in the second is anything moved
+    for small in (True, False):
+        monkeypatch.setattr(arms, "is_small", lambda start, small=small: small)
+        arms.train_sft(config, [*drawn[0], *drawn[1]], config.output / "sft", quiet())
+        for each, groups in zip(config.stages, drawn, strict=True):
+            arms.train_stage(config, each, "tiny", groups, config.output / each.name, quiet())
+        second = lengths[1] if small else [2, 2, 1, 1]
+        assert begun == {"first": lengths[0], "second": second, "sft": lengths[0]}

@@ -8,7 +8,17 @@ import pytest
 
 from rarl.errors import ConfigError
 from rarl.files import finish, unfinished, write_text
-from rarl.training.checkpoints import changed_keys, check_output, is_finished, last_complete_checkpoint
+from rarl.training.checkpoints import (
+    DEEPSPEED,
+    FULL,
+    PLAIN,
+    SHARDED,
+    changed_keys,
+    check_output,
+    engine_of,
+    is_finished,
+    last_complete_checkpoint,
+)
 
 
 def checkpoint(folder: Path, step: int) -> Path:
@@ -61,6 +71,40 @@ def test_adapter_and_several_processes(tmp_path):
     assert last_complete_checkpoint(tmp_path) == last
 
 
+OF_ENGINE = {  # beside the states of the generators and of the trainer
+    SHARDED: ["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata", "scheduler.pt"],
+    FULL: ["pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt"],
+    DEEPSPEED: [
+        "latest",
+        "global_step20/mp_rank_00_model_states.pt",
+        "global_step20/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "global_step20/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+    ],
+}
+
+
+@pytest.mark.parametrize("engine", OF_ENGINE)
+def test_each_engine_has_files_of_its_own(tmp_path, engine):
+    """As two processes leave them."""
+    last = tmp_path / "checkpoint-20"
+    files = [*OF_ENGINE[engine], "rng_state_0.pth", "rng_state_1.pth"]
+    for name in files:
+        (last / name).parent.mkdir(parents=True, exist_ok=True)
+        (last / name).write_text("global_step20")
+    (last / "trainer_state.json").write_text('{"global_step": 20}')
+    assert last_complete_checkpoint(tmp_path) == last
+    assert engine_of(last) == engine
+    for name in OF_ENGINE[engine]:
+        (last / name).rename(tmp_path / "away")
+        assert last_complete_checkpoint(tmp_path) is None, name
+        (tmp_path / "away").rename(last / name)
+
+
+def test_the_engine_of_a_checkpoint(tmp_path):
+    assert engine_of(checkpoint(tmp_path, 10)) == PLAIN
+    assert engine_of(tmp_path) is None
+
+
 @pytest.mark.parametrize(
     ("parts", "whole"), [(["a.safetensors"], False), (["a.safetensors", "b.safetensors"], True)]
 )
@@ -93,7 +137,7 @@ def test_finish_takes_the_place_of_an_older_folder(tmp_path):
     folder.mkdir()
     (folder / "old").touch()
     finish(unfinished(folder), folder)
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["digests.json"]
     assert not is_finished(folder)
 
 

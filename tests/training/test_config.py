@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from helpers import ROOT
 from rarl.errors import ConfigError
+from rarl.files import read_yaml_mapping
 from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.training.config import RunConfig, check_trainer_fields, config_from, load_config, reply_length
 
@@ -461,6 +462,49 @@ def test_trainer_keys_that_trl_takes(path):
     check_trainer_fields(load_config(path, [f"trainer.{key}" for key in keys]))
 
 
-@pytest.mark.parametrize("file", ["configs/qwen2.5-vl-3b.yaml", "src/rarl/demo.yaml"])
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", [*SHIPPED, ROOT / "src/rarl/demo.yaml"], ids=lambda file: file.stem)
 def test_the_configurations_that_ship_are_right(file):
-    check_trainer_fields(load_config(ROOT / file))
+    check_trainer_fields(load_config(file))
+
+
+TASKS_OF = {"utkface": "age", "coco_rem": "count", "ava": "aesthetics"}
+
+
+def test_the_papers_presets_differ_only_where_they_must():
+    """Task and data by the collection, the model by its size, and with adapters their rates, one group at a
+    time, and validation, which FSDP has not."""
+    plain = read_yaml_mapping(ROOT / "configs" / "utkface_3b.yaml")
+    with_adapters = read_yaml_mapping(ROOT / "configs" / "utkface_3b_lora.yaml")
+    assert with_adapters == {
+        **plain,
+        "output": "runs/utkface_3b_lora",
+        "sft": {**plain["sft"], "trainer": {**plain["sft"]["trainer"], "learning_rate": 1e-4}},
+        "lora": {"r": 64, "alpha": 128},
+        "trainer": {**plain["trainer"], "learning_rate": 1e-5, "gradient_accumulation_steps": 8},
+        "validation": {"every": 100, "prompts": 50, "keep": "last"},
+    }
+    for data, task in TASKS_OF.items():
+        for size in ("3b", "7b"):
+            for base, how in ((plain, ""), (with_adapters, "_lora")):
+                name = f"{data}_{size}{how}"
+                assert read_yaml_mapping(ROOT / "configs" / f"{name}.yaml") == {
+                    **base,
+                    "task": task,
+                    "model": f"Qwen/Qwen2.5-VL-{size.upper()}-Instruct",
+                    "data": f"data/{data}",
+                    "output": f"runs/{name}",
+                }
+
+
+def test_the_presets_have_the_papers_numbers():
+    """Section 4.1."""
+    config = load_config(ROOT / "configs" / "utkface_3b.yaml")
+    first, second = config.stages
+    keys = config.trainer_for(second)
+    assert (keys["learning_rate"], keys["temperature"], keys["beta"]) == (1e-6, 1.0, 0.01)
+    assert keys["prompts_per_step"] * keys["num_generations"] == 64
+    assert (first.weights.in_order, second.weights.in_order) == ([1, 0, 1], [1, 1, 1])
+    assert (first.mutation, second.mutation.k) == (None, 2)

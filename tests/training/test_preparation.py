@@ -6,6 +6,7 @@ import shutil
 from dataclasses import fields
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -107,6 +108,11 @@ REFUSED = {
         ModelError,
         "could not load the processor of nobody/nothing",
     ),
+    "fewer pixels than the model makes of any image": (
+        {"pixels": 783},
+        ConfigError,
+        "pixels: must be at least 784",
+    ),
     "responses too short for the references": (
         {
             "stages": [{**STAGE, "mutation": {}}],
@@ -125,6 +131,26 @@ def test_refused_before_anything_is_written(config_of, changes, error, message, 
     with pytest.raises(error, match=message):
         stages.train_and_evaluate(config, resume=resume, console=quiet())
     assert not config.output.exists()
+
+
+def test_a_model_that_can_not_reply_is_known_before_anything_is_trained(config_of, monkeypatch):
+    from transformers import GenerationMixin
+
+    def out_of_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+
+    monkeypatch.setattr(GenerationMixin, "generate", out_of_memory)
+    message = (
+        r"^tiny can't reply to evaluation.batch_size \(1\) prompts of 2 images at once, and so nothing was "
+        r"trained: CUDA out of memory. Tried to allocate 2 GiB; if it is memory, lower "
+        r"evaluation.batch_size or `pixels`$"
+    )
+    with pytest.raises(ModelError, match=message):
+        stages.train_and_evaluate(
+            config_of(evaluation={"images": [1, 2], "lists": 2, "batch_size": 1}),
+            resume=False,
+            console=quiet(),
+        )
 
 
 @pytest.mark.parametrize(

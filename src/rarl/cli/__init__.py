@@ -112,7 +112,7 @@ def demo(
 
 
 @app.command(
-    epilog="Example: rarl train configs/qwen2.5-vl-3b.yaml --set data=data/faces --set output=runs/faces"
+    epilog="Example: rarl train configs/utkface_3b_lora.yaml --set data=data/faces --set output=runs/faces"
 )
 def train(
     config: Annotated[

@@ -26,6 +26,13 @@ MODEL = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder such as runs/demo/rarl, a hub name, or tiny.")
 ]
 
+TRUST = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run the code that the model brings along, if you trust its author."
+    ),
+]
+
 
 @contextmanager
 def continued_by(command: str) -> Iterator[None]:

@@ -13,6 +13,7 @@ import typer
 from rarl.cli.arguments import (
     JSON,
     MODEL,
+    TRUST,
     checked_arm,
     checked_model,
     comma_separated,
@@ -50,6 +51,7 @@ def evaluate_command(
     arm: Annotated[
         str | None, typer.Option(help="The model's name in the results; default: its folder's.")
     ] = None,
+    trust_remote_code: TRUST = False,
     as_json: JSON = False,
 ) -> None:
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
@@ -98,8 +100,8 @@ def evaluate_command(
         use_one_thread_for(name)
         with counted(Console(stderr=True), f"evaluating {label}") as progress:
             evaluate(
-                load_model(name),
-                load_processor(name),
+                load_model(name, trust_remote_code=trust_remote_code),
+                load_processor(name, trust_remote_code=trust_remote_code),
                 data,
                 folder,
                 arm=label,

@@ -16,6 +16,7 @@ import typer
 from rarl.cli.arguments import (
     JSON,
     MODEL,
+    TRUST,
     ValueRange,
     checked_images,
     checked_model,
@@ -80,6 +81,7 @@ def rank(
             "--strict", help="Refuse all if an image can't be read; otherwise that one gets no value."
         ),
     ] = False,
+    trust_remote_code: TRUST = False,
     as_json: JSON = False,
 ) -> None:
     """Put images in ascending order of a value, and give each its value.
@@ -116,7 +118,7 @@ def rank(
     kept = None if out is None else Kept(out, Asked.of(name, measured, {}), part)
     checked_images(files, strict=strict)
 
-    made = _Made(name, measured, batch_size)
+    made = _Made(name, measured, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))
     with stopped, redirect_stdout(sys.stderr):
         if kept is None and not values and 2 <= len(files) <= MOST_LISTED:
@@ -152,8 +154,8 @@ def rank(
 class _Made:
     """The ranker, made when it is first needed: that takes torch."""
 
-    def __init__(self, model: str, task: Task, batch_size: int) -> None:
-        self._model, self._task, self._batch_size = model, task, batch_size
+    def __init__(self, model: str, task: Task, batch_size: int, trusted: bool) -> None:
+        self._model, self._task, self._batch_size, self._trusted = model, task, batch_size, trusted
         self._ranker: Ranker | None = None
 
     def __call__(self) -> "Ranker":
@@ -162,7 +164,9 @@ class _Made:
 
         use_one_thread_for(self._model)
         use_own_gpu()
-        self._ranker = Ranker(self._model, self._task, batch_size=self._batch_size)
+        self._ranker = Ranker(
+            self._model, self._task, batch_size=self._batch_size, trust_remote_code=self._trusted
+        )
         return self._ranker
 
     def say_lenient(self) -> None:

@@ -92,7 +92,7 @@ def reproduce(
     if config is None and model not in (None, "tiny"):
         raise ConfigError(
             f"--config: which stages and trainer's settings has {model}? Give a run's YAML, such as "
-            "configs/qwen2.5-vl-3b.yaml"
+            "configs/utkface_3b_lora.yaml"
         )
     recipe = config or Path(__file__).parents[1] / "demo.yaml"
     mapping = read_yaml_mapping(recipe)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rarl.data import SPLITS
 from rarl.data.listing import ListedFolder
 from rarl.errors import ConfigError, DataError
-from rarl.files import parse_yaml, read_jsonl, yaml_text
+from rarl.files import read_jsonl, read_yaml, yaml_text
 from rarl.method.tasks import Task
 
 METADATA = "metadata.jsonl"
@@ -147,8 +147,8 @@ def _load_task(file: Path) -> Task:
     if not file.is_file():
         raise DataError(f"{file}: no such file; a collection needs one, with the keys {keys}")
     try:
-        fields = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-    except (ConfigError, UnicodeDecodeError) as error:
+        fields = read_yaml(file)
+    except ConfigError as error:
         problem = str(error).removeprefix(str(file)).lstrip(": ")
         raise DataError(f"{file}: not YAML: {problem}") from error
     if not isinstance(fields, dict):

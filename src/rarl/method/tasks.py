@@ -13,6 +13,7 @@ from rarl.errors import ConfigError, DataError, known_keys, nearest_word
 
 HeadlineMetric = Literal["mae", "accuracy", "srcc"]
 HEADLINE_METRICS: tuple[HeadlineMetric, ...] = ("mae", "accuracy", "srcc")
+LONGEST_RULE = 1000  # characters
 LARGEST = 1e15  # up to here every whole number is a float, and is written without an exponent
 
 # A number keeps its type, so that a task.yaml says 116 and not 116.0.
@@ -33,7 +34,8 @@ class Task:
         metric: what is reported for single images: `mae`, `accuracy` or `srcc`.
 
     Raises:
-        ConfigError: if the range is empty or not finite, or step or delta is not positive.
+        ConfigError: if the range is empty or not finite, step or delta is not positive, or the rule is too
+            long.
     """
 
     name: _Text
@@ -57,6 +59,8 @@ class Task:
                 "at most 100 of them: folders are named by it"
             )
         where = f"task '{task.name}'"
+        if len(task.rule) > LONGEST_RULE:
+            raise ConfigError(f"{where}: rule has {len(task.rule):,} characters, more than {LONGEST_RULE:,}")
         if not task.low < task.high:
             raise ConfigError(f"{where}: low ({task.low:g}) must be less than high ({task.high:g})")
         for key, number in (("step", task.step), ("delta", task.delta)):

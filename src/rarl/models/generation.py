@@ -1,4 +1,4 @@
-"""Greedy replies of a model in the style of Qwen2.5-VL to prompts with images, for evaluation and use.
+"""Greedy replies of a vision-language model to prompts with images, for evaluation and use.
 Decoding is always the same, whatever the model's own generation config says, so that arms can be compared.
 Sampling during training is left to TRL; `vision_tokens` says what no reply may have in either."""
 
@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin, StoppingCriteria
 
-from rarl.models.processor import ImageTextProcessor, reply_opening
+from rarl.errors import ModelError, RarlError
+from rarl.models.processor import reply_opening
 
 Message = dict[str, Any]
 
@@ -79,7 +80,7 @@ def greedy_replies_so_far(
     Raises:
         ValueError: if the numbers of prompts and of lists of images differ, a prompt has no image, or
             `batch_size` is below 1.
-        ModelError: if the chat template begins replies in a way that can't be read.
+        ModelError: if the chat template begins replies in a way that can't be read, or the model can't reply.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
@@ -92,23 +93,35 @@ def greedy_replies_so_far(
     opening = reply_opening(processor)
     with torch.inference_mode(), _evaluating(model):
         for batch in _batches(images, batch_size):
-            inputs = _inputs(processor, [prompts[i] for i in batch], [images[i] for i in batch])
-            inputs = inputs.to(model.device)
-            length = inputs["input_ids"].shape[1]
-            stopping = None if share == 1 else [_Most(settings.eos_token_id, length, share)]
-            tokens = model.generate(  # type: ignore[operator]
-                **inputs, generation_config=settings, stopping_criteria=stopping
-            )
-            new_tokens = tokens[:, length:]
-            ended = _ended(new_tokens, settings.eos_token_id).tolist()
-            whole = share == 1 or new_tokens.shape[1] >= max_new_tokens
-            texts = processor.tokenizer.batch_decode(
-                new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            for i, text, has_ended in zip(batch, texts, ended, strict=True):
-                if whole or has_ended:
-                    replies[i] = opening + text
+            with _in_one_sentence():
+                texts = _replies_of(
+                    model, processor, [prompts[i] for i in batch], [images[i] for i in batch], settings, share
+                )
+            for i, text in zip(batch, texts, strict=True):
+                replies[i] = None if text is None else opening + text
     return replies
+
+
+def _replies_of(
+    model: Any,
+    processor: Any,
+    prompts: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]],
+    settings: GenerationConfig,
+    share: float,
+) -> list[str | None]:
+    """What the model adds to each prompt of one batch; None for replies that were not waited for."""
+    inputs = _inputs(processor, prompts, images).to(model.device)
+    length = inputs["input_ids"].shape[1]
+    stopping = None if share == 1 else [_Most(settings.eos_token_id, length, share)]
+    tokens = model.generate(**inputs, generation_config=settings, stopping_criteria=stopping)
+    new_tokens = tokens[:, length:]
+    ended = _ended(new_tokens, settings.eos_token_id).tolist()
+    whole = share == 1 or new_tokens.shape[1] >= settings.max_new_tokens
+    texts = processor.tokenizer.batch_decode(
+        new_tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return [text if whole or has_ended else None for text, has_ended in zip(texts, ended, strict=True)]
 
 
 def _inputs(
@@ -118,13 +131,13 @@ def _inputs(
     settings = {
         "padding": True,
         "padding_side": "left",
-        # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
-        "return_mm_token_type_ids": True,
         "return_tensors": "pt",
     }
     sizes = {image.size for group in images for image in group}
     if (
-        isinstance(processor, ImageTextProcessor)
+        hasattr(
+            processor.image_processor, "merge_size"
+        )  # Qwen's: an image is as many tokens as its size says
         and len(sizes) == 1
         and all(p == prompts[0] for p in prompts)
     ):
@@ -156,6 +169,19 @@ class _Most(StoppingCriteria):
 def _ended(tokens: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
     """For each row of tokens, whether one of `ends` is in it."""
     return torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(dim=1)
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Any error within becomes a `ModelError`: the numbers in a model's folder can contradict each other in
+    ways that only its first reply shows."""
+    try:
+        yield
+    except (RarlError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        line = (str(error).strip() or "no reason given").splitlines()[0][:300]
+        raise ModelError(f"the model can't reply: {type(error).__name__}: {line}") from error
 
 
 def _batches(images: Sequence[Sequence[Image.Image]], batch_size: int) -> Iterator[list[int]]:

@@ -1,20 +1,35 @@
 """Loads a model and its processor by folder or by hub name; `tiny` names the embedded base that ships with
 the package. For a folder nothing is downloaded, and a folder that is not a model is refused before torch is
-imported. This module trains nothing, and imports torch and transformers only when they are needed."""
+imported. It may be a stranger's: no code of its is run unless that is asked for, and whatever is wrong with
+it is one sentence (`checking.py`, `trial.py`). This module trains nothing, and imports torch and transformers
+only when they are needed."""
 
 import ctypes
 import hashlib
-import json
 import os
 import sys
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rarl.data.collection import TASK_FILE
-from rarl.errors import ModelError
+from rarl.errors import ModelError, RarlError
 from rarl.files import read_yaml_mapping
+from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS, Task
+from rarl.models.checking import (
+    ADAPTER,
+    check_adapter,
+    check_folder,
+    check_template,
+    check_tokenizer,
+    check_unchanged,
+    in_one_sentence,
+    settings_of,
+    some,
+    stored_weights,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -22,11 +37,9 @@ if TYPE_CHECKING:
 
 EMBEDDED = "tiny"
 BASE_FOLDER = Path(__file__).parent / "tiny_base"
-# The processors of these architectures are built here, so that they don't need torchvision, which some CPU
-# builds of torch have no match for.
-_QWEN_VL = ("qwen2_vl", "qwen2_5_vl")
 _HASHED = 2**20  # bytes at either end of a file of weights
 SMALL_WEIGHTS = 2**23  # bytes, eight times the weights of the embedded model
+_MOST_IMAGE_TOKENS = 2**16  # of a picture of 64 x 64 pixels
 
 
 def check_model(name: str | Path, *, weights: bool = True) -> str:
@@ -38,12 +51,14 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
 
     Raises:
         ModelError: if `name` is a folder without a model in it, or neither a folder nor a possible hub name.
+            A name whose first part is a folder here is a path.
     """
     if str(name) == EMBEDDED:
         return str(BASE_FOLDER)
     folder = Path(name)
     if folder.is_dir():
-        if (folder / "adapter_config.json").is_file():
+        check_folder(folder)
+        if (folder / ADAPTER).is_file():
             if not any(folder.glob("adapter_model.*")):
                 raise ModelError(f"{folder} has an adapter_config.json and no adapter_model.safetensors")
             return str(folder)
@@ -62,93 +77,242 @@ def check_model(name: str | Path, *, weights: bool = True) -> str:
         raise ModelError(
             f"no model at '{text}': it is neither a folder nor a hub name such as Qwen/Qwen2.5-VL-3B-Instruct"
         )
+    if folder.parent.is_dir():
+        raise ModelError(
+            f"no model at '{text}': it was taken for a path, because there is a folder {folder.parent}, but "
+            f"that has no {folder.name}"
+        )
     return text
 
 
-def load_model(name: str | Path, *, training: bool = False) -> "PreTrainedModel":
+def load_model(
+    name: str | Path,
+    *,
+    training: bool = False,
+    dtype: str | None = None,
+    attention: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> "PreTrainedModel":
     """Loads the model in eval mode, on the GPU if there is one. An adapter is merged into its base.
 
     Args:
         name: as in `check_model`.
         training: keep the weights in float32, because bfloat16 loses AdamW's small steps. Otherwise a GPU
             gets bfloat16.
+        dtype: of the weights, such as `bfloat16`, whatever `training` says.
+        attention: one of transformers' attention implementations; None: its own choice.
+        device: where the weights go; None: the GPU if there is one.
+        trust_remote_code: whether a model may bring code of its own, which is then run.
 
     Raises:
-        ModelError: if there is no such model, or it is not a vision-language model.
+        ModelError: if there is no such model, it lacks weights, or it is not a vision-language model.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForImageTextToText
 
     source = check_model(name)
-    gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if gpu and not training else torch.float32
-    if (Path(source) / "adapter_config.json").is_file():
-        from peft import PeftModel
+    gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    kind = torch.bfloat16 if gpu and not training else torch.float32
+    if dtype is not None:
+        kind = getattr(torch, dtype)
+    check_unchanged(Path(source))
+    if (Path(source) / ADAPTER).is_file():
+        base = _adapter_base(source)
+        if (Path(base) / ADAPTER).is_file():
+            raise ModelError(f"the base of the adapter {name} is an adapter itself: merge {base} first")
+        model: Any = load_model(
+            base,
+            training=training,
+            dtype=dtype,
+            attention=attention,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        return _with_adapter(model, source, name, device)
+    with in_one_sentence(f"the model {name}", source):
+        model = _whole_model(source, name, kind, attention, trust_remote_code)
+    return model.to(device or ("cuda" if gpu else "cpu")).eval()
 
-        base = load_model(_adapter_base(source), training=training)
-        return PeftModel.from_pretrained(base, source).merge_and_unload().eval()
+
+def _whole_model(source: str, name: str | Path, dtype: Any, attention: str | None, trusted: bool) -> Any:
+    """The model with all its weights.
+
+    transformers 5.23 draws weights at random where a file has none, and says so only in a log.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
+    brought = trusted and AutoModelForImageTextToText.__name__ in (getattr(config, "auto_map", None) or {})
+    if type(config) not in AutoModelForImageTextToText._model_mapping and not brought:
+        raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
+    if not brought:
+        _check_size(Path(source), config)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        source,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention,
+        trust_remote_code=trusted,
+        ignore_mismatched_sizes=True,  # found below, with their names
+        output_loading_info=True,
+    )
+    model, report = loaded
+    if getattr(config, "quantization_config", None) is not None and not getattr(model, "hf_quantizer", None):
+        raise ModelError(f"the model {name} is quantized in a way that transformers doesn't know")
+    if missing := report["missing_keys"]:
+        raise ModelError(f"the model {name} lacks weights: {some(missing)}; was its folder copied whole?")
+    if wrong := report["mismatched_keys"]:
+        raise ModelError(
+            f"weights of the model {name} have other shapes than its config.json says: "
+            f"{some([entry[0] for entry in wrong])}"
+        )
+    return model
+
+
+def _check_size(folder: Path, config: Any) -> None:
+    """Refuses a config that describes a far larger model than there are weights for: room for them would be
+    taken before they are missed."""
+    import torch
+    from torch.nn.modules.module import register_module_module_registration_hook
+    from transformers import AutoModelForImageTextToText
+
+    stored = stored_weights(folder) if folder.is_dir() else None
+    if stored is None or getattr(config, "quantization_config", None) is not None:
+        return
+    too_large = ModelError(
+        f"{folder / 'config.json'} describes a far larger model than that of the weights beside it"
+    )
+    modules = 0
+
+    def count(*registered: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > 10 * stored.tensors + 1000:
+            raise too_large
+
+    hook = register_module_module_registration_hook(count)
     try:
-        config = AutoConfig.from_pretrained(source)
-        if type(config) not in AutoModelForImageTextToText._model_mapping:
-            raise ModelError(f"{name} is a {config.model_type} model, which reads no images")
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"could not load the model {name}: {_reason(source, error)}") from error
-    return model.to("cuda" if gpu else "cpu").eval()
+        with torch.device("meta"):
+            empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    finally:
+        hook.remove()
+    numbers = sum(tensor.numel() for tensor in [*empty.parameters(), *empty.buffers()])
+    if numbers > 2 * stored.numbers + 2**24:  # weights may be tied, and buffers are not stored
+        raise too_large
 
 
-def load_processor(name: str | Path) -> "ProcessorMixin":
+def _with_adapter(base: Any, source: str, name: str | Path, device: str | None) -> Any:
+    """The base with the weights of a LoRA adapter merged in.
+
+    PEFT 0.21 leaves those out that a file lacks, and says so only in a warning.
+    """
+    import warnings
+
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    check_adapter(Path(source), [module for module, _ in base.named_modules()])
+    with in_one_sentence(f"the adapter {name}", source), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are an error below
+        model = PeftModel.from_pretrained(base, source, torch_device=device)
+        # Embeddings are left out: to find whether they were saved, PEFT would ask the hub for the base.
+        wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+        there = load_peft_weights(source, device="cpu").keys()
+        if wrong := {*(wanted - there), *(key for key in there - wanted if "lora_" in key)}:
+            raise ModelError(
+                f"the weights of the adapter {name} are not those that its {ADAPTER} describes: {some(wrong)}"
+            )
+        return model.merge_and_unload().eval()
+
+
+def load_processor(
+    name: str | Path, pixels: int | None = None, *, trust_remote_code: bool = False
+) -> "ProcessorMixin":
     """Loads the model's processor: image processor, tokenizer and chat template. It pads on the left.
 
+    Args:
+        name: as in `check_model`.
+        pixels: the most pixels of an image (`rarl.models.processor.limit_pixels`); None: the processor's own.
+        trust_remote_code: as in `load_model`.
+
     Raises:
-        ModelError: if it can't be loaded, or needs torchvision and that is not installed.
+        ModelError: if it can't be loaded, makes no prompts, or needs torchvision and that is not installed.
+        ConfigError: if the model can't take so few pixels.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from rarl.models.processor import limit_pixels
+
+    source = check_model(name, weights=False)
+    check_unchanged(Path(source), weights=False)
+    processor = _processor(name, trust_remote_code)
+    _check_processor(processor, name, source)
+    if pixels is not None:
+        limit_pixels(processor, pixels)
+    return processor
+
+
+def _processor(name: str | Path, trusted: bool) -> "ProcessorMixin":
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+
+    from rarl.models.families import FAMILIES, family_processor
 
     source = model = check_model(name, weights=False)
-    if (Path(source) / "adapter_config.json").is_file():
+    if (Path(source) / ADAPTER).is_file():
         model = check_model(_adapter_base(source))
         if not (Path(source) / "tokenizer.json").is_file():
             source = model
-    try:
-        kind = AutoConfig.from_pretrained(model).model_type
-        if kind not in _QWEN_VL:
-            if find_spec("torchvision") is None:
-                raise ModelError(
-                    f"the processor of {name} ({kind}) needs torchvision: pip install torchvision"
-                )
-            return AutoProcessor.from_pretrained(source, padding_side="left")
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        image_processor = AutoImageProcessor.from_pretrained(source)
-        template = tokenizer.chat_template or _chat_template(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"could not load the processor of {name}: {_reason(source, error)}") from error
-    from rarl.models.processor import image_text_processor
+    with in_one_sentence(f"the processor of {name}", source):
+        kind = AutoConfig.from_pretrained(model, trust_remote_code=trusted).model_type
+        if kind not in FAMILIES and find_spec("torchvision") is None:
+            raise ModelError(f"the processor of {name} ({kind}) needs torchvision: pip install torchvision")
+        check_tokenizer(Path(source))
+        if kind not in FAMILIES:
+            return AutoProcessor.from_pretrained(source, padding_side="left", trust_remote_code=trusted)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trusted)
+        # Pillow and torchvision differ by rounding: one of them, so that training, evaluation and use agree.
+        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=trusted)
+        options, _ = ProcessorMixin.get_processor_dict(source)
+        template = tokenizer.chat_template or options.get("chat_template")
+        if template is None:
+            raise OSError("it has no chat template (chat_template.jinja)")
+        return family_processor(kind, image_processor, tokenizer, template, options)
 
-    return image_text_processor(image_processor, tokenizer, template)
+
+def _check_processor(processor: Any, name: str | Path, source: str) -> None:
+    """Makes a prompt, and asks for the tokens of a small picture: a processor that can't, or for which that
+    has no end, is found before anything runs."""
+    from rarl.models.processor import image_tokens
+
+    tokenizer = getattr(processor, "tokenizer", processor)
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str) and template != _embedded_template():
+        check_template(template, str(name))
+        with in_one_sentence(f"the chat template of {name}", source):
+            processor.apply_chat_template(
+                [messages(1, "x", "0-1")], tokenize=False, add_generation_prompt=True
+            )
+    with in_one_sentence(f"the image processor of {name}", source):
+        try:
+            tokens = image_tokens(processor, 64, 64)
+        except RarlError:  # it can't say, or takes no such picture; neither is a fault
+            return
+        if tokens > _MOST_IMAGE_TOKENS:
+            raise ModelError(f"the image processor of {name} makes {tokens:,} tokens of 64 x 64 pixels")
 
 
-def _chat_template(source: str) -> str:
-    """Reads the chat template of a processor that keeps it in a separate file."""
-    from transformers.utils import cached_file
-
-    jinja = cached_file(source, "chat_template.jinja", _raise_exceptions_for_missing_entries=False)
-    if jinja is not None:
-        return Path(jinja).read_text(encoding="utf-8")
-    path: Any = cached_file(source, "chat_template.json")
-    return json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+@lru_cache
+def _embedded_template() -> str:
+    return (BASE_FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def _adapter_base(folder: str) -> str:
-    return str(json.loads((Path(folder) / "adapter_config.json").read_text())["base_model_name_or_path"])
-
-
-def _reason(source: str, error: Exception) -> str:
-    """Returns the first line of an error. A name that looks like a hub name may have been meant as a
-    folder."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if Path(source).is_dir() else f"there is no such folder, and as a hub name: {line}"
+    """What an adapter says that it belongs to."""
+    base = settings_of(Path(folder) / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise ModelError(f"{Path(folder) / ADAPTER} names no base_model_name_or_path")
+    try:
+        return check_model(base)
+    except ModelError as error:
+        raise ModelError(f"the base of the adapter {folder}: {error}") from error
 
 
 def trained_task(name: str | Path) -> Task | None:
@@ -188,22 +352,29 @@ def model_digest(name: str | Path) -> str | None:
 
 
 def use_one_thread_for(model: str | Path) -> None:
-    """Calls `use_one_thread` if the model's weights are as small as those of the embedded model."""
-    weights = Path(check_model(model)) / "model.safetensors"
-    if weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS:
+    """Calls `use_one_thread` if the model is small (`is_small`)."""
+    if is_small(model):
         use_one_thread()
 
 
-def use_one_thread() -> None:
-    """Runs torch on one thread, and keeps freed memory, for the rest of this process.
+def is_small(model: str | Path) -> bool:
+    """Whether a model's weights are as small as those of the embedded model."""
+    weights = Path(check_model(model)) / "model.safetensors"
+    return weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS
 
-    A model as small as the embedded one gains nothing from more threads, and its sums of floats would then
-    depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a step;
-    only glibc can be told not to.
+
+def use_one_thread() -> None:
+    """Runs torch on one thread and one GPU, and keeps freed memory, for the rest of this process.
+
+    A model as small as the embedded one gains nothing from more threads or GPUs, and its sums of floats would
+    then depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a
+    step; only glibc can be told not to.
     """
     import torch
 
     torch.set_num_threads(1)
+    if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         libc.mallopt(mmap_threshold, 2**30)

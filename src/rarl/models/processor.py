@@ -1,50 +1,13 @@
-"""Qwen2.5-VL's processor for images and text, without videos; what any processor's chat template begins of
-a reply; and the length of a prompt in tokens, computed without an image. The class in transformers insists on
-a video processor, which needs torchvision. This one does the same without it, and writes folders that either
-class can read. It is used where torchvision is installed, too, so that a prompt is read the same way on every
-machine."""
+"""What a processor makes of a prompt: what its chat template begins of a reply, the length of a prompt in
+tokens, computed without an image, and the limit of an image's pixels. Processors are built in `families`."""
 
 from typing import Any
-
-from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from rarl.data.opening import Resizing
 from rarl.errors import DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import ANSWER, END_ANSWER, END_THINK, THINK, opening_of
-
-
-class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """`Qwen2_5_VLProcessor` without videos."""
-
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
-    ) -> None:
-        self.image_token = "<|image_pad|>"
-        self.video_token = "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        # This skips the __init__ of Qwen2_5_VLProcessor, which asks for a video processor (transformers
-        # 5.23).
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The contents of `processor_config.json`, with the video processor that AutoProcessor looks for."""
-        fields = super().to_dict()
-        same = {
-            key: fields["image_processor"][key] for key in ("merge_size", "patch_size", "temporal_patch_size")
-        }
-        return fields | {"video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **same}}
-
-
-# transformers 5.23 writes this name into a saved folder. AutoProcessor, in any program, must know the name:
-# for an unknown class it silently returns the tokenizer alone.
-ImageTextProcessor.__name__ = Qwen2_5_VLProcessor.__name__
-
-
-def image_text_processor(image_processor: Any, tokenizer: Any, chat_template: str | None) -> ProcessorMixin:
-    """Joins an image processor, a tokenizer and a chat template to one processor."""
-    return ImageTextProcessor(image_processor, tokenizer, chat_template=chat_template)
+from rarl.models.families import FAMILIES, family_of
 
 
 def reply_opening(processor: Any, **template: Any) -> str:
@@ -87,17 +50,14 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
         ModelError: if the processor can't tell.
         DataError: if the processor refuses images of that shape.
     """
-    image_processor = getattr(processor, "image_processor", None)
-    patches_of = getattr(image_processor, "get_number_of_image_patches", None)
-    side = getattr(image_processor, "merge_size", None)
-    if patches_of is None or side is None:
-        kind = type(image_processor or processor).__name__
+    family = family_of(processor)
+    if family is None:
         raise ModelError(
-            f"{kind} can't say how many tokens an image is: it has no get_number_of_image_patches and "
-            "merge_size, as the processors of Qwen2-VL and Qwen2.5-VL do"
+            f"{type(processor).__name__} can't say how many tokens an image is: known are the processors of "
+            f"{', '.join(FAMILIES)}"
         )
     try:
-        return int(patches_of(height, width, {})) // int(side) ** 2
+        return family.tokens(processor, width, height)
     except ValueError as error:  # transformers 5.23: one side is more than 200 times the other
         raise DataError(
             f"an image of {width} x {height} pixels is not for this model ({error}); crop it or leave it out"
@@ -118,6 +78,25 @@ def resizing_of(processor: Any) -> Resizing | None:
         most=kind.size["longest_edge"],
         resample=int(kind.resample),
     )
+
+
+def limit_pixels(processor: Any, pixels: int) -> None:
+    """Makes the processor shrink images of more than `pixels` pixels, from now on and once it is saved.
+
+    Where a family divides images into squares or tiles it has one at least, however few `pixels` are; Gemma 3
+    makes every image as long.
+
+    Raises:
+        ConfigError: if the model makes even small images larger than that.
+        ModelError: if the processor is of no family that is known.
+    """
+    family = family_of(processor)
+    if family is None:
+        raise ModelError(
+            f"{type(processor).__name__} does not know `pixels`: leave it out; known are the processors of "
+            f"{', '.join(FAMILIES)}"
+        )
+    family.limit(processor.image_processor, pixels)
 
 
 def prompt_tokens(processor: Any, rule: str, value_range: str, count: int) -> int:

@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from rarl.method.prompts import messages
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
-from rarl.models.processor import image_text_processor
+from rarl.models.families import family_processor
 
 SPECIAL = (
     "<|endoftext|>",
@@ -83,7 +83,8 @@ def build_tokenizer(task: Task, counts: Sequence[int] = (1, 2, 4, 8)) -> PreTrai
 def build_processor(task: Task) -> ProcessorMixin:
     """Joins tokenizer, chat template and image processor. A 28 x 28 image becomes one token, 56 x 56 four."""
     image_processor = Qwen2VLImageProcessorPil(min_pixels=IMAGE_SIDE**2, max_pixels=4 * IMAGE_SIDE**2)
-    return image_text_processor(image_processor, build_tokenizer(task), CHAT_TEMPLATE)
+    tokenizer = build_tokenizer(task)
+    return family_processor("qwen2_5_vl", image_processor, tokenizer, CHAT_TEMPLATE)
 
 
 def build_model(processor: Any, seed: int) -> Qwen2_5_VLForConditionalGeneration:

@@ -43,6 +43,7 @@ class Ranker:
         max_new_tokens: where a reply is cut that does not end by itself.
         strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
             that image alone gets no value.
+        trust_remote_code: whether code that the model brings along is run.
         workers: processes that open files; by default one for each core where there are many files. See
             `rarl.data.opening.open_all`.
 
@@ -52,7 +53,7 @@ class Ranker:
             `rarl.method.replies.parse_leniently`.
 
     Raises:
-        ModelError: if there is no such model.
+        ModelError: if there is no such model, or something is wrong with it.
         ConfigError: if `task` is not given, and the model does not say what it was trained on.
     """
 
@@ -64,6 +65,7 @@ class Ranker:
         batch_size: int = 128,
         max_new_tokens: int = 1024,
         strict: bool = False,
+        trust_remote_code: bool = False,
         workers: int | None = None,
     ) -> None:
         if batch_size < 1:
@@ -80,8 +82,8 @@ class Ranker:
         self.workers = workers
         self.read_leniently = 0
         self.problems: dict[int, str] = {}
-        self._model = load_model(model)
-        self._processor = load_processor(model)
+        self._model = load_model(model, trust_remote_code=trust_remote_code)
+        self._processor = load_processor(model, trust_remote_code=trust_remote_code)
         self._resizing = resizing_of(self._processor)
 
     def score(self, images: Iterable[Picture]) -> list[Measured]:

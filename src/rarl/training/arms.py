@@ -21,11 +21,14 @@ from trl import SFTConfig, SFTTrainer
 from rarl.data.collection import TASK_FILE, task_text
 from rarl.data.dataset import to_dataset
 from rarl.data.groups import Group
-from rarl.errors import ConfigError
+from rarl.errors import ConfigError, ModelError
 from rarl.files import finish, unfinished
 from rarl.method.replies import continuation, reference_reply
-from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.checking import check_unchanged
+from rarl.models.limits import longest_first
+from rarl.models.loading import check_model, is_small, load_model, load_processor
 from rarl.models.processor import reply_opening
+from rarl.models.whole import whole_models
 from rarl.training.callbacks import (
     BEST_FOLDER,
     GROUPS_FILE,
@@ -39,9 +42,14 @@ from rarl.training.callbacks import (
 from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
 from rarl.training.resuming import Resuming
+from rarl.training.sealing import Sealing
 from rarl.training.sections import Stage, Weights
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
+from rarl.training.weights import check_engine, check_saving, merge_adapter, save_weights
+
+TRAINING_ARGS = "training_args.bin"
+"""A pickle of all arguments, which transformers writes beside weights; a model folder needs none."""
 
 # ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────
 
@@ -69,7 +77,9 @@ def train_stage(
     own = stage.reference is None or str(config.model) == str(start)
     reference = None if own else check_model(_merged(config.model, checkpoints / "reference"))
     start = _merged(start, checkpoints / "start")
-    model, processor = load_model(start, training=True), load_processor(start)
+    model, processor = _load(start, config), load_processor(start, config.pixels)
+    if not is_small(start):
+        groups = longest_first(processor, groups, config.trainer_for(stage)["prompts_per_step"])
     lines = ProgressLines(folder.name, console)
     trainer = RARLTrainer(
         model,
@@ -93,7 +103,10 @@ def train_sft(
     # Unless it is told not to, TRL 1.16 cuts at 1,024 tokens, which may be among those of the images.
     common = _common_arguments(config, folder.name) | {"max_length": None}
     args = SFTConfig(**(common | config.sft_arguments(processes=process_count())))
-    model, processor = load_model(config.model, training=True), load_processor(config.model)
+    model, processor = _load(config.model, config), load_processor(config.model, config.pixels)
+    if not is_small(config.model):
+        parts = args.gradient_accumulation_steps * process_count()
+        groups = longest_first(processor, groups, args.per_device_train_batch_size * parts)
     dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning, processor)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
@@ -187,6 +200,10 @@ def _common_arguments(config: RunConfig, arm: str) -> dict[str, Any]:
     }
 
 
+def _load(start: str | Path, config: RunConfig) -> Any:
+    return load_model(start, training=True, dtype=config.dtype, attention=config.attention)
+
+
 def _add_validation(
     trainer: Any, config: RunConfig, weights: Weights, held_out: Sequence[Group], max_new_tokens: int
 ) -> None:
@@ -199,13 +216,17 @@ def _add_validation(
 
 def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, config: RunConfig) -> None:
     """Trains from the last complete checkpoint, and gives the model folder its name once it is complete."""
+    check_saving(trainer)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Sealing())
     checkpoints = _checkpoints(config, folder.name)
     with lines, warnings.catch_warnings():
         # transformers 5.23 warns at every step that TRL 1.16 uses the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        continued, since = _last(checkpoints), time.monotonic()
-        trainer.train(resume_from_checkpoint=continued)
+        continued, since = last_complete_checkpoint(checkpoints), time.monotonic()
+        if continued is not None:
+            check_engine(trainer, continued)
+        trainer.train(resume_from_checkpoint=None if continued is None else str(continued))
     seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
     _write_model_folder(trainer, start, folder, config, seconds)
@@ -225,13 +246,15 @@ def _write_model_folder(
         checkpoints / BEST_FOLDER if keep == "best" else checkpoints / "adapter" if config.lora else temporary
     )
     if keep == "last":
-        trainer.save_model(str(weights))  # all processes take part: the weights may be spread over them
+        save_weights(trainer, weights)
     if not main:
         return
+    check_unchanged(weights)
     if config.lora is not None:
-        _merged_model(start, weights).save_pretrained(temporary)
+        merge_adapter(start, weights, temporary, config.dtype)
     elif keep == "best":
         shutil.copytree(weights, temporary, dirs_exist_ok=True)
+    (temporary / TRAINING_ARGS).unlink(missing_ok=True)
     trainer.processing_class.save_pretrained(temporary)
     history = trainer.state.log_history
     logs = [json.dumps(log) for log in history]
@@ -241,6 +264,10 @@ def _write_model_folder(
     made = training_record(kept_step(history, keep), trainer.args.device.type, seconds)
     (temporary / TRAINING_FILE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     (temporary / TASK_FILE).write_text(task_text(config.task), encoding="utf-8")
+    if not is_finished(temporary):
+        raise ModelError(
+            f"{folder}: the trained weights could not be written; the checkpoints in {checkpoints} are kept"
+        )
     finish(temporary, folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
     with suppress(OSError):  # other arms still have checkpoints there
@@ -251,11 +278,6 @@ def _checkpoints(config: RunConfig, arm: str) -> Path:
     return config.output / "checkpoints" / arm
 
 
-def _last(checkpoints: Path) -> str | None:
-    last = last_complete_checkpoint(checkpoints)
-    return None if last is None else str(last)
-
-
 def _merged(model: str | Path, folder: Path) -> str | Path:
     """Returns `model`; if that is an adapter, `folder` with it merged into its base. TRL 1.16 loads the KL's
     reference from the folder that a model came from, which for an adapter is the model without it."""
@@ -263,19 +285,12 @@ def _merged(model: str | Path, folder: Path) -> str | Path:
         return model
     if PartialState().is_main_process and not is_finished(folder):
         temporary = unfinished(folder)
-        load_model(model, training=True).save_pretrained(temporary)
+        with whole_models():
+            load_model(model, training=True, device="cpu").save_pretrained(temporary)
         load_processor(model).save_pretrained(temporary)
         finish(temporary, folder)
     PartialState().wait_for_everyone()
     return folder
-
-
-def _merged_model(start: str | Path, adapter: Path) -> Any:
-    """Merges the adapter into the weights of `start`. The result needs no other folder, and the next stage
-    can start from it with an adapter of its own."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(load_model(start, training=True), adapter).merge_and_unload()
 
 
 def _lora(config: RunConfig) -> Any:

@@ -31,6 +31,7 @@ from rarl.method.rewards import TERMS, score
 from rarl.method.tasks import Task
 from rarl.training.config import RunConfig
 from rarl.training.sections import Weights
+from rarl.training.weights import save_weights
 
 # ── progress: a bar, and a line for each log ─────────────────────────────────────────────────────────────
 
@@ -321,7 +322,7 @@ class ValidationCallback(TrainerCallback):
         control.should_log = should_log  # transformers 5.23 takes any line for the step's own
         if self._settings.keep == "best" and all(found[0][SCORE_KEY] > score for score in before):
             temporary = unfinished(self._best) if state.is_world_process_zero else self._best
-            self._trainer.save_model(str(temporary))
+            save_weights(self._trainer, temporary)
             if state.is_world_process_zero:
                 finish(temporary, self._best)
 

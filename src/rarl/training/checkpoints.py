@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rarl.digests import damage
 from rarl.errors import ConfigError, joined, shown
 from rarl.files import read_yaml_mapping
 from rarl.method.mutation import Mutation
@@ -20,6 +21,8 @@ from rarl.training.same_data import is_same_collection
 FREE_KEYS = ("output", "evaluation")
 OLDER_STAGES = {"start": None, "reference": None, "stagnant": None, "resample_rounds": 3}
 """What the stages of a run of an earlier version do without saying it; of `mutation` it is the default."""
+OLDER_RUNS = {"dtype": "float32", "attention": "sdpa", "pixels": None}
+"""The same of a whole run."""
 
 _MISSING = object()
 
@@ -28,8 +31,9 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     """Finds the checkpoint with the highest step that holds everything needed to continue; None if there is
     none.
 
-    transformers would take the highest number, and train on without the optimizer's state if `optimizer.pt`
-    is missing. Here incomplete checkpoints are passed over, each with a line in the log.
+    transformers would take the highest number, and train on without the optimizer's state if that is missing.
+    Here incomplete checkpoints are passed over, each with a line in the log. What is complete depends on the
+    engine that wrote it, see `engine_of`.
 
     Args:
         folder: the trainer's output folder, which holds folders `checkpoint-N`. It need not exist.
@@ -50,15 +54,23 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 
 def _lacking(checkpoint: Path, step: int) -> str | None:
-    """Says what a checkpoint lacks to be continued; None if it lacks nothing."""
-    if not _has_weights(checkpoint):
+    """Says what a checkpoint lacks to be continued, or what in it has changed; None if it is as it was
+    written."""
+    if changed := damage(checkpoint):
+        return changed
+    engine = engine_of(checkpoint)
+    if engine is None:
+        # Named is what the most common engine writes.
+        return "no optimizer.pt" if _has_weights(checkpoint) else "no model weights"
+    if engine == PLAIN and not _has_weights(checkpoint):
         return "no model weights"
-    for name in ("optimizer.pt", "scheduler.pt"):
-        if not _filled(checkpoint / name):
-            return f"no {name}"
+    if engine != DEEPSPEED and not _filled(checkpoint / "scheduler.pt"):
+        return "no scheduler.pt"
     # One process writes rng_state.pth, several write rng_state_0.pth and so on.
-    if not any(_filled(path) for path in checkpoint.glob("rng_state*.pth")):
+    if not (generators := [path for path in checkpoint.glob("rng_state*.pth") if _filled(path)]):
         return "no rng_state.pth"
+    if engine == DEEPSPEED and (lacking := _lacking_of_deepspeed(checkpoint, len(generators))):
+        return lacking
     # transformers 5.23 writes this file last.
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -68,6 +80,36 @@ def _lacking(checkpoint: Path, step: int) -> str | None:
         return "trainer_state.json is cut off"
     reached = state.get("global_step") if isinstance(state, dict) else None
     return None if reached == step else f"trainer_state.json is of step {reached}"
+
+
+PLAIN, DEEPSPEED = "one process or DDP", "DeepSpeed"
+FULL, SHARDED = "FSDP with FULL_STATE_DICT", "FSDP with SHARDED_STATE_DICT"
+
+# What each engine writes for itself (transformers 5.23). torch writes `.metadata` once all parts are there.
+_OF_ENGINE = {
+    DEEPSPEED: ("latest",),
+    SHARDED: ("pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"),
+    FULL: ("pytorch_model_fsdp.bin", "optimizer.bin"),
+    PLAIN: ("optimizer.pt",),
+}
+
+
+def engine_of(checkpoint: Path) -> str | None:
+    """The engine that wrote a checkpoint: `PLAIN`, `FULL`, `SHARDED` or `DEEPSPEED`. None if none of them
+    wrote its optimizer's state."""
+    for engine, files in _OF_ENGINE.items():
+        if all(_filled(checkpoint / file) for file in files):
+            return engine
+    return None
+
+
+def _lacking_of_deepspeed(checkpoint: Path, processes: int) -> str | None:
+    """DeepSpeed has a folder, which `latest` names, with the states of the optimizer of each process."""
+    folder = checkpoint / (checkpoint / "latest").read_text(encoding="utf-8").strip()
+    if not any(_filled(path) for path in folder.glob("*model_states.pt")):
+        return f"no model weights in {folder.name}"
+    states = [path for path in folder.glob("*optim_states.pt") if _filled(path)]
+    return None if len(states) == processes else f"{len(states)} of {processes} optimizer's states"
 
 
 def _has_weights(folder: Path) -> bool:
@@ -158,6 +200,7 @@ def check_output(output: Path, resolved: Mapping[str, Any], *, resume: bool) -> 
             f"{output} holds a run already: continue it with --resume, or choose another `output`"
         )
     before = read_yaml_mapping(saved)
+    before |= {key: OLDER_RUNS[key] for key in OLDER_RUNS.keys() & resolved.keys() - before.keys()}
     if isinstance(trainer := before.get("trainer"), dict):  # of an earlier version, which wrote fewer of them
         before["trainer"] = RUN_DEFAULTS | DEFAULTS_BEFORE | trainer
     stages, known = before.get("stages"), {key for stage in resolved.get("stages", ()) for key in stage}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -60,8 +60,14 @@ class RunConfig(Section):
 
     task: Annotated[Task, PlainValidator(_task), PlainSerializer(_plain_task)]
     model: Annotated[str, Field(min_length=1)] = "tiny"
+    # Of the weights in training. bfloat16 is for LoRA, whose base is frozen, or for DeepSpeed.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: FolderPath | None = None  # a collection; None: the digits of scikit-learn
     output: FolderPath
+    pixels: Annotated[int, Field(ge=1)] | None = (
+        None  # the most of an image in a prompt; None: the model's own
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     stages: Annotated[list[Stage], Field(min_length=1)]
     sft: SFT | None = None
@@ -214,8 +220,13 @@ def check_trainer_fields(config: RunConfig) -> None:
     """Checks `trainer`, `stages[].trainer` and `sft.trainer` whole, before anything runs.
 
     Raises:
-        ConfigError: with one line for each unknown key and wrong type; then for what TRL refuses together.
+        ConfigError: for what this machine can't do (`check_machine`); with one line for each unknown key and
+            wrong type;
+            then for what TRL refuses together.
     """
+    from rarl.training.machine import check_machine
+
+    check_machine(config)
     problems = field_problems("trainer", config.trainer, grpo_fields())
     for number, stage in enumerate(config.stages):
         problems += field_problems(f"stages[{number}].trainer", stage.trainer, grpo_fields())

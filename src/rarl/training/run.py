@@ -18,14 +18,14 @@ from rarl.data.collection import Collection, Row, load_collection
 from rarl.data.columns import read_columns
 from rarl.data.groups import Group, disjoint_groups, draw_groups, training_groups
 from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
-from rarl.errors import ConfigError, DataError
-from rarl.evaluation.evaluate import evaluate
+from rarl.errors import ConfigError, DataError, ModelError
+from rarl.evaluation.evaluate import ask, evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
 from rarl.files import counted, locked, write_text
 from rarl.method.replies import continuation, reference_reply
 from rarl.method.rewards import TERMS
 from rarl.method.tasks import Task, steps_above
-from rarl.models.limits import check_images
+from rarl.models.limits import check_images, prompt_lengths
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.processor import reply_opening
 from rarl.training.arms import train_sft, train_stage
@@ -74,6 +74,7 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
                 work.enter_context(locked(config.output, "training"))
         if first:
             _forget_untrained(config)
+            try_replies(config, collection)
         train_arms(config, collection, console)
         if first:
             # Each arm has removed its own, unless the run was killed just after it finished the arm.
@@ -105,6 +106,34 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
         start = folder
 
 
+def try_replies(config: RunConfig, collection: Collection) -> None:
+    """Asks the run's model for the first token of the replies to one batch of the evaluation, that of its
+    longest prompts. So what can't work there, or doesn't fit into memory, is known now and not after the
+    training. Where every arm is trained, nothing is asked.
+
+    Raises:
+        ModelError: if the model fails.
+    """
+    settings = config.evaluation
+    if all(is_finished(config.output / arm) for arm in trained_arms(config)):
+        return
+    model, processor = load_model(config.model), load_processor(config.model, config.pixels)
+    rows = collection.split(settings.split)
+    drawn = draw_groups(rows, max(settings.images), settings.lists, config.seed)
+    lengths = prompt_lengths(processor, drawn)
+    longest = sorted(range(len(drawn)), key=lambda place: -lengths[place])
+    groups = [drawn[place] for place in longest[: settings.batch_size]]
+    try:
+        next(ask(model, processor, groups, config.task, len(groups), 1))
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{config.model} can't reply to evaluation.batch_size ({len(groups)}) prompts of "
+            f"{len(groups[0].rows)} images at once, and so nothing was trained: {reason}; if it is memory, "
+            "lower evaluation.batch_size or `pixels`"
+        ) from error
+
+
 # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -121,7 +150,7 @@ def evaluate_arm(
     with counted(console, f"evaluating {arm}") as progress:
         evaluate(
             load_model(model),
-            load_processor(model),
+            load_processor(model, config.pixels),
             collection,
             config.output,
             arm=arm,
@@ -177,7 +206,9 @@ def check_run(config: RunConfig, *, resume: bool) -> Collection:
         ConfigError, DataError, ModelError: for whatever can't work. The run's folder then stays as it was.
     """
     check_model(config.model)
-    processor = load_processor(config.model)  # only this shows whether a hub name can be reached
+    processor = load_processor(
+        config.model, config.pixels
+    )  # only this shows whether a hub name can be reached
     opening = reply_opening(processor)
     _check_folder(config, resume=resume)
     if config.data is not None:

@@ -1,0 +1,78 @@
+"""The weights of an arm, from its trainer to its folder, whichever engine holds them: one process, DDP, FSDP
+or DeepSpeed. What else a model folder has is written in arms.py, and which checkpoint is whole is decided in
+checkpoints.py."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rarl.errors import ConfigError
+from rarl.models.loading import load_model
+from rarl.models.whole import whole_models
+from rarl.training.checkpoints import DEEPSPEED, PLAIN, engine_of
+
+
+def check_saving(trainer: Any) -> None:
+    """Refuses DeepSpeed's ZeRO-3 where it would not give its weights out: all that is left after training
+    would be its own checkpoint.
+
+    Raises:
+        ConfigError: it says which key of the configuration of accelerate or DeepSpeed to set.
+    """
+    if not trainer.is_deepspeed_enabled:
+        return
+    zero = trainer.accelerator.deepspeed_config.get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigError(
+            "DeepSpeed's ZeRO-3 would not write the trained weights: set zero3_save_16bit_model: true in the "
+            "configuration of accelerate, or stage3_gather_16bit_weights_on_model_save: true in that of "
+            "DeepSpeed"
+        )
+
+
+def check_engine(trainer: Any, checkpoint: Path) -> None:
+    """Refuses to continue a checkpoint under another engine than the one that wrote it: each has its own
+    files.
+
+    Raises:
+        ConfigError: with both engines.
+    """
+    if trainer.is_fsdp_enabled:
+        engine = f"FSDP with {trainer.accelerator.state.fsdp_plugin.state_dict_type.name}"
+    else:
+        engine = DEEPSPEED if trainer.is_deepspeed_enabled else PLAIN
+    if (before := engine_of(checkpoint)) != engine:
+        raise ConfigError(
+            f"{checkpoint} was written by {before}, and this is {engine}: continue as the run was "
+            "begun, or remove that checkpoint's folder to train the arm anew"
+        )
+
+
+def merge_adapter(start: str | Path, adapter: Path, folder: Path, dtype: str) -> None:
+    """Writes the weights of `start` with a LoRA adapter merged into them. The result needs no other folder,
+    and the next stage can start from it with an adapter of its own.
+
+    It is computed on the CPU in float32 and rounded once, to `dtype`, when it is written: what is saved
+    depends on no GPU, and the one that trains holds no second model. One process calls it; it waits for no
+    other."""
+    from peft import PeftModel
+
+    with whole_models():
+        base = load_model(start, training=True, device="cpu")
+        merged: Any = PeftModel.from_pretrained(base, adapter, torch_device="cpu").merge_and_unload()
+    merged.to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def save_weights(trainer: Any, folder: Path) -> None:
+    """Writes the weights as `from_pretrained` reads them, or with LoRA those of the adapter. All processes
+    call it, because each may hold a part; the first one writes."""
+    if trainer.is_fsdp_enabled:
+        # transformers 5.23 writes nothing where checkpoints are sharded (FSDP's SHARDED_STATE_DICT, the
+        # default).
+        whole = trainer.accelerator.get_state_dict(trainer.model)
+        for tied in getattr(trainer.model, "all_tied_weights_keys", None) or ():
+            whole.pop(tied, None)  # it is gathered as a copy, and would stand in the file twice
+        trainer._save(str(folder), state_dict=whole)
+    else:
+        trainer.save_model(str(folder))
