@@ -18,6 +18,7 @@ FLOORS = {
     **dict.fromkeys(("data", "models"), 2),
     "shared_prefix": 3,
     "evaluation": 3,
+    "integrations": 3,
     "ranker": 3,
     "training": 4,
     "report": 5,

@@ -13,6 +13,7 @@ import typer
 
 from rarl.cli.arguments import LARGEST_SEED, continued_by, quiet_loading
 from rarl.cli.data import data_app
+from rarl.cli.export import export_command
 from rarl.cli.models import evaluate_command, rank, report
 from rarl.cli.reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
+data_app.command("export", epilog="Example: rarl data export verl data/faces exported/faces")(export_command)
 app.add_typer(data_app, name="data")
 app.command("evaluate", epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(
     evaluate_command
