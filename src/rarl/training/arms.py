@@ -40,6 +40,7 @@ from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
 from rarl.training.resuming import Resuming
 from rarl.training.sections import Stage, Weights
+from rarl.training.trackers import follow, leave, tracker_arguments
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
 
@@ -184,6 +185,7 @@ def _common_arguments(config: RunConfig, arm: str) -> dict[str, Any]:
         "output_dir": str(_checkpoints(config, arm)),
         "report_to": "none",
         "disable_tqdm": True,
+        **tracker_arguments(config.output, arm),
     }
 
 
@@ -205,7 +207,9 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
         # transformers 5.23 warns at every step that TRL 1.16 uses the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         continued, since = _last(checkpoints), time.monotonic()
+        follow(trainer, config.output, folder.name)
         trainer.train(resume_from_checkpoint=continued)
+        leave(trainer)
     seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
     _write_model_folder(trainer, start, folder, config, seconds)
