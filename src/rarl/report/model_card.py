@@ -4,13 +4,13 @@ of the machine that it was trained on."""
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from rarl import __version__
 from rarl.data.collection import Collection, load_collection
 from rarl.files import write_text, yaml_text
 from rarl.method.prompts import messages
@@ -69,7 +69,7 @@ def model_card(config: RunConfig, arm: str, metrics: Mapping[str, Any], collecti
             steps=_steps(config, arm),
             lora=config.lora,
             seed=config.seed,
-            version=__version__,
+            version=version("rarl"),
             images={name: len({row.path for row in rows}) for name, rows in collection.splits.items()},
             split=metrics["split"],
             table=table.markdown(),
