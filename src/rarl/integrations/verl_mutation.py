@@ -40,7 +40,7 @@ class MutatingAgentLoopManager(AgentLoopManager):
         super().__init__(config, *args, **kwargs)
         self._tokenizer = omega_conf_to_dataclass(self.model_config).tokenizer
 
-    @auto_await
+    @auto_await  # type: ignore[untyped-decorator]
     async def generate_sequences(self, prompts: DataProto) -> DataProto:
         """verl's rollouts of `prompts`, of which in training some are replaced; see the class."""
         output = await super().generate_sequences(prompts)
