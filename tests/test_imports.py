@@ -19,6 +19,7 @@ FLOORS = {
     "shared_prefix": 3,
     "evaluation": 3,
     "ranking": 3,
+    "integrations": 3,
     "training": 4,
     "report": 5,
     "paper.arms": 3,

@@ -11,6 +11,7 @@ from rarl.data.sources.digits import prepare_digits
 from rarl.files import locked, read_yaml_mapping
 from rarl.models.loading import use_one_thread
 from rarl.models.pretraining import copy_base, make_base
+from rarl.report.model_card import write_model_cards
 from rarl.report.page import write_report
 from rarl.report.tables import results_table
 from rarl.training.checkpoints import is_finished
@@ -54,6 +55,7 @@ def run_demo(out: Path, seed: int, console: Console | None = None) -> dict[str, 
     metrics = train_and_evaluate(config, resume=True, console=console)
     console.print(results_table(metrics, config.task, model_name="embedded base"))
     write_report(out)
+    write_model_cards(config, metrics)
     console.print(
         f"report.html, report.md, models, config.yaml and metrics.json are in {out}", highlight=False
     )

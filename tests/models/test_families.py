@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from PIL import Image
-from rarl.ranker import Ranker
 from rich.console import Console
 
 from helpers.families import write_family
@@ -17,6 +16,7 @@ from rarl.method.prompts import messages
 from rarl.models.families import FAMILIES
 from rarl.models.loading import load_model, load_processor
 from rarl.models.processor import image_tokens, limit_pixels, prompt_tokens
+from rarl.ranking.ranker import Ranker
 from rarl.training.run import train_and_evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing_:FutureWarning")

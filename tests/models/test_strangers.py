@@ -6,11 +6,11 @@ import sys
 
 import pytest
 from PIL import Image
-from rarl.ranker import Ranker
 
 from helpers import ROOT
 from rarl.errors import ModelError
 from rarl.method.tasks import DIGITS
+from rarl.ranking.ranker import Ranker
 
 
 @pytest.fixture

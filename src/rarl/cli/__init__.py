@@ -13,6 +13,8 @@ import typer
 
 from rarl.cli.arguments import LARGEST_SEED, continued_by, quiet_loading
 from rarl.cli.data import data_app
+from rarl.cli.export import export_command
+from rarl.cli.merge import PUSH, merge
 from rarl.cli.models import evaluate_command, report
 from rarl.cli.rank import rank
 from rarl.cli.reproduce import reproduce
@@ -29,11 +31,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
+data_app.command("export", epilog="Example: rarl data export verl data/faces exported/faces")(export_command)
 app.add_typer(data_app, name="data")
 app.command("evaluate", epilog="Example: rarl evaluate runs/demo/rarl runs/demo/data --images 1,2,4,8")(
     evaluate_command
 )
 app.command(epilog="Example: rarl rank runs/age/rarl photos --out scores.csv --top 20 --sheet top.png")(rank)
+app.command(epilog="Example: rarl merge adapters/age models/age")(merge)
 app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
 app.command(epilog="Example: rarl report runs/demo")(report)
 
@@ -125,14 +129,16 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    push_to_hub: PUSH = None,
 ) -> None:
     """Train and evaluate the stages of one YAML in order, each from the model of the one before.
 
     The configuration is checked whole before anything runs. The output folder gets config.yaml as resolved, a
-    model folder for each stage, metrics.json and predictions.jsonl.
-    """
+    model folder for each stage with its model card, metrics.json and predictions.jsonl. --push-to-hub is for
+    the model of the last stage."""
     from rarl.cli.arguments import checked_model
     from rarl.data.collection import load_collection
+    from rarl.models.hub import check_push, push
     from rarl.training.checkpoints import check_output
     from rarl.training.config import check_trainer_fields, load_config
 
@@ -147,12 +153,17 @@ def train(
         print(f"{run.output} holds no run to continue: a new one begins", file=sys.stderr)
     if run.data is not None:
         load_collection(run.data)
+    if push_to_hub is not None:
+        check_push(push_to_hub)
     flags = [word for override in overrides or [] for word in ("--set", override)]
+    flags += ["--push-to-hub", push_to_hub] if push_to_hub else []
     again = shlex.join(["rarl", "train", str(config), *flags, "--resume"])
     with continued_by(again):
+        from accelerate import PartialState
         from rich.console import Console
 
         from rarl.models.loading import use_one_thread_for
+        from rarl.report.model_card import write_model_cards
         from rarl.report.tables import results_table
         from rarl.training.run import train_and_evaluate
 
@@ -160,6 +171,10 @@ def train(
         use_one_thread_for(run.model)
         metrics = train_and_evaluate(run, resume=resume, console=console)
         console.print(results_table(metrics, run.task, model_name=run.model))
+        if PartialState().is_main_process:
+            write_model_cards(run, metrics)
+            if push_to_hub is not None:
+                print(f"uploaded to {push(run.output / run.stages[-1].name, push_to_hub)}")
 
 
 @app.command(epilog="Example: rarl base --seed 1 bases/1")

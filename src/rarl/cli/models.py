@@ -46,7 +46,15 @@ def evaluate_command(
             "2 to 12 values.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Prompts in one pass; of an endpoint, requests at once.")
+    ] = 16,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Ask MODEL there: an OpenAI-compatible API, http://localhost:8000/v1."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: runs/evaluation/TASK-SPLIT.")] = None,
     arm: Annotated[
         str | None, typer.Option(help="The model's name in the results; default: its folder's.")
@@ -58,17 +66,19 @@ def evaluate_command(
 
     Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
     prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
-    numbers for the groups of images that the columns make.
-    """
+    numbers for the groups of images that the columns make. MODEL may be any chat model that sees images, by
+    its name on the hub or, with --endpoint, on a server; its key is RARL_API_KEY in the environment."""
     from rarl.data.collection import load_collection
     from rarl.data.columns import by_problem, read_columns
     from rarl.evaluation.lists import groups_to_ask
     from rarl.evaluation.results import load_metrics, open_metrics
+    from rarl.models.endpoint import Endpoint
 
     numbers = parse_counts(images)
     if problem := by_problem(by, numbers):
         raise ConfigError(f"--by {','.join(by or ())}: {problem.replace('`images`', f'--images {images}')}")
-    name = checked_model(model)
+    served = None if endpoint is None else Endpoint(endpoint, model, concurrency=batch_size)
+    name = model if served else checked_model(model)
     quiet_loading(name)
     data = load_collection(collection)
     data.split(split)
@@ -97,11 +107,12 @@ def evaluate_command(
         from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
 
-        use_one_thread_for(name)
+        if served is None:
+            use_one_thread_for(name)
         with counted(Console(stderr=True), f"evaluating {label}") as progress:
             evaluate(
-                load_model(name, trust_remote_code=trust_remote_code),
-                load_processor(name, trust_remote_code=trust_remote_code),
+                served or load_model(name, trust_remote_code=trust_remote_code),
+                None if served else load_processor(name, trust_remote_code=trust_remote_code),
                 data,
                 folder,
                 arm=label,

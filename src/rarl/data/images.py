@@ -74,6 +74,17 @@ def image_size(path: str | os.PathLike[str]) -> Size:
         return image.size
 
 
+def is_plain(path: str | os.PathLike[str]) -> bool:
+    """Whether other programs show the image as `open_image` does: upright, opaque, of 8 bits. Only the header
+    is read.
+
+    Raises:
+        DataError: as `open_image`, as far as the header shows it.
+    """
+    with _file(path) as file, _opened(file, str(path)) as image:
+        return _orientation(image) == 1 and not image.has_transparency_data and image.mode[0] != "I"
+
+
 @contextmanager
 def _file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """A file that may be an image, open for reading; what the system refuses is a `DataError`."""

@@ -25,6 +25,7 @@ from rarl.evaluation.summary import by_column, lenient_metrics, summarize
 from rarl.files import locked
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
+from rarl.models.endpoint import Endpoint
 from rarl.models.generation import greedy_replies
 from rarl.models.limits import refused_images
 
@@ -32,8 +33,8 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: PreTrainedModel | Endpoint,
+    processor: ProcessorMixin | None,
     collection: Collection,
     out: str | os.PathLike[str],
     *,
@@ -56,6 +57,7 @@ def evaluate(
     of them are asked in every cyclic rotation of their pictures.
 
     Args:
+        model, processor: one that is loaded, or an endpoint and None.
         arm: the key in `metrics.json`, usually the name of the model's folder.
         lists: the most lists of each number of images; `metrics.json` says how many there are.
         batch_size: prompts in one pass.
@@ -137,8 +139,10 @@ def evaluate(
     return metrics
 
 
-def _refused(processor: ProcessorMixin, rows: Sequence[Row]) -> frozenset[Path]:
-    """The image files that the processor refuses; they are named in the log."""
+def _refused(processor: ProcessorMixin | None, rows: Sequence[Row]) -> frozenset[Path]:
+    """The image files that the processor refuses; they are named in the log. An endpoint's is not known."""
+    if processor is None:
+        return frozenset()
     refused = refused_images(processor, [row.path for row in rows])
     for path, problem in list(refused.items())[:SHOWN]:
         _log.warning("%s: %s; it gets no value", path, problem)
@@ -166,8 +170,8 @@ def _rotated(group: Group, turn: int) -> Group:
 
 
 def ask(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: PreTrainedModel | Endpoint,
+    processor: ProcessorMixin | None,
     groups: Sequence[Group],
     task: Task,
     batch_size: int,

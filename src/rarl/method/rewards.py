@@ -197,13 +197,27 @@ def score(text: str, columns: Mapping[str, Any], weights: Sequence[float]) -> fl
         columns: of the prompt, each with its one entry, as in `COLUMNS`: {"order": [1, 0], ...}.
         weights: of `TERMS`.
     """
+    return total(scores(text, columns), weights)
+
+
+def total(earned: Mapping[str, float | None], weights: Sequence[float]) -> float:
+    """The weighted sum of what `scores` gives."""
+    result = 0.0
+    for term, weight in zip(earned.values(), weights, strict=True):
+        result += 0.0 if term is None else weight * term
+    return result
+
+
+def scores(text: str, columns: Mapping[str, Any]) -> dict[str, float | None]:
+    """What each of `TERMS` gives for one reply, by its name; None where it is not defined for the prompt.
+    Arguments as for `score`."""
     batch = {name: [entry] for name, entry in columns.items()}
-    total = 0.0
-    for term, weight in zip(TERMS, weights, strict=True):
-        if not (term.needs_values and "values" not in columns):
-            earned = term.function([text], **batch)[0]
-            total += 0.0 if earned is None else weight * earned
-    return total
+    return {
+        term.name: None
+        if term.needs_values and "values" not in columns
+        else term.function([text], **batch)[0]
+        for term in TERMS
+    }
 
 
 def ranking_terms(reply: Reply, truths: Sequence[float]) -> tuple[float, float, float]:

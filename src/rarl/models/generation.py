@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin, StoppingCriteria
 
 from rarl.errors import ModelError, RarlError
+from rarl.models.endpoint import Endpoint
 from rarl.models.processor import reply_opening
 
 Message = dict[str, Any]
@@ -38,8 +39,8 @@ def vision_tokens(model: Any, processor: Any) -> list[int]:
 
 
 def greedy_replies(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: PreTrainedModel | Endpoint,
+    processor: ProcessorMixin | None,
     prompts: Sequence[Sequence[Message]],
     images: Sequence[Sequence[Image.Image]],
     *,
@@ -70,6 +71,7 @@ def greedy_replies_so_far(
     the order of the prompts. They don't depend on `batch_size`, except for rounding in low precision.
 
     Args:
+        model: one that is loaded, with its processor, or an endpoint, which has none and no `batch_size`.
         prompts: the chat messages of each prompt, with a `{"type": "image"}` part for each image.
         images: the images of each prompt, in the order of its image parts; at least one per prompt.
         max_new_tokens: the length at which a reply that has not ended is cut.
@@ -82,6 +84,9 @@ def greedy_replies_so_far(
             `batch_size` is below 1.
         ModelError: if the chat template begins replies in a way that can't be read, or the model can't reply.
     """
+    if isinstance(model, Endpoint):
+        return model.replies(prompts, images, max_new_tokens=max_new_tokens)
+    assert processor is not None
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
     if not all(images):

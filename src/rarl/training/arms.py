@@ -44,6 +44,7 @@ from rarl.training.config import RunConfig, reply_length
 from rarl.training.resuming import Resuming
 from rarl.training.sealing import Sealing
 from rarl.training.sections import Stage, Weights
+from rarl.training.trackers import follow, leave, tracker_arguments
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
 from rarl.training.weights import check_engine, check_saving, merge_adapter, save_weights
@@ -197,6 +198,7 @@ def _common_arguments(config: RunConfig, arm: str) -> dict[str, Any]:
         "output_dir": str(_checkpoints(config, arm)),
         "report_to": "none",
         "disable_tqdm": True,
+        **tracker_arguments(config.output, arm),
     }
 
 
@@ -226,7 +228,9 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
         continued, since = last_complete_checkpoint(checkpoints), time.monotonic()
         if continued is not None:
             check_engine(trainer, continued)
+        follow(trainer, config.output, folder.name)
         trainer.train(resume_from_checkpoint=None if continued is None else str(continued))
+        leave(trainer)
     seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
     _write_model_folder(trainer, start, folder, config, seconds)

@@ -15,6 +15,7 @@ from rarl.files import parse_yaml, read_yaml_mapping, yaml_text
 from rarl.method.tasks import TASKS, Task, task_named
 from rarl.training.defaults import RUN_DEFAULTS
 from rarl.training.sections import SFT, Evaluation, FolderPath, GRPOSection, LoRA, Stage, Validation
+from rarl.training.trackers import tracker_problem
 from rarl.training.trainer_keys import (
     UNREFERENCED,
     GRPOKeys,
@@ -233,9 +234,20 @@ def check_trainer_fields(config: RunConfig) -> None:
     if config.sft:
         problems += field_problems("sft.trainer", config.sft.trainer, sft_fields())
     if not problems:
-        problems = _refused_by_trl(config)
+        problems = _untracked(config) or _refused_by_trl(config)
     if problems:
         raise ConfigError("\n".join(f"{key}: {message}" for key, message in problems))
+
+
+def _untracked(config: RunConfig) -> list[Problem]:
+    """Trackers that are named and can't be had."""
+    sections = [
+        ("trainer", config.trainer),
+        *((f"stages[{n}].trainer", s.trainer) for n, s in enumerate(config.stages)),
+    ]
+    sections += [("sft.trainer", config.sft.trainer)] if config.sft else []
+    found = ((path, tracker_problem(section.given().get("report_to"))) for path, section in sections)
+    return [(f"{path}.report_to", problem) for path, problem in found if problem]
 
 
 def _refused_by_trl(config: RunConfig) -> list[Problem]:
