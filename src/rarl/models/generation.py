@@ -71,7 +71,7 @@ def greedy_replies(
     replies = [""] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
     opening = reply_opening(processor)
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         for batch in _batches(images, batch_size):
             texts = processor.apply_chat_template(
                 [list(prompts[i]) for i in batch], tokenize=False, add_generation_prompt=True
@@ -139,7 +139,7 @@ def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Puts the model into evaluation mode, and afterwards back. No positions of a batch are left behind."""
     was_training = model.training
     model.eval()
