@@ -17,6 +17,7 @@ FLOORS = {
     **dict.fromkeys(("files", "method"), 1),
     **dict.fromkeys(("data", "models"), 2),
     "shared_prefix": 3,
+    "scoring": 3,
     "evaluation": 3,
     "ranker": 3,
     "training": 4,
@@ -123,7 +124,10 @@ def test_the_roof_imports_heavy_modules_only_inside_commands(path):
 def test_only_the_trainer_imports_the_shared_prefix():
     """So that the folder can be left out, see `rarl.training.trainer`."""
     users = {name_of(p) for p in FILES if any(m.startswith("rarl.shared_prefix") for m in imports(parsed(p)))}
-    assert {name for name in users if not name.startswith("rarl.shared_prefix")} == {"rarl.training.trainer"}
+    assert {name for name in users if not name.startswith("rarl.shared_prefix")} == {
+        "rarl.training.trainer",
+        "rarl.scoring.packed",
+    }
 
 
 def test_the_shared_prefix_imports_nothing_of_training():

@@ -8,6 +8,6 @@
     scoring.py       how a model scores best, as it stands in its folder (scoring.json)
     values.py        the values of images, as a `Scoring` says
 
-The paper has greedy replies alone (section 4.1), and they stay its numbers. What is best for a model is chosen
-in `rarl.evaluation.choosing`, on validation.
+The paper has greedy replies alone (section 4.1), and they stay its numbers. What is best for a model is
+chosen in `rarl.evaluation.choosing`, on validation.
 """

@@ -3,7 +3,7 @@ them begin with, and the rest of each. No model is asked here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Literal
 
 from rarl.method.replies import (
@@ -59,8 +59,9 @@ def candidates(tokenizer: Any, task: Task, opening: str, reasoning: Reasoning | 
         texts.append(continuation(write_reply(thought, [Item(1, value)], task.step), opening))
     end = tokenizer.eos_token_id
     rows = [[*ids, end] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    context = commonprefix(rows)
-    return Candidates(list(context), [row[len(context) :] for row in rows])
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
+    context = [tokens[0] for tokens in alike][: min(map(len, rows)) - 1]
+    return Candidates(context, [row[len(context) :] for row in rows])
 
 
 def thought_of(reply: str) -> str:

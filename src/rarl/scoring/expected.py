@@ -20,11 +20,12 @@ from rarl.scoring.distribution import Distributions
 # One pass that shares a prompt and its image is five times as fast. To be rid of it, delete the folder
 # `rarl/shared_prefix`, packed.py and, in this file, every line that ends in "# shared prefix".
 from rarl.scoring.packed import can_pack, packed_log_probs  # shared prefix
-from rarl.scoring.trie import Trie, with_rests
+from rarl.scoring.trie import Trie, most_beyond, with_rests
 
 MOST_EXACT = 256
 """Values up to which every whole reply is read; beyond, a trie is."""
-LIKELIEST = 64  # of these values of a larger grid whole replies are read
+LIKELIEST = 64  # of so many values of a larger grid whole replies are read at once, the likeliest first,
+NEGLIGIBLE = 1e-3  # until the others can't have more than this probability together
 TOKENS_AT_ONCE = 2**15  # of replies in one pass
 
 _Rows = Sequence[Sequence[int]]
@@ -110,9 +111,17 @@ class _Batch:
         # Each reasoning has its tree; nearly always they are one.
         found = self._log_probs([trie.rows for trie in own], [trie.tokens for trie in own])
         decided = np.concatenate([t.log_probs(found[i : i + 1]) for i, t in enumerate(own)])
-        likeliest = np.argsort(-decided, axis=1, kind="stable")[:, :LIKELIEST]
-        chosen = [[one.rests[i] for i in mine] for one, mine in zip(self._found, likeliest, strict=True)]
-        return with_rests(decided, likeliest, self._whole(chosen))
+        order = np.argsort(-decided, axis=1, kind="stable")
+        logs, whole = decided, np.empty((len(order), 0))
+        for start in range(0, order.shape[1], LIKELIEST):
+            next_ones = order[:, start : start + LIKELIEST]
+            chosen = [[one.rests[i] for i in mine] for one, mine in zip(self._found, next_ones, strict=True)]
+            whole = np.concatenate([whole, self._whole(chosen)], axis=1)
+            known = order[:, : whole.shape[1]]
+            logs = with_rests(decided, known, whole)
+            if most_beyond(decided, known, whole) <= NEGLIGIBLE:
+                break
+        return logs
 
     def _whole(self, rests: Sequence[_Rows]) -> np.ndarray:
         """The log-probs of whole replies, float64[B, G], for as many of each prompt."""
@@ -177,7 +186,7 @@ def _numbers(found: torch.Tensor, there: torch.Tensor) -> np.ndarray:
 
 
 def _padded(rows: _Rows, tokens: _Choices | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows, int[G, C], the tokens asked for, int[G, C, K], and which of these there are, bool[G, C, K]."""
+    """The rows, int[G, C], the tokens asked for, int[G, C, K], and which of these there are."""
     length = max(map(len, rows))
     ids = np.zeros((len(rows), length), dtype=np.int64)
     there = np.zeros(ids.shape, dtype=bool)
@@ -196,4 +205,6 @@ def _padded(rows: _Rows, tokens: _Choices | None) -> tuple[np.ndarray, np.ndarra
 
 def _to_shape(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
     """The array with zeros after its end, up to as many of its dimensions as it has."""
-    return np.pad(array, [(0, int(wanted) - there) for there, wanted in zip(array.shape, shape, strict=False)])
+    return np.pad(
+        array, [(0, int(wanted) - there) for there, wanted in zip(array.shape, shape, strict=False)]
+    )

@@ -4,6 +4,7 @@ differs from all others, each reply is known exactly; only of the likeliest the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,9 +51,7 @@ class Trie:
                 mine.append(children[here] if new else [])
             rows.append(row)
             tokens.append(mine)
-        steps = [
-            [(*place_of[node], children[node].index(token)) for node, token in way] for way in ways
-        ]
+        steps = [[(*place_of[node], children[node].index(token)) for node, token in way] for way in ways]
         return cls(rows, tokens, steps)
 
     def log_probs(self, found: np.ndarray) -> np.ndarray:
@@ -70,7 +69,7 @@ def _decided(sequences: Sequence[Sequence[int]]) -> list[int]:
     """How many tokens of each sequence tell it from all others."""
     order = sorted(range(len(sequences)), key=lambda place: list(sequences[place]))
     lengths = [1] * len(sequences)
-    for one, other in zip(order, order[1:], strict=False):  # its nearest are beside it
+    for one, other in pairwise(order):  # its nearest are beside it
         pairs = zip(sequences[one], sequences[other], strict=False)
         alike = next(place for place, (first, second) in enumerate(pairs) if first != second)
         lengths[one] = max(lengths[one], alike + 1)
@@ -96,3 +95,13 @@ def with_rests(decided: np.ndarray, likeliest: np.ndarray, whole: np.ndarray) ->
     found = decided + mean
     np.put_along_axis(found, likeliest, whole, axis=1)
     return found
+
+
+def most_beyond(decided: np.ndarray, known: np.ndarray, whole: np.ndarray) -> float:
+    """The most probability that the sequences which are not known can have together, in any row; arguments as
+    for `with_rests`. A rest has a log-prob of 0 at most."""
+    unknown = decided.copy()
+    np.put_along_axis(unknown, known, -np.inf, axis=1)
+    top = whole.max(axis=1, keepdims=True)
+    beyond, inside = np.exp(unknown - top).sum(axis=1), np.exp(whole - top).sum(axis=1)
+    return float((beyond / (beyond + inside)).max())
