@@ -100,7 +100,7 @@ def evaluate(
             "--images 2,4"
         )
     columns = read_columns(collection, split, by) if 1 in images else {}
-    refused = _refused(processor, collection.split(split))
+    refused = refused_rows(processor, collection.split(split))
     folder, task = Path(out), collection.task
     # A folder of something else is an error now, before the model runs.
     open_metrics(folder, task.name, split, seed, collection.digest(split))
@@ -168,7 +168,7 @@ def evaluate(
     return metrics
 
 
-def _refused(processor: ProcessorMixin, rows: Sequence[Row]) -> frozenset[Path]:
+def refused_rows(processor: ProcessorMixin, rows: Sequence[Row]) -> frozenset[Path]:
     """The image files that the processor refuses; they are named in the log."""
     refused = refused_images(processor, [row.path for row in rows])
     for path, problem in list(refused.items())[:SHOWN]:

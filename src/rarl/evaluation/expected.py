@@ -1,7 +1,7 @@
 """The distributions of a model for the images that an evaluation asks about, each in a prompt of its own
 (`rarl.scoring`): what of them is a line of `predictions.jsonl`. Their metrics are in `summary`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rarl.method.tasks import Task
 from rarl.scoring.candidates import uses_template
 from rarl.scoring.distribution import Distributions
 from rarl.scoring.scoring import Scoring
-from rarl.scoring.values import LEVEL, values_of
+from rarl.scoring.values import LEVEL, Scored, values_of
 
 
 def images_of(groups: Sequence[Group], refused: frozenset[Path]) -> list[Row]:
@@ -30,6 +30,44 @@ def own_scoring(replies: Sequence[str], task: Task) -> Scoring:
     return Scoring("mean", "template" if not replies or uses_template(replies, task) else "free")
 
 
+def scored_rows(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    rows: Sequence[Row],
+    task: Task,
+    scoring: Scoring,
+    replies: Mapping[Row, str],
+    batch_size: int,
+    max_new_tokens: int,
+) -> Iterator[tuple[list[Row], Scored]]:
+    """Yields some rows at a time with what `scoring` has of their images, all in the end. Images are opened a
+    batch at a time.
+
+    Args:
+        replies: the greedy replies that are known already.
+    """
+    for rule in dict.fromkeys(row.rule for row in rows):
+        same = [row for row in rows if row.rule == rule]
+        for known in (True, False):  # a batch has replies for all of its rows or for none
+            some = [row for row in same if (row in replies) == known]
+            for start in range(0, len(some), batch_size):
+                batch = some[start : start + batch_size]
+                yield (
+                    batch,
+                    values_of(
+                        model,
+                        processor,
+                        [open_image(row.path) for row in batch],
+                        task,
+                        scoring,
+                        batch_size=batch_size,
+                        max_new_tokens=max_new_tokens,
+                        rule=rule,
+                        replies=[replies[row] for row in batch] if known else None,
+                    ),
+                )
+
+
 def expected_of(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -42,7 +80,7 @@ def expected_of(
     max_new_tokens: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Row, Expected]:
-    """What the distribution of each row's image says. Images are opened a batch at a time.
+    """What the distribution of each row's image says.
 
     Args:
         scoring: which distribution; of a model that scores greedily, the one over its whole replies.
@@ -52,33 +90,20 @@ def expected_of(
     if scoring.method == "greedy":
         scoring = replace(scoring, method="mean")
     found: dict[Row, Expected] = {}
-    for rule in dict.fromkeys(row.rule for row in rows):
-        same = [row for row in rows if row.rule == rule]
-        # Those without a reply come last, so that a batch has either.
-        for known in (True, False):
-            some = [row for row in same if (row in replies) == known]
-            for start in range(0, len(some), batch_size):
-                batch = some[start : start + batch_size]
-                scored = values_of(
-                    model,
-                    processor,
-                    [open_image(row.path) for row in batch],
-                    task,
-                    scoring,
-                    batch_size=batch_size,
-                    max_new_tokens=max_new_tokens,
-                    rule=rule,
-                    replies=[replies[row] for row in batch] if known else None,
-                )
-                assert scored.distributions is not None
-                found |= zip(batch, summaries(scored.distributions), strict=True)
-                if progress is not None:
-                    progress(len(found))
+    for batch, scored in scored_rows(
+        model, processor, rows, task, scoring, replies, batch_size, max_new_tokens
+    ):
+        assert scored.distributions is not None
+        found |= zip(batch, summaries(scored.distributions, scoring.temperature), strict=True)
+        if progress is not None:
+            progress(len(found))
     return found
 
 
-def summaries(found: Distributions) -> list[Expected]:
-    """What of each distribution is kept."""
-    low, high = found.interval(LEVEL)
-    columns = (found.mean, found.median, low, high, found.mode, found.probabilities.max(axis=1))
-    return [Expected(*map(float, row)) for row in zip(*columns, strict=True)]
+def summaries(found: Distributions, temperature: float) -> list[Expected]:
+    """What of each distribution is kept, with six digits. The temperature is for how sure it is, and not for mean and median,
+    which it would draw to the middle of the range."""
+    wide = found.tempered(temperature)
+    low, high = wide.interval(LEVEL)
+    columns = (found.mean, found.median, low, high, wide.mode, wide.probabilities.max(axis=1))
+    return [Expected(*(float(f"{number:.6g}") for number in row)) for row in zip(*columns, strict=True)]

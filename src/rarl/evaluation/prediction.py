@@ -102,7 +102,7 @@ class Prediction:
         if self.lenient is not None:
             line[LENIENT_KEY] = asdict(self.lenient)
         if self.expected is not None:
-            line[EXPECTED_KEY] = [one and _short(one) for one in self.expected]
+            line[EXPECTED_KEY] = [one and asdict(one) for one in self.expected]
         return line
 
     @classmethod
@@ -190,11 +190,6 @@ def _wrong_value_in(line: Prediction) -> str | None:
     if line.valid and (places is None or None in places):
         return "a valid reply has a position for every picture"
     return None
-
-
-def _short(one: Expected) -> dict[str, float]:
-    """The numbers with seven digits: float32 has no more."""
-    return {key: float(f"{number:.7g}") for key, number in asdict(one).items()}
 
 
 def _read_expected(found: Any, images: int, where: str) -> list[Expected | None]:

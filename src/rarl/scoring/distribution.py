@@ -82,8 +82,17 @@ class Distributions:
         with np.errstate(divide="ignore"):
             return Distributions.from_log_probs(self.grid, np.log(self.probabilities) / temperature)
 
+    def rows(self) -> "list[Distributions]":
+        """Each image's own."""
+        return [Distributions(self.grid, row[None]) for row in self.probabilities]
+
+    def nearest(self, values: ArrayLike) -> np.ndarray:
+        """float[M], the value of the grid that is nearest to each; the smaller of two."""
+        return self.grid[self._places(values)]
+
     def probability_of(self, values: ArrayLike) -> np.ndarray:
         """float[N], the probability of one value for each image: of that of the grid which is nearest."""
-        wanted = np.asarray(values, dtype=np.float64)
-        places = np.abs(self.grid[None, :] - wanted[:, None]).argmin(axis=1)
-        return self.probabilities[np.arange(len(wanted)), places]
+        return self.probabilities[np.arange(len(self)), self._places(values)]
+
+    def _places(self, values: ArrayLike) -> np.ndarray:
+        return np.abs(self.grid[None, :] - np.asarray(values, dtype=np.float64)[:, None]).argmin(axis=1)

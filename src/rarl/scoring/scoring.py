@@ -25,7 +25,8 @@ class Scoring:
         method: where the value of an image is from: its `greedy` reply, the `mean` of the distribution over
             whole replies, or `mean-fast`, that over replies without reasoning.
         reasoning: of the replies behind `mean`: the `template`, or `free`, which is generated first.
-        temperatures: METHOD -> what the log-probs of that distribution are divided by; 1 where it is missing.
+        temperatures: METHOD -> what the log-probs of that distribution are divided by for its interval; 1
+            where it is missing. Means are those of the distribution as it is.
         lengths: the lists that the model was trained on, by their numbers of images; others it can't be asked
             for.
         listed: those of them for which the order of the model's own list beats that of the values.
@@ -52,7 +53,7 @@ class Scoring:
     def sentence(self) -> str:
         """What was chosen, in words."""
         over = "replies without reasoning" if self.method == "mean-fast" else "whole replies"
-        what = f"values are means over {over} at temperature {self.temperature:g}"
+        what = f"values are means over {over}, with intervals at temperature {self.temperature:g}"
         if self.method == "greedy":
             what = "values are those of greedy replies"
         if self.listed:

@@ -26,9 +26,9 @@ class Scored:
 
     Attributes:
         values: in units of the task; None for an image whose greedy reply gives none.
-        intervals: the lower and the upper end of the central interval of `LEVEL`; None where no distribution
-            was asked for.
-        distributions: of N rows; None likewise.
+        intervals: the lower and the upper end of the central interval of `LEVEL`, at the temperature of the
+            scoring; None where no distribution was asked for.
+        distributions: of N rows, as the model has them, without a temperature; None likewise.
     """
 
     values: list[float | None]
@@ -78,6 +78,6 @@ def values_of(
     found = distributions(
         model, processor, images, task, reasoning=reasoning, rule=rule, batch_size=batch_size
     )
-    found = found.tempered(scoring.temperature)
-    low, high = (ends.tolist() for ends in found.interval(LEVEL))
+    # Tempered, means would be drawn to the middle of the range; the temperature is for how sure they are.
+    low, high = (ends.tolist() for ends in found.tempered(scoring.temperature).interval(LEVEL))
     return Scored(found.mean.tolist(), list(zip(low, high, strict=True)), found)
