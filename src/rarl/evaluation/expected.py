@@ -101,8 +101,8 @@ def expected_of(
 
 
 def summaries(found: Distributions, temperature: float) -> list[Expected]:
-    """What of each distribution is kept, with six digits. The temperature is for how sure it is, and not for mean and median,
-    which it would draw to the middle of the range."""
+    """What of each distribution is kept, with six digits. The temperature is for how sure it is: mean and
+    median would be drawn to the middle of the range by it."""
     wide = found.tempered(temperature)
     low, high = wide.interval(LEVEL)
     columns = (found.mean, found.median, low, high, wide.mode, wide.probabilities.max(axis=1))
