@@ -121,8 +121,8 @@ def test_the_roof_imports_heavy_modules_only_inside_commands(path):
         assert light if root == "rarl" else root not in HEAVY
 
 
-def test_only_the_trainer_imports_the_shared_prefix():
-    """So that the folder can be left out, see `rarl.training.trainer`."""
+def test_only_two_files_import_the_shared_prefix():
+    """So that the folder can be left out, see `rarl.training.trainer` and `rarl.scoring.expected`."""
     users = {name_of(p) for p in FILES if any(m.startswith("rarl.shared_prefix") for m in imports(parsed(p)))}
     assert {name for name in users if not name.startswith("rarl.shared_prefix")} == {
         "rarl.training.trainer",

@@ -1,6 +1,10 @@
 """Distributions of the embedded model: one pass that shares prompts against repeated prompts and against a
 plain pass over one whole reply; fine grids by their digits; bfloat16; and the model left as it was."""
 
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +78,22 @@ def test_a_models_own_reasoning_comes_first(model, tiny_processor, images, monke
     monkeypatch.setattr(expected, "can_pack", lambda model: False)
     again = distributions(model, tiny_processor, images, DIGITS, reasoning=replies, batch_size=4)
     assert again.probabilities == pytest.approx(own.probabilities, abs=1e-5)
+
+
+def test_without_the_folder_of_shared_prompts(model, tiny_processor, images, found, monkeypatch):
+    """The source says which lines to delete for that; what is left has the same numbers."""
+    for name in [
+        name for name in sys.modules if name.startswith(("rarl.shared_prefix", "rarl.scoring.packed"))
+    ]:
+        monkeypatch.setitem(sys.modules, name, None)
+    lines = Path(expected.__file__).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.endswith("# shared prefix")]
+    assert len(lines) - len(kept) == 5
+    module = ModuleType("expected_alone")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile("\n".join(kept), "expected_alone.py", "exec"), vars(module))
+    again = module.distributions(model, tiny_processor, images[:2], DIGITS, batch_size=2)
+    assert again.probabilities == pytest.approx(found.probabilities[:2], abs=1e-5)
 
 
 @pytest.mark.parametrize("most", [64, 181])

@@ -82,7 +82,7 @@ def expected_metrics(predictions: Sequence[Prediction], task: Task, seed: int) -
     if alone:
         truths = [truth for truth, _ in alone]
         for name, attribute in (("mae_mean", "mean"), ("mae_median", "median"), ("srcc_mean", "mean")):
-            given = filled([one and getattr(one, attribute) for _, one in alone], task)
+            given = filled([None if one is None else getattr(one, attribute) for _, one in alone], task)
             row = METRICS[name.partition("_")[0]]
             metrics[name] = _single_image_entry(row, np.column_stack([given, truths]), task, seed)
         known = [(task.nearest(truth), one) for truth, one in alone if one is not None]
@@ -92,7 +92,9 @@ def expected_metrics(predictions: Sequence[Prediction], task: Task, seed: int) -
             metrics["coverage"] = _mean_entry([one.low <= truth <= one.high for truth, one in known], seed)
     for count in sorted({line.images for line in plain} - {1}):
         taus = [
-            tau_values(range(count), [one and one.mean for one in line.expected or ()], line.truth)
+            tau_values(
+                range(count), [None if one is None else one.mean for one in line.expected or ()], line.truth
+            )
             for line in plain
             if line.images == count
         ]

@@ -73,7 +73,7 @@ def method_named(name: str, scoring: Scoring) -> Scoring:
         ConfigError: for another name, or `listed` where the model knows no lists.
     """
     if name in METHODS:
-        return replace(scoring, method=name)  # type: ignore[arg-type]
+        return replace(scoring, method=name)
     if name == "values":
         return replace(scoring, listed=())
     if name == "listed":

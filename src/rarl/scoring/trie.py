@@ -38,7 +38,8 @@ class Trie:
                     following.append(token)
             ways.append(way)
         inner = {node[:-1] for node in children if node}
-        rows, tokens = [], []
+        rows: list[list[int]] = []
+        tokens: list[list[list[int]]] = []
         place_of: dict[tuple[int, ...], tuple[int, int]] = {}
         for node in children:
             if node in inner:
