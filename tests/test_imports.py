@@ -17,6 +17,7 @@ FLOORS = {
     **dict.fromkeys(("digests", "files", "method"), 1),
     **dict.fromkeys(("data", "models"), 2),
     "shared_prefix": 3,
+    "scoring": 3,
     "evaluation": 3,
     "ranking": 3,
     "integrations": 3,
@@ -121,10 +122,13 @@ def test_the_roof_imports_heavy_modules_only_inside_commands(path):
         assert light if root == "rarl" else root not in HEAVY
 
 
-def test_only_the_trainer_imports_the_shared_prefix():
-    """So that the folder can be left out, see `rarl.training.trainer`."""
+def test_only_two_files_import_the_shared_prefix():
+    """So that the folder can be left out, see `rarl.training.trainer` and `rarl.scoring.expected`."""
     users = {name_of(p) for p in FILES if any(m.startswith("rarl.shared_prefix") for m in imports(parsed(p)))}
-    assert {name for name in users if not name.startswith("rarl.shared_prefix")} == {"rarl.training.trainer"}
+    assert {name for name in users if not name.startswith("rarl.shared_prefix")} == {
+        "rarl.training.trainer",
+        "rarl.scoring.packed",
+    }
 
 
 def test_the_shared_prefix_imports_nothing_of_training():

@@ -30,6 +30,8 @@ def script(monkeypatch):
             return [answer(group) for group in groups]
 
         monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", scripted)
+        # A function has no probabilities.
+        monkeypatch.setattr(rarl.evaluation.evaluate, "has_grid", lambda task: False)
         return asked
 
     return use

@@ -11,12 +11,16 @@ from PIL import Image
 
 from rarl.data.collection import Collection
 from rarl.data.writing import write_collection
-from rarl.evaluation.prediction import Prediction
+from rarl.evaluation.prediction import Expected, Prediction
 from rarl.evaluation.results import write_metrics, write_predictions
 from rarl.method.tasks import Task
+from rarl.scoring.scoring import Scoring, write_scoring
 from rarl.training.config import RunConfig, config_from
 
 SHADES = Task("shades", "brightness of a square", low=0, high=9, step=1, delta=2)
+SCORING = Scoring(
+    "mean", temperatures={"mean": 2.5}, lengths=(2, 4), listed=(2,), split="validation", images=12
+)
 ARMS = ("base", "sft", "regression", "rarl")
 
 
@@ -36,6 +40,12 @@ def numbers(mae: float) -> dict[str, Any]:
         "tau2_values": entry(0.5, 0.25, 0.75, 8),
         "tau4": entry(-0.125, -0.5, 0.25, 8),
         "tau4_values": entry(-0.125, -0.5, 0.25, 8),
+        "mae_mean": entry(mae - 0.125, mae - 0.25, mae),
+        "srcc_mean": entry(0.925, 0.875, 0.975),
+        "tau2_mean": entry(0.75, 0.5, 1.0, 8),
+        "tau4_mean": entry(0.625, 0.25, 1.0, 8),
+        "ece": entry(0.0625, 0.03125, 0.125),
+        "coverage": entry(0.875, 0.75, 1.0),
         "parsed": entry(1.0, 1.0, 1.0, 32),
         "valid": entry(0.9375, 0.875, 1.0, 32),
         "agreement4": entry(0.75, 0.5, 1.0, 2),
@@ -74,7 +84,8 @@ def asked(
     arm: str, images: Sequence[int], listed: Sequence[int] | None, tau: float | None, **more: Any
 ) -> Prediction:
     """A prediction: these images of `test`, by number, and a reply that gives every picture its true value
-    and lists them as `listed`; None is a reply without an answer. `more` replaces fields of it."""
+    and lists them as `listed`; None is a reply without an answer. Its means are half a value too high. `more`
+    replaces fields of it."""
     truth = [float(number % 10) for number in images]
     count = len(images)
     known = Prediction(
@@ -90,6 +101,7 @@ def asked(
         valid=listed is not None,
         tau=tau,
         tau_values=tau,
+        expected=[Expected(value + 0.5, value, value - 1, value + 2, value, 0.75) for value in truth],
     )
     return replace(known, **more)
 
@@ -109,7 +121,7 @@ def predictions(arm: str) -> list[Prediction]:
     for place, images in enumerate(([0, 1, 2, 3], [4, 5, 6, 7])):
         for turn in range(4):
             turned = images[turn:] + images[:turn]
-            lines.append(asked(arm, turned, [1, 2, 3, 4], 0.0, list=place, rotation=turn))
+            lines.append(asked(arm, turned, [1, 2, 3, 4], 0.0, list=place, rotation=turn, expected=None))
     return lines
 
 
@@ -210,6 +222,7 @@ def make_run(run: Path, arms: Sequence[str] = ARMS, **config: Any) -> Path:
         steps = 20 if arm == "regression" else 40
         write_lines(run / arm / "log.jsonl", log(steps, rewards=not arm.startswith("sft")))
         (run / arm / "training.json").write_text(json.dumps(TRAINING, indent=2) + "\n")
+        write_scoring(run / arm, SCORING)
         if not arm.startswith("sft"):
             good, bad = reply([1, 2], [1, 2]), reply([2, 1], [1, 2])
             lines = [group(step, good, bad, mutated=[0] if step > 5 else []) for step in (5, 10, 20, 40)]

@@ -15,6 +15,7 @@ from rarl.training.trainer import RARLTrainer
 ARMS = ["sft", "regression", "rarl"]
 METRICS = {"mae", "accuracy", "within_one", "srcc", "plcc", "tau2", "tau2_values", "parsed", "valid"}
 METRICS |= {"agreement2", "position_bias2"}
+METRICS |= {"mae_mean", "mae_median", "srcc_mean", "tau2_mean", "ece", "coverage"}
 METRICS |= {
     "mae_lenient",
     "accuracy_lenient",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.runs import asked, entry, make_run, metrics_of, numbers, predictions, write_lines
+from helpers.runs import SCORING, asked, entry, make_run, metrics_of, numbers, predictions, write_lines
 from rarl.cli import main
 from rarl.errors import DataError
 from rarl.evaluation.results import load_metrics, write_metrics
@@ -85,13 +85,19 @@ def test_lists_that_share_images_are_told(run):
 
 def test_a_complete_run_has_every_section_and_misses_nothing(complete):
     page = page_of(complete)
-    assert sections(page) == ["results", "rankings", "predictions", "curves", "responses", "run"]
+    parts = ["results", "rankings", "predictions", "reliability", "curves", "responses", "run"]
+    assert sections(page) == parts
     assert "no image" not in page
     assert notes(page) == [
         "MAE for single images, tau for lists, with 95 % intervals; parsed and valid in %.",
         "Lists of images: 3 of 2, 5 of 4; a reply that is no ranking of all its pictures counts 0.",
+        "Each image has a distribution over all answers: its mean is the value here, and lists are sorted by "
+        'it. "in 80 %" says how many true values lie in the interval that has 80 % of the probability, or '
+        "more, since it ends on the grid; ECE is the calibration error of the likeliest value.",
+        f"RARL as chosen: {SCORING.sentence}.",
         "MAE ↓ of single images, with 95 % intervals.",
-        "accuracy, within_one, parsed and valid in %; docs/evaluation.md says what each of them is.",
+        "accuracy, within_one, coverage, parsed and valid in %; docs/evaluation.md says what each of them "
+        "is.",
     ]
 
 
@@ -106,7 +112,7 @@ def test_markdown_has_the_numbers_of_the_page(complete):
         rows = [line[2:-2].split(" | ") for line in lines if line.startswith("| ")]
         written[title] = [rows[0], *rows[2:]]
     assert written == shown
-    assert len(written) == 3
+    assert len(written) == 4
 
 
 def test_the_same_run_gives_the_same_bytes(run):
@@ -198,19 +204,26 @@ def as_of_old(run):
     remove("*/groups.jsonl", "*/training.json")(run)
 
 
+def no_distributions(run):
+    path = run / "predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [{key: value for key, value in line.items() if key != "expected"} for line in lines])
+
+
 def log_of_old(run):
     """Entropy and KL of all responses, and some of them were injected."""
     log = {"policy/reward": 2.0, "entropy": 0.5, "kl": 0.1, "mutation/fraction": 0.25, "step": 5}
     write_lines(run / "rarl/log.jsonl", [log])
 
 
-ALL = {"results", "rankings", "predictions", "curves", "responses", "run"}
+ALL = {"results", "rankings", "predictions", "reliability", "curves", "responses", "run"}
 
 
 @pytest.mark.parametrize(
     ("change", "gone", "sentence"),
     [
-        (remove("predictions.jsonl"), {"rankings"}, "predictions"),
+        (remove("predictions.jsonl"), {"rankings", "reliability"}, "predictions"),
+        (no_distributions, {"reliability"}, "so there are no expected values"),
         (no_rotated_lists, set(), "No list was asked in several orders"),
         (no_lists, {"rankings"}, "No list was asked in several orders"),
         (remove("*/groups.jsonl"), {"responses"}, "No groups of responses were kept"),
@@ -249,7 +262,7 @@ def test_only_the_base(run):
     metrics["arms"] = {"base": metrics["arms"]["base"]}
     write_metrics(run, metrics)
     page = page_of(run)
-    assert sections(page) == ["results", "rankings", "predictions", "run"]
+    assert sections(page) == ["results", "rankings", "predictions", "reliability", "run"]
     assert "1 arm, from grey-eyes" in page
     assert page.count('<div class="strip">') == 3
     assert [row[0] for row in tables(page)["shades, test split, seed 0"]] == ["Methods", "grey-eyes"]
@@ -285,7 +298,7 @@ def test_orders_alone(orders):
         ],
     )
     page = page_of(orders)
-    assert set(sections(page)) == ALL
+    assert set(sections(page)) == ALL - {"reliability"}  # nothing is asked alone
     assert "Predicted against true values" not in page
     header = tables(page)["shades, test split, seed 0"][0]
     assert header == ["Methods", "2-imgs↑", "4-imgs↑", "parsed", "valid"]

@@ -28,6 +28,18 @@ def pictures(strip):
     return [(tile.picture, tile.truth, tile.given) for tile in strip.tiles]
 
 
+def test_a_tile_has_the_interval_of_its_image(run):
+    """Image 4 of values 0 to 9: mean 4.5, and 3 to 6; a line of before has none."""
+    lines = [asked("rarl", [4, 0], [2, 1], 1.0), asked("base", [4, 0], [2, 1], 1.0, expected=None)]
+    write_lines(run / "predictions.jsonl", lines)
+    record = load_record(run)
+    ((_, (ours, base)), *_) = ranked_strips(record, Thumbnails(record.images))
+    bar = ours.tiles[1].bar
+    assert (bar.low, bar.width, bar.mean, bar.truth) == (33.3, 33.4, 50.0, 44.4)
+    assert bar.text == "mean 4.5, 80 % from 3 to 6"
+    assert [tile.bar for tile in base.tiles] == [None, None]
+
+
 def test_best_median_and_worst_of_five(run):
     """By tau: -1, 0, 2/3, 1, 1. Only the longest lists count, and rotated ones not at all."""
     shown = strips_of(run, predictions("rarl"))

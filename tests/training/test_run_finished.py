@@ -65,7 +65,7 @@ def test_more_is_evaluated_where_more_is_asked_for(whole_run, copy_of_run, run_c
     config = copy_of_run()
     more = config_from(config.to_dict() | {"evaluation": {"images": [1, 2, 4], "lists": 5}}, "test")
     metrics = continued(more)
-    four = {"tau4", "tau4_values", "agreement4", "position_bias4", "tau4_lenient"}
+    four = {"tau4", "tau4_values", "tau4_mean", "agreement4", "position_bias4", "tau4_lenient"}
     for arm, entries in metrics["arms"].items():
         assert entries.keys() == METRICS | four
         for name in ("mae", "tau2"):

@@ -106,6 +106,7 @@ def evaluate_command(
         from rarl.evaluation.evaluate import evaluate
         from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
+        from rarl.scoring.scoring import read_scoring
 
         if served is None:
             use_one_thread_for(name)
@@ -122,18 +123,20 @@ def evaluate_command(
                 position_lists=position_lists,
                 by=by,
                 batch_size=batch_size,
+                scoring=read_scoring(Path(name)),
                 progress=progress,
             )
     metrics = load_metrics(folder / "metrics.json")
     if as_json:
         print(json.dumps(metrics))
         return
-    from rarl.report.tables import order_line, results_table, subgroup_table
+    from rarl.report.tables import expected_line, order_line, results_table, subgroup_table
 
     console = Console()
     console.print(results_table(metrics, data.task))
-    if line := order_line(metrics["arms"][label]):
-        console.print(line, highlight=False, markup=False)
+    for line in (expected_line(metrics["arms"][label]), order_line(metrics["arms"][label])):
+        if line:
+            console.print(line, highlight=False, markup=False)
     if found := metrics.get("subgroups", {}).get(label):
         console.print(subgroup_table(found, data.task, label))
 

@@ -17,17 +17,20 @@ from rarl.data.groups import Group, share_images, tie_rate
 from rarl.data.images import open_image
 from rarl.data.sources import SHOWN
 from rarl.errors import ConfigError
+from rarl.evaluation.expected import expected_of, images_of, own_scoring
 from rarl.evaluation.lists import groups_to_ask
 from rarl.evaluation.metrics import MetricEntry
 from rarl.evaluation.prediction import predict
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
-from rarl.evaluation.summary import by_column, lenient_metrics, summarize
+from rarl.evaluation.summary import by_column, expected_metrics, lenient_metrics, summarize
 from rarl.files import locked
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
 from rarl.models.endpoint import Endpoint
 from rarl.models.generation import greedy_replies
 from rarl.models.limits import refused_images
+from rarl.scoring.candidates import has_grid
+from rarl.scoring.scoring import Scoring
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ def evaluate(
     max_new_tokens: int = 1024,
     position_lists: int = 25,
     by: Sequence[str] | None = None,
+    scoring: Scoring | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, MetricEntry]:
     """Evaluate one arm and write it into the folder `out`, beside the other arms that are there.
@@ -66,7 +70,12 @@ def evaluate(
             `agreementN` and `position_biasN`.
         by: columns of the split's `metadata.jsonl`; single images are measured for each of their values too,
             under `subgroups`. None for the columns that `read_columns` chooses, () for none.
-        progress: called with the number of replies so far and the number of all replies.
+        scoring: the model's, for its distributions; None for those over whole replies as they are. The
+            replies are greedy in any case.
+        progress: called with the number of replies and distributions so far, and the number of all.
+
+    Where the split has values and the task's grid is not too fine (`has_grid`), each image gets a
+    distribution over it, too, and so do the images of lists; an endpoint gives none.
 
     An image that the processor refuses is not asked for: alone it has no value, no new list has it, and a
     list of before that has it has no reply. The log names it.
@@ -93,7 +102,7 @@ def evaluate(
             "--images 2,4"
         )
     columns = read_columns(collection, split, by) if 1 in images else {}
-    refused = _refused(processor, collection.split(split))
+    refused = refused_rows(processor, collection.split(split))
     folder, task = Path(out), collection.task
     # A folder of something else is an error now, before the model runs.
     open_metrics(folder, task.name, split, seed, collection.digest(split))
@@ -102,6 +111,9 @@ def evaluate(
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
+    distributions = processor is not None and collection.knows_values(split) and has_grid(task)
+    alone = images_of(groups, refused) if distributions else []
+    total = len(prompts) + len(alone)
     texts: list[str] = []
     # Never in one batch: the replies to lists must not depend on whether rotations are asked as well.
     for some in (groups, prompts[len(groups) :]):
@@ -111,10 +123,29 @@ def evaluate(
         for possible in can_be_shown:
             texts.append(next(replies)[1] if possible else "")
             if progress is not None:
-                progress(len(texts), len(prompts))
+                progress(len(texts), total)
     predictions = [
         predict(group, text, arm=arm, split=split) for group, text in zip(groups, texts, strict=False)
     ]
+    if alone:
+        replies = {
+            group.rows[0]: text for group, text in zip(groups, texts, strict=False) if len(group.rows) == 1
+        }
+        found = expected_of(
+            model,
+            processor,
+            alone,
+            task,
+            scoring or own_scoring(list(replies.values()), task),
+            replies,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            progress=progress and (lambda done: progress(len(prompts) + done, total)),
+        )
+        predictions = [
+            replace(line, expected=[found.get(row) for row in group.rows])
+            for line, group in zip(predictions, groups, strict=True)
+        ]
     rotated = iter(texts[len(groups) :])
     for place, number, turn in rotations:
         text = next(rotated) if turn else texts[place]  # rotation 0 is the list as drawn, already asked
@@ -123,6 +154,7 @@ def evaluate(
 
     metrics = summarize(predictions, task, seed)
     metrics |= lenient_metrics(predictions, metrics, task, seed)
+    metrics |= expected_metrics(predictions, task, seed)
     divided = by_column(predictions, columns, task, seed) if columns else {}
     with locked(folder, "results", wait=True):
         write_predictions(folder, arm, predictions)
@@ -139,7 +171,7 @@ def evaluate(
     return metrics
 
 
-def _refused(processor: ProcessorMixin | None, rows: Sequence[Row]) -> frozenset[Path]:
+def refused_rows(processor: ProcessorMixin | None, rows: Sequence[Row]) -> frozenset[Path]:
     """The image files that the processor refuses; they are named in the log. An endpoint's is not known."""
     if processor is None:
         return frozenset()

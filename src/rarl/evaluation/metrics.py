@@ -98,6 +98,35 @@ def tau_values(
     return kendall_tau(pairs_against_truth(values, truths))
 
 
+# ── of distributions ─────────────────────────────────────────────────────────────────────────────────────
+
+
+BINS = 10  # of equal width, from 0 to 1
+
+
+def calibration_bins(claimed: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Claims and outcomes by the size of the claim, in `BINS` bins.
+
+    Args:
+        claimed: the probability that each answer was given, within [0, 1].
+        right: 1 for an answer that is right, otherwise 0.
+
+    Returns:
+        For each bin the number of answers, and the sums of their claims and of their outcomes, [`BINS`] each.
+    """
+    claims, hits = _checked_pair(claimed, right)
+    places = np.minimum((claims * BINS).astype(int), BINS - 1)
+    counts, *sums = (np.bincount(places, weights=each, minlength=BINS) for each in (None, claims, hits))
+    return counts, sums[0], sums[1]
+
+
+def calibration_error(claimed: ArrayLike, right: ArrayLike) -> float:
+    """Expected calibration error (Guo et al. 2017): how far the claimed probability is from the share that is
+    right, as a mean over the bins of `calibration_bins`, weighted by their answers. Within [0, 1]."""
+    counts, claims, hits = calibration_bins(claimed, right)
+    return float(np.abs(claims - hits).sum() / counts.sum())
+
+
 # ── the rows ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -209,6 +238,23 @@ STRICT_METRICS: dict[str, Metric] = {
         Metric("tauN_values", "Kendall's τ of the values", "lists", in_progress_line=False),
         Metric("agreementN", "agreement", "rotations"),
         Metric("position_biasN", "position bias", "rotations", better="lower"),
+        Metric("mae_mean", "MAE of the mean", "images", better="lower", decimals=2, in_progress_line=False),
+        Metric(
+            "mae_median", "MAE of the median", "images", better="lower", decimals=2, in_progress_line=False
+        ),
+        Metric("srcc_mean", "SRCC of the mean", "images", in_progress_line=False),
+        Metric("tauN_mean", "Kendall's τ of the means", "lists", in_progress_line=False),
+        Metric("ece", "calibration error", "images", better="lower", in_progress_line=False),
+        Metric(
+            "coverage",
+            "coverage of 80 % intervals",
+            "images",
+            better=None,
+            percent=True,
+            decimals=1,
+            interval_decimals=1,
+            in_progress_line=False,
+        ),
         Metric("parsed", "parsed", "replies", percent=True, decimals=1, interval_decimals=None),
         Metric("valid", "valid", "replies", percent=True, decimals=1, interval_decimals=None),
     )

@@ -28,6 +28,25 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What the model's distribution over all answers has for one image, asked for alone
+    (`rarl.scoring.expected`).
+
+    Attributes:
+        mean, median: in units of the task.
+        low, high: the ends of the central interval with 80 % of the probability.
+        mode, probability: the likeliest value, and how likely it is.
+    """
+
+    mean: float
+    median: float
+    low: float
+    high: float
+    mode: float
+    probability: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a reply says of the N images of its prompt.
 
@@ -47,6 +66,8 @@ class Prediction:
             not asked for rotation.
         rotation: by how many pictures that list was moved on, from 0; None likewise.
         lenient: what the lenient reading has, where that differs; everything above is of the strict one.
+        expected: of picture 1..N, each asked for alone; None for one that can't be shown, and None as a whole
+            where no distributions were asked for. The prompt's own reply has no part in it.
     """
 
     arm: str
@@ -64,6 +85,7 @@ class Prediction:
     list: int | None = None
     rotation: int | None = None
     lenient: Reading | None = None
+    expected: Sequence[Expected | None] | None = None
 
     def read_leniently(self) -> "Prediction":
         """The same prediction with the lenient reading in place of the strict one."""
@@ -77,7 +99,11 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """The line of `predictions.jsonl`, as an object."""
         line = {key: getattr(self, key) for key in KEYS if self.is_rotated or key not in ROTATED_ONLY}
-        return line if self.lenient is None else {**line, LENIENT_KEY: asdict(self.lenient)}
+        if self.lenient is not None:
+            line[LENIENT_KEY] = asdict(self.lenient)
+        if self.expected is not None:
+            line[EXPECTED_KEY] = [one and asdict(one) for one in self.expected]
+        return line
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any], where: str) -> "Prediction":
@@ -94,6 +120,8 @@ class Prediction:
         prediction = cls(**{key: line[key] for key in KEYS if key in line})
         if problem := _wrong_value_in(prediction):
             raise DataError(f"{where} is not a prediction: {problem}")
+        if (found := line.get(EXPECTED_KEY)) is not None:
+            prediction = replace(prediction, expected=_read_expected(found, prediction.images, where))
         if (second := line.get(LENIENT_KEY)) is None:
             return prediction
         if not isinstance(second, dict) or (missing := [key for key in READING_KEYS if key not in second]):
@@ -108,10 +136,14 @@ class Prediction:
 LENIENT_KEY = "lenient"
 """The key that a line has only if the two readings of its reply differ."""
 
-KEYS = tuple(field.name for field in fields(Prediction) if field.name != LENIENT_KEY)
+EXPECTED_KEY = "expected"
+"""The key that a line has only if distributions were asked for."""
+
+KEYS = tuple(field.name for field in fields(Prediction) if field.name not in (LENIENT_KEY, EXPECTED_KEY))
 """Of a line of `predictions.jsonl`, in their order."""
 
 READING_KEYS = tuple(field.name for field in fields(Reading))
+EXPECTED_KEYS = tuple(field.name for field in fields(Expected))
 
 
 def predict(group: Group, text: str, *, arm: str = "", split: str = "") -> Prediction:
@@ -158,3 +190,22 @@ def _wrong_value_in(line: Prediction) -> str | None:
     if line.valid and (places is None or None in places):
         return "a valid reply has a position for every picture"
     return None
+
+
+def _read_expected(found: Any, images: int, where: str) -> list[Expected | None]:
+    """What stands under `expected` of a line.
+
+    Raises:
+        DataError: if it is not an entry or null for each picture.
+    """
+    entries = found if isinstance(found, list) else []
+    if len(entries) != images or not all(
+        one is None
+        or (isinstance(one, dict) and all(isinstance(one.get(key), int | float) for key in EXPECTED_KEYS))
+        for one in entries
+    ):
+        raise DataError(
+            f"{where} is not a prediction: {EXPECTED_KEY} must be a list of {images}, each null or with "
+            f"{', '.join(EXPECTED_KEYS)}"
+        )
+    return [one and Expected(**{key: one[key] for key in EXPECTED_KEYS}) for one in entries]

@@ -15,8 +15,10 @@ from rarl.evaluation.metrics import (
     Metric,
     MetricEntry,
     bootstrap_interval,
+    calibration_error,
     filled,
     metric_of,
+    tau_values,
 )
 from rarl.evaluation.position_bias import order_metrics
 from rarl.evaluation.prediction import Prediction
@@ -65,6 +67,39 @@ def lenient_metrics(
     found = summarize(plain, task, seed) if differs else metrics
     named = {f"{key}{LENIENT}": dict(entry) for key, entry in found.items()}
     return {key: entry for key, entry in named.items() if metric_of(key)[0].name in METRICS}
+
+
+def expected_metrics(predictions: Sequence[Prediction], task: Task, seed: int) -> dict[str, MetricEntry]:
+    """The metrics of the distributions behind one arm's predictions, such as `mae_mean` and `tau8_mean`;
+    none where there are no distributions.
+
+    An image without one counts as the midpoint in `mae_mean`, `mae_median` and `srcc_mean`, and is left out
+    of `ece` and `coverage`. What is right there is decided on the task's grid.
+    """
+    plain = [line for line in predictions if not line.is_rotated and line.expected is not None]
+    metrics: dict[str, MetricEntry] = {}
+    alone = [(line.truth[0], line.expected[0]) for line in plain if line.images == 1 and line.expected]
+    if alone:
+        truths = [truth for truth, _ in alone]
+        for name, attribute in (("mae_mean", "mean"), ("mae_median", "median"), ("srcc_mean", "mean")):
+            given = filled([None if one is None else getattr(one, attribute) for _, one in alone], task)
+            row = METRICS[name.partition("_")[0]]
+            metrics[name] = _single_image_entry(row, np.column_stack([given, truths]), task, seed)
+        known = [(task.nearest(truth), one) for truth, one in alone if one is not None]
+        if known:
+            claims = [(one.probability, float(one.mode == truth)) for truth, one in known]
+            metrics["ece"] = _entry(np.array(claims), calibration_error, seed)
+            metrics["coverage"] = _mean_entry([one.low <= truth <= one.high for truth, one in known], seed)
+    for count in sorted({line.images for line in plain} - {1}):
+        taus = [
+            tau_values(
+                range(count), [None if one is None else one.mean for one in line.expected or ()], line.truth
+            )
+            for line in plain
+            if line.images == count
+        ]
+        metrics[f"tau{count}_mean"] = _mean_entry(taus, seed)
+    return metrics
 
 
 def by_column(

@@ -96,7 +96,7 @@ def greedy_replies_so_far(
     replies: list[str | None] = [None] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
     opening = reply_opening(processor)
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         for batch in _batches(images, batch_size):
             with _in_one_sentence():
                 texts = _replies_of(
@@ -233,7 +233,7 @@ def _settings(model: PreTrainedModel, processor: ProcessorMixin, max_new_tokens:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Puts the model into evaluation mode, and afterwards back. No positions of a batch are left behind."""
     was_training = model.training
     model.eval()

@@ -12,7 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rarl.files import write_text
 from rarl.report import plots, strips
 from rarl.report.record import Record, load_record
-from rarl.report.tables import TextTable, arm_names, column_tables, headline_table, metrics_table
+from rarl.report.tables import (
+    TextTable,
+    arm_names,
+    column_tables,
+    expected_table,
+    headline_table,
+    metrics_table,
+)
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -46,7 +53,8 @@ def write_page(
 
 
 def record_tables(record: Record) -> list[TextTable]:
-    """The tables of a record: the headline metrics, then the groups of images by column, then all metrics."""
+    """The tables of a record: the headline metrics, expected values, the groups of images by column, and all
+    metrics."""
     metrics = record.metrics
     table = headline_table(metrics, record.task, record.model)
     where, _, what = table.title.partition("\n")
@@ -60,9 +68,12 @@ def record_tables(record: Record) -> list[TextTable]:
         notes.append(
             f"Lists of {shared} share images (an earlier version drew them): their intervals are too narrow."
         )
+    scorings = {name: arm.scoring for name, arm in record.arms.items() if arm.scoring is not None}
+    expected = expected_table(metrics, record.model, scorings)
     subgroups = {name: arm.subgroups for name, arm in record.arms.items()}
     return [
         replace(table, title=where, notes=(*notes, *table.notes)),
+        *([expected] if expected else []),
         *column_tables(subgroups, record.task, record.model),
         metrics_table(metrics, record.model),
     ]
@@ -89,6 +100,7 @@ def _html_page(title: str, record: Record, before: Sequence[TextTable], tables: 
         training=plots.training_curves(record),
         validation=plots.validation_curves(record),
         scatter=plots.predicted_against_true(record),
+        reliability=plots.reliability(record),
         lists=[plot for plot in (plots.tau_by_length(record), plots.position_bias(record)) if plot],
         strips=strips.ranked_strips(record, thumbnails),
         groups=strips.response_groups(record, thumbnails),

@@ -1,5 +1,6 @@
 """The plots of a report, as SVG texts: curves over training steps, predicted against true values, tau by list
-length, position bias. Their colours are variables of `page.css`, which has a light and a dark set."""
+length, position bias, reliability. Their colours are variables of `page.css`, which has a light and a dark
+set."""
 
 import io
 import random
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rarl.evaluation.metrics import METRICS, list_lengths
+from rarl.evaluation.metrics import METRICS, calibration_bins, list_lengths
 from rarl.evaluation.position_bias import mean_places
 from rarl.method.rewards import TERMS
 from rarl.paper.arms import PAPER_ARMS
@@ -176,6 +177,38 @@ def position_bias(record: Record) -> Plot | None:
     axes.set(xticks=range(1, count + 1), yticks=range(1, count + 1), ylim=(0.8, count + 0.2))
     said = "Mean place in the reply of each picture of the prompt; a model without bias is on the dotted line"
     return Plot(title, _svg(figure, "position"), said)
+
+
+def reliability(record: Record) -> Plot | None:
+    """How often the likeliest value is right, by the probability that it has; larger dots are more images."""
+    title = "The likeliest value: claimed and right"
+    figure, axes = _figure(title, 3.6, 3.2)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
+    drawn: list[str] = []
+    for name in arm_names(record.arms, record.model):
+        alone = [
+            (expected[0].probability, record.task.nearest(line.truth[0]) == expected[0].mode)
+            for line in record.arms[name].predictions
+            if line.images == 1 and (expected := line.expected) and expected[0] is not None
+        ]
+        if not alone:
+            continue
+        counts, claims, hits = calibration_bins(*zip(*alone, strict=True))
+        there = counts > 0
+        known = counts[there]
+        xs, ys, sizes = claims[there] / known, hits[there] / known, 12 + 90 * known / known.sum()
+        paint = _stand_in(arm_colour(name, record.arms))
+        axes.plot(xs, ys, color=paint, linewidth=1.0)
+        axes.scatter(xs, ys, s=sizes, color=paint, linewidths=0)
+        drawn.append(name)
+    if not drawn:
+        return None
+    axes.set(xlabel="probability of the likeliest value", ylabel="share that is right", aspect="equal")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    said = (
+        "How often the likeliest value is right, by its probability; a calibrated model is on the dotted line"
+    )
+    return Plot(title, _svg(figure, "reliability"), said)
 
 
 def _curves(record: Record, title: str, keys: Sequence[str], arms: Sequence[Arm]) -> Plot | None:

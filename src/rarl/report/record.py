@@ -15,6 +15,7 @@ from rarl.evaluation.results import load_metrics, read_predictions
 from rarl.files import read_jsonl
 from rarl.method.tasks import Task
 from rarl.paper.arms import PAPER_ARMS
+from rarl.scoring.scoring import Scoring, read_scoring
 from rarl.training.callbacks import GROUPS_FILE, TRAINING_FILE
 from rarl.training.config import RunConfig, load_config
 
@@ -32,6 +33,7 @@ class Arm:
         log, groups: the lines of `log.jsonl` and `groups.jsonl` in the model's folder; empty for an arm that
             was not trained.
         training: its `training.json`; empty where there is none.
+        scoring: how it was chosen to score; None where that is not known.
         since: how many steps of training the model had that the arm's own stage started from.
         cut: whether the last line of `log` or `groups` was cut off, and is left out here.
     """
@@ -44,6 +46,7 @@ class Arm:
     log: list[dict[str, Any]]
     groups: list[dict[str, Any]]
     training: dict[str, Any]
+    scoring: Scoring | None
     since: int
     cut: bool = False
 
@@ -126,6 +129,9 @@ def load_records(runs: Sequence[Path]) -> Record:
     missing = {
         "The collection is not where it was: its images are not shown.": not images,
         "There are no predictions, so no lists are shown.": not any(arm.predictions for arm in arms.values()),
+        "No distributions over all answers were asked for, so there are no expected values.": not any(
+            line.expected for arm in arms.values() for line in arm.predictions
+        ),
         "No list was asked in several orders of its pictures.": not any(a.rotated for a in arms.values()),
         "There is no log of the training, so there are no curves.": trained and not logged,
         "Nothing was measured on a validation split in training.": logged
@@ -166,6 +172,7 @@ def _read_arm(
         log=log,
         groups=groups,
         training=_read_object(folder / TRAINING_FILE),
+        scoring=read_scoring(folder),
         since=before,
         cut=log_cut or groups_cut,
     )

@@ -11,12 +11,24 @@ from typing import Any
 
 from rarl.data.images import open_image
 from rarl.errors import DataError
-from rarl.evaluation.prediction import Prediction
+from rarl.evaluation.prediction import Expected, Prediction
+from rarl.method.tasks import Task
 from rarl.report.record import Record
 from rarl.report.tables import arm_names
 
 LARGEST_SIDE = 128  # pixels of a copy; smaller images are left as they are
 GROUPS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An 80 % interval with mean and truth, in per cent of the task's range, and in words."""
+
+    low: float
+    width: float
+    mean: float
+    truth: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class Tile:
         source: a copy of it as a data URI; None if it can't be opened.
         truth, given: the true and the predicted value, as texts.
         right: whether the two are the same on the task's grid.
+        bar: what the model's distribution for this image alone says; None where there is none.
     """
 
     picture: int
@@ -35,6 +48,7 @@ class Tile:
     truth: str
     given: str
     right: bool
+    bar: Bar | None = None
 
 
 @dataclass(frozen=True)
@@ -143,8 +157,19 @@ def _strip(arm: str, line: Prediction, record: Record, thumbnails: Thumbnails) -
             right = given is not None and record.task.nearest(given) == record.task.nearest(truth)
         else:
             known, right = f"place {truth + 1:g}", False
-        tiles.append(Tile(index + 1, thumbnails.of(line.ids[index]), known, _value_text(given), right))
+        said = line.expected[index] if line.expected and record.knows_values else None
+        bar = said and _bar(said, truth, record.task)
+        tiles.append(Tile(index + 1, thumbnails.of(line.ids[index]), known, _value_text(given), right, bar))
     return Strip(arm, line.valid, line.tau or 0.0, tiles, line.reply)
+
+
+def _bar(said: Expected, truth: float, task: Task) -> Bar:
+    low, high, mean, true = (
+        round(100 * (number - task.low) / (task.high - task.low), 1)
+        for number in (said.low, said.high, said.mean, truth)
+    )
+    text = f"mean {said.mean:.3g}, 80 % from {said.low:g} to {said.high:g}"
+    return Bar(low, round(high - low, 1), mean, true, text)
 
 
 def _value_text(value: float | None) -> str:

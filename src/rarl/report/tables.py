@@ -13,6 +13,7 @@ from rich.text import Text
 from rarl.evaluation.metrics import LENIENT, METRICS, STRICT_METRICS, list_lengths, metric_of
 from rarl.method.tasks import HeadlineMetric, Task
 from rarl.paper.arms import PAPER_ARMS
+from rarl.scoring.scoring import Scoring
 
 MISSING = "-"
 Entries = Mapping[str, Mapping[str, float]]
@@ -214,6 +215,64 @@ def metrics_table(metrics: Mapping[str, Any], model_name: str) -> TextTable:
     if any(key.endswith(LENIENT) for key in keys):
         note += f" What ends in {LENIENT} is of the same replies, read leniently."
     return TextTable("All metrics", ("Metric", *names.values()), rows, (note,))
+
+
+EXPECTED_COLUMNS = {"MAE↓": "mae_mean", "SRCC↑": "srcc_mean"}
+CALIBRATION_COLUMNS = {"ECE↓": "ece", "in 80 %": "coverage"}
+
+
+def expected_table(
+    metrics: Mapping[str, Any], model_name: str, scorings: Mapping[str, Scoring]
+) -> TextTable | None:
+    """The means of the distributions over all answers, and how well these are calibrated; None where no arm
+    has any.
+
+    Args:
+        metrics: what stands in `metrics.json`.
+        scorings: ARM -> how it was chosen to score, for those that have a choice.
+    """
+    arms: Mapping[str, Entries] = metrics["arms"]
+    keys = {key for arm in arms.values() for key in arm}
+    lists = {f"{count}-imgs↑": f"tau{count}_mean" for count in list_lengths(keys, "tauN_mean")}
+    columns = {
+        head: key for head, key in (EXPECTED_COLUMNS | lists | CALIBRATION_COLUMNS).items() if key in keys
+    }
+    if not columns:
+        return None
+    names = {
+        arm: name
+        for arm, name in arm_names(arms, model_name).items()
+        if set(columns.values()) & set(arms[arm])
+    }
+    notes = [
+        "Each image has a distribution over all answers: its mean is the value here, and lists are sorted by "
+        'it. "in 80 %" says how many true values lie in the interval that has 80 % of the probability, or '
+        "more, since it ends on the grid; ECE is the calibration error of the likeliest value.",
+        *(
+            f"{names[arm].removeprefix('+ ')} as chosen: {scorings[arm].sentence}."
+            for arm in names
+            if arm in scorings
+        ),
+    ]
+    return TextTable(
+        "Expected values", ("Methods", *columns), arm_rows(arms, names, columns.values()), tuple(notes)
+    )
+
+
+def expected_line(metrics: Entries) -> str:
+    """The means of distributions and their calibration, of one arm in a short line; empty where there are
+    none."""
+    parts = [
+        f"{head.rstrip('↓↑')} {metrics[key]['value']:.{metric_of(key)[0].decimals}f}"
+        for head, key in EXPECTED_COLUMNS.items()
+        if key in metrics
+    ]
+    if counts := list_lengths(metrics, "tauN_mean"):
+        taus = [f"{metrics[f'tau{count}_mean']['value']:.2f}" for count in counts]
+        parts.append(f"τ of {'/'.join(map(str, counts))} images {'/'.join(taus)}")
+    if "coverage" in metrics:
+        parts.append(f"80 % intervals hold {100 * metrics['coverage']['value']:.0f} %")
+    return f"expected values: {', '.join(parts)}" if parts else ""
 
 
 def order_line(metrics: Entries) -> str:

@@ -10,8 +10,8 @@ it saves.
     packing.py    rows `[prompt | response 1 | ... | response G]`, and rollouts from one cache of the prompts
     trainer.py    both of them inside TRL's GRPOTrainer
 
-Only `rarl.training.trainer` imports this package, and says there how to do without it. The package imports
-nothing of `rarl.training`.
+Only `rarl.training.trainer` and `rarl.scoring.packed` import this package; the trainer and
+`rarl.scoring.expected` say how to do without it. The package imports nothing of `rarl.training`.
 
 Names of tensors end in their dimensions, in order, one letter each:
 

@@ -280,6 +280,16 @@ def trained_arms(config: RunConfig) -> list[str]:
     return baseline + [stage.name for stage in config.stages]
 
 
+def lengths_of(config: RunConfig, arm: str) -> list[int]:
+    """The lists that an arm was trained on, by their numbers of images, ascending: those of its stage and of
+    the stages before. An arm that no stage names, and one that starts from SFT, has seen those of all."""
+    names = [stage.name for stage in config.stages]
+    seen = config.stages[: names.index(arm) + 1] if arm in names else config.stages
+    if any(stage.start == "sft" for stage in seen):
+        seen = config.stages
+    return sorted({count for stage in seen for count in stage.images if count > 1})
+
+
 def completion_length(config: RunConfig, stage: Stage) -> int:
     """How many tokens a response of the stage may have. TRL's own default is that of `GRPOKeys`."""
     return GRPOKeys(**config.trainer_for(stage)).max_completion_length

@@ -19,6 +19,7 @@ from rarl.data.columns import read_columns
 from rarl.data.groups import Group, disjoint_groups, draw_groups, training_groups
 from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
 from rarl.errors import ConfigError, DataError, ModelError
+from rarl.evaluation.choosing import choose
 from rarl.evaluation.evaluate import ask, evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
 from rarl.files import counted, locked, write_text
@@ -28,6 +29,7 @@ from rarl.method.tasks import Task, steps_above
 from rarl.models.limits import check_images, prompt_lengths
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.processor import reply_opening
+from rarl.scoring.scoring import read_scoring, write_scoring
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import check_output, is_finished
@@ -35,6 +37,7 @@ from rarl.training.config import (
     RunConfig,
     check_trainer_fields,
     completion_length,
+    lengths_of,
     reply_length,
     trained_arms,
 )
@@ -140,17 +143,37 @@ def try_replies(config: RunConfig, collection: Collection) -> None:
 def evaluate_arm(
     config: RunConfig, collection: Collection, arm: str, model: str | Path, console: Console
 ) -> None:
-    """Evaluates one arm, unless all metrics that the configuration asks for are there already."""
+    """Chooses how a trained arm scores, and evaluates it, unless that is done: its folder has `scoring.json`,
+    and all metrics that the configuration asks for are there."""
     settings = config.evaluation
     wanted = {"mae" if count == 1 else f"tau{count}" for count in settings.images}
     if settings.position_lists:
         wanted |= {f"agreement{count}" for count in settings.images if count > 1}
-    if wanted <= _open_metrics(config)["arms"].get(arm, {}).keys():
+    is_evaluated = wanted <= _open_metrics(config)["arms"].get(arm, {}).keys()
+    scoring = None if arm == "base" else read_scoring(Path(model))
+    if is_evaluated and (arm == "base" or scoring is not None):
+        return
+    loaded, processor = load_model(model), load_processor(model, config.pixels)
+    if arm != "base" and scoring is None:
+        with counted(console, f"choosing how {arm} scores") as progress:
+            scoring = choose(
+                loaded,
+                processor,
+                collection,
+                scoring_split(config, collection),
+                lengths=lengths_of(config, arm),
+                seed=config.seed,
+                batch_size=settings.batch_size,
+                max_new_tokens=reply_length(config),
+                progress=progress,
+            )
+        write_scoring(Path(model), scoring)
+    if is_evaluated:
         return
     with counted(console, f"evaluating {arm}") as progress:
         evaluate(
-            load_model(model),
-            load_processor(model, config.pixels),
+            loaded,
+            processor,
             collection,
             config.output,
             arm=arm,
@@ -162,8 +185,16 @@ def evaluate_arm(
             max_new_tokens=reply_length(config),
             position_lists=settings.position_lists,
             by=settings.by,
+            scoring=scoring,
             progress=progress,
         )
+
+
+def scoring_split(config: RunConfig, collection: Collection) -> str | None:
+    """The split on which it is chosen how an arm scores: that of the validation in training, or the one that
+    is named so. None if there is none beside the one that is reported."""
+    split = config.validation.split if config.validation else Validation().split
+    return split if split in collection.splits and split != config.evaluation.split else None
 
 
 def _open_metrics(config: RunConfig) -> dict[str, Any]:

@@ -1,0 +1,188 @@
+"""How a model scores and ranks best, chosen on a split that is neither trained on nor reported: by greedy
+replies or means of distributions (`rarl.scoring`), with reasoning or without; and lists in the order of the
+model's own list or of the values. What is chosen is a `Scoring`. The paper scores greedily (section 4.1)."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from transformers import PreTrainedModel, ProcessorMixin
+
+from rarl.data.collection import Collection, Row
+from rarl.data.groups import Group, disjoint_groups
+from rarl.errors import DataError
+from rarl.evaluation.evaluate import ask, refused_rows
+from rarl.evaluation.expected import own_scoring, scored_rows
+from rarl.evaluation.metrics import bootstrap_interval, calibration_error, filled, mae, srcc, tau_values
+from rarl.evaluation.prediction import predict
+from rarl.method.tasks import Task
+from rarl.scoring.candidates import has_grid
+from rarl.scoring.distribution import Distributions
+from rarl.scoring.scoring import Method, Scoring
+from rarl.scoring.values import LEVEL
+
+MOST_IMAGES = 200
+MOST_LISTS = 50  # of each number of images; no image is in two of them
+TEMPERATURES = np.geomspace(0.5, 8.0, 33)
+
+
+def choose(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    collection: Collection,
+    split: str | None,
+    *,
+    lengths: Sequence[int],
+    seed: int,
+    batch_size: int,
+    max_new_tokens: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scoring:
+    """Chooses how a model scores and ranks, from at most `MOST_IMAGES` images of a split.
+
+    - The value of an image: of the methods whose MAE is not larger than that of greedy replies, beyond the
+      95 % interval of the difference, the one with the highest SRCC; the cheapest if several have it.
+    - Its temperature: with the highest likelihood of the true values.
+    - The order of a list: that of the values, unless the model's own list has a higher mean tau, beyond the
+      95 % interval of the difference.
+
+    Without a split, or one of orders alone, nothing is chosen: values and orders are those of greedy replies.
+
+    Args:
+        lengths: the lists that the model was trained on, by their numbers of images.
+        seed: draws images and lists.
+        progress: called with the number of prompts so far and the number of all.
+    """
+    known = tuple(sorted(lengths))
+    if split is None or not collection.knows_values(split):
+        return Scoring("greedy", lengths=known, listed=known)
+    task = collection.task
+    refused = refused_rows(processor, collection.split(split))
+    rows = [row for row in collection.split(split) if row.path not in refused]
+    if len(rows) > MOST_IMAGES:
+        rows = random.Random(f"{seed}:scoring").sample(rows, MOST_IMAGES)
+    lists = {count: drawn for count in known if (drawn := _lists(rows, count, seed))}
+    methods: list[Method] = ["mean-fast", "mean"] if has_grid(task) else []
+    total = len(rows) * (1 + len(methods)) + sum(map(len, lists.values()))
+    done = 0
+
+    def count_on(number: int) -> None:
+        nonlocal done
+        done += number
+        if progress is not None:
+            progress(done, total)
+
+    replies: dict[Row, str] = {}
+    for group, text in ask(
+        model, processor, [Group((row,)) for row in rows], task, batch_size, max_new_tokens
+    ):
+        replies[group.rows[0]] = text
+        count_on(1)
+    scoring = own_scoring(list(replies.values()), task)
+    given = [predict(Group((row,)), replies[row]).read_leniently().values[0] for row in rows]
+    values: dict[Method, list[float]] = {"greedy": filled(given, task)}
+    found: dict[Method, Distributions] = {}
+    for method in methods:
+        parts: dict[Row, Distributions] = {}
+        for batch, scored in scored_rows(
+            model, processor, rows, task, replace(scoring, method=method), replies, batch_size, max_new_tokens
+        ):
+            assert scored.distributions is not None
+            parts |= zip(batch, scored.distributions.rows(), strict=True)
+            count_on(len(batch))
+        found[method] = Distributions.joined([parts[row] for row in rows])
+        values[method] = found[method].mean.tolist()
+    listed: dict[int, list[float]] = {}
+    for count, groups in lists.items():
+        taus = []
+        for group, text in ask(model, processor, groups, task, batch_size, max_new_tokens):
+            taus.append(predict(group, text).read_leniently().tau or 0.0)
+            count_on(1)
+        listed[count] = taus
+
+    truths = [row.value for row in rows]
+    by_row = {method: dict(zip(rows, some, strict=True)) for method, some in values.items()}
+    measured = {method: _numbers(some, truths, task, lists) for method, some in by_row.items()}
+    measured["listed"] = {f"tau{count}": float(np.mean(taus)) for count, taus in listed.items()}
+    temperatures = {method: temperature_for(some, truths) for method, some in found.items()}
+    for method, some in found.items():
+        measured[method] |= _calibration(some.tempered(temperatures[method]), truths)
+    chosen = best_method(values, truths, seed)
+    return Scoring(
+        method=chosen,
+        reasoning=scoring.reasoning,
+        temperatures=temperatures,
+        lengths=known,
+        listed=tuple(
+            count
+            for count, taus in listed.items()
+            if _is_higher(taus, _taus(by_row[chosen], lists[count]), seed)
+        ),
+        split=split,
+        seed=seed,
+        images=len(rows),
+        measured=measured,
+    )
+
+
+def best_method(values: Mapping[Method, Sequence[float]], truths: Sequence[float], seed: int) -> Method:
+    """The method with the highest SRCC of those that are not worse than `greedy` in MAE, beyond the 95 %
+    interval of the difference; of equal ones the first.
+
+    Args:
+        values: METHOD -> the value of each image; `greedy` is among them.
+        truths: the true value of each image.
+    """
+    target = np.array(truths)
+    errors = {method: np.abs(np.array(some) - target) for method, some in values.items()}
+    not_worse = [m for m in values if not _is_higher(errors[m], errors["greedy"], seed)]
+    return max(not_worse, key=lambda method: srcc(values[method], truths))
+
+
+def temperature_for(found: Distributions, truths: Sequence[float]) -> float:
+    """The temperature of `TEMPERATURES` at which the true values are likeliest, with three digits."""
+    losses = [
+        -float(np.mean(np.log(np.maximum(found.tempered(t).probability_of(truths), 1e-12))))
+        for t in TEMPERATURES
+    ]
+    return float(f"{TEMPERATURES[int(np.argmin(losses))]:.3g}")
+
+
+def _is_higher(some: ArrayLike, others: ArrayLike, seed: int) -> bool:
+    """Whether the mean of some numbers is higher, beyond the 95 % interval of the paired difference."""
+    low, _ = bootstrap_interval(np.asarray(some) - np.asarray(others), seed=seed)
+    return low > 0
+
+
+def _lists(rows: Sequence[Row], count: int, seed: int) -> list[Group]:
+    """Lists of so many of these images; none if there are too few."""
+    try:
+        return disjoint_groups(rows, count, MOST_LISTS, seed)
+    except DataError:
+        return []
+
+
+def _numbers(
+    values: Mapping[Row, float], truths: Sequence[float], task: Task, lists: Mapping[int, Sequence[Group]]
+) -> dict[str, float]:
+    """MAE and SRCC of these values, and tau of lists that are sorted by them."""
+    given = np.clip(list(values.values()), task.low, task.high)
+    numbers = {"mae": mae(given, truths), "srcc": srcc(given, truths)}
+    return numbers | {f"tau{n}": float(np.mean(_taus(values, groups))) for n, groups in lists.items()}
+
+
+def _taus(values: Mapping[Row, float], groups: Sequence[Group]) -> list[float]:
+    """Kendall's tau of each list, sorted by the values of its images."""
+    return [tau_values(range(len(g.rows)), [values[row] for row in g.rows], g.values) for g in groups]
+
+
+def _calibration(found: Distributions, truths: Sequence[float]) -> dict[str, float]:
+    """Calibration error and coverage, as evaluation has them."""
+    on_grid = found.nearest(truths)
+    low, high = found.interval(LEVEL)
+    return {
+        "ece": calibration_error(found.probabilities.max(axis=1), found.mode == on_grid),
+        "coverage": float(np.mean((low <= on_grid) & (on_grid <= high))),
+    }

@@ -1,0 +1,125 @@
+"""`Scoring`: how a model scores and ranks best, with the numbers that decided it, and `scoring.json` in the
+model's folder, where it stands. It is chosen in `rarl.evaluation.choosing`; no model is asked here."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rarl.errors import ConfigError, DataError, nearest_word
+from rarl.files import write_text
+
+SCORING_FILE = "scoring.json"
+
+Method = Literal["greedy", "mean", "mean-fast"]
+METHODS: tuple[Method, ...] = get_args(Method)
+ORDERS = ("listed", "values")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a model scores and ranks.
+
+    Attributes:
+        method: where the value of an image is from: its `greedy` reply, the `mean` of the distribution over
+            whole replies, or `mean-fast`, that over replies without reasoning.
+        reasoning: of the replies behind `mean`: the `template`, or `free`, which is generated first.
+        temperatures: METHOD -> what the log-probs of that distribution are divided by for its interval; 1
+            where it is missing. Means are those of the distribution as it is.
+        lengths: the lists that the model was trained on, by their numbers of images; others it can't be asked
+            for.
+        listed: those of them for which the order of the model's own list beats that of the values.
+        split, seed, images: what it was chosen on: so many single images of that split.
+        measured: METHOD, or `listed` -> METRIC -> number there.
+    """
+
+    method: Method = "greedy"
+    reasoning: Literal["template", "free"] = "template"
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    listed: tuple[int, ...] = ()
+    split: str = ""
+    seed: int = 0
+    images: int = 0
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def temperature(self) -> float:
+        """That of the distribution which `method` uses; for `greedy`, of that beside it, of `mean`."""
+        return self.temperatures.get("mean" if self.method == "greedy" else self.method, 1.0)
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, in words."""
+        over = "replies without reasoning" if self.method == "mean-fast" else "whole replies"
+        what = f"values are means over {over}, with intervals at temperature {self.temperature:g}"
+        if self.method == "greedy":
+            what = "values are those of greedy replies"
+        if self.listed:
+            what += f"; lists of {', '.join(map(str, self.listed))} images in the order of the reply"
+        if by_values := [count for count in self.lengths if count not in self.listed]:
+            what += f"; lists of {', '.join(map(str, by_values))} by values"
+        return what + (f" (chosen on {self.images} images of {self.split})" if self.split else "")
+
+
+def method_named(name: str, scoring: Scoring) -> Scoring:
+    """`scoring`, changed to what a person asks for.
+
+    Args:
+        name: a method of `METHODS`; or `listed` or `values`, for the order of all lists that the model knows.
+
+    Raises:
+        ConfigError: for another name, or `listed` where the model knows no lists.
+    """
+    if name in METHODS:
+        return replace(scoring, method=name)
+    if name == "values":
+        return replace(scoring, listed=())
+    if name == "listed":
+        if not scoring.lengths:
+            raise ConfigError("method listed: this model was trained on no lists; its images go by values")
+        return replace(scoring, listed=scoring.lengths)
+    known = (*METHODS, *ORDERS)
+    raise ConfigError(f"unknown method '{name}'{nearest_word(name, known)}; they are {', '.join(known)}")
+
+
+def write_scoring(folder: Path, scoring: Scoring) -> None:
+    """Writes `scoring.json` into a model's folder."""
+    write_text(folder / SCORING_FILE, json.dumps(asdict(scoring), indent=2, allow_nan=False) + "\n")
+
+
+def read_scoring(folder: Path) -> Scoring | None:
+    """The scoring that stands in a model's folder; None where there is none, and for the name of a hub.
+
+    Raises:
+        DataError: if the file is no scoring.
+    """
+    path = folder / SCORING_FILE
+    if not path.is_file():
+        return None
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        known = {key.name: found[key.name] for key in fields(Scoring)}
+        for key in ("lengths", "listed"):
+            known[key] = tuple(int(count) for count in known[key])
+        scoring = Scoring(**known)
+        right = (
+            scoring.method in METHODS
+            and scoring.reasoning in ("template", "free")
+            and all(float(number) > 0 for number in scoring.temperatures.values())
+            and set(scoring.listed) <= set(scoring.lengths)
+            and all(isinstance(numbers, dict) for numbers in scoring.measured.values())
+        )
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} says no scoring ({error!r}); remove it, and the model scores greedily"
+        ) from error
+    if not right:
+        raise DataError(
+            f"{path} says no scoring: a value is none that it can have; remove it, and the model "
+            "scores greedily"
+        )
+    return scoring

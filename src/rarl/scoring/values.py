@@ -1,0 +1,83 @@
+"""The values of single images as a `Scoring` says: of greedy replies, or means of distributions with their
+intervals. Images come opened; which can be shown to the model, and what is made of a value, is decided by who
+asks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
+
+from rarl.method.prompts import messages
+from rarl.method.replies import parse_leniently
+from rarl.method.tasks import Task
+from rarl.models.generation import greedy_replies
+from rarl.scoring.distribution import Distributions
+from rarl.scoring.expected import distributions
+from rarl.scoring.scoring import Scoring
+
+LEVEL = 0.8
+"""The probability that an interval has."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The values of N images.
+
+    Attributes:
+        values: in units of the task; None for an image whose greedy reply gives none.
+        intervals: the lower and the upper end of the central interval of `LEVEL`, at the temperature of the
+            scoring; None where no distribution was asked for.
+        distributions: of N rows, as the model has them, without a temperature; None likewise.
+    """
+
+    values: list[float | None]
+    intervals: list[tuple[float, float]] | None = None
+    distributions: Distributions | None = None
+
+
+def values_of(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    images: Sequence[Image.Image],
+    task: Task,
+    scoring: Scoring,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    rule: str | None = None,
+    replies: Sequence[str] | None = None,
+) -> Scored:
+    """The value of each image, in a prompt of its own, by the method of `scoring`.
+
+    Greedy replies are read leniently (`rarl.method.replies.parse_leniently`).
+
+    Args:
+        batch_size: prompts in one pass.
+        max_new_tokens: where a reply, or the reasoning before an answer, is cut that does not end by itself.
+        rule: what the prompt asks for; None for the task's.
+        replies: the model's greedy replies, where they are known already.
+    """
+    generated = scoring.method == "greedy" or (scoring.method == "mean" and scoring.reasoning == "free")
+    if not generated:
+        replies = None
+    elif replies is None:
+        prompts = [messages(1, rule or task.rule, task.value_range)] * len(images)
+        replies = greedy_replies(
+            model,
+            processor,
+            prompts,
+            [[image] for image in images],
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
+    if scoring.method == "greedy":
+        assert replies is not None
+        return Scored([parse_leniently(reply, 1).values(1)[0] for reply in replies])
+    reasoning = "empty" if scoring.method == "mean-fast" else replies or "template"
+    found = distributions(
+        model, processor, images, task, reasoning=reasoning, rule=rule, batch_size=batch_size
+    )
+    # Tempered, means would be drawn to the middle of the range; the temperature is for how sure they are.
+    low, high = (ends.tolist() for ends in found.tempered(scoring.temperature).interval(LEVEL))
+    return Scored(found.mean.tolist(), list(zip(low, high, strict=True)), found)

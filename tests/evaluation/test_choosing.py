@@ -1,0 +1,145 @@
+"""What is chosen on validation, by models that are functions: values, orders, temperature, and when nothing
+can be chosen."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import rarl.evaluation.choosing
+import rarl.evaluation.evaluate
+from helpers.asking import TASK, image, right
+from rarl.data.writing import write_collection
+from rarl.evaluation.choosing import best_method, choose, temperature_for
+from rarl.method.replies import reference_reply
+from rarl.scoring.distribution import Distributions
+from rarl.scoring.scoring import Scoring
+from rarl.scoring.values import Scored
+
+TRUTHS = [float(value) for value in range(11)] * 4
+
+
+@pytest.fixture(scope="module")
+def greys(tmp_path_factory):
+    entries = [(f"v{i}", value, image(value)) for i, value in enumerate(TRUTHS)]
+    return write_collection(tmp_path_factory.mktemp("data") / "greys", TASK, {"validation": entries})
+
+
+@pytest.fixture
+def chosen(greys, monkeypatch):
+    """`chosen(alone, listed, mean, fast)`: what is chosen for a model whose replies and whose likeliest
+    values are these functions of what it is shown."""
+
+    def run(alone, listed, mean, fast, **options):
+        def values_in(images):
+            return [round(picture.getpixel((0, 0))[0] / 20) for picture in images]
+
+        def replies(model, processor, prompts, images, **more):
+            groups = [values_in(group) for group in images]
+            return [alone(group[0]) if len(group) == 1 else listed(group) for group in groups]
+
+        def scored(model, processor, images, task, scoring, **more):
+            how = mean if scoring.method == "mean" else fast
+            found = np.full((len(images), 11), 0.01)
+            for row, value in zip(found, values_in(images), strict=True):
+                row[how(value)] += 0.89
+            own = Distributions(np.arange(11.0), found)
+            return Scored(own.mean.tolist(), None, own)
+
+        monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", replies)
+        monkeypatch.setattr("rarl.evaluation.expected.values_of", scored)
+        processor = SimpleNamespace()
+        options = {"lengths": [4], "seed": 0, "batch_size": 16, "max_new_tokens": 8, **options}
+        return choose(None, processor, greys, options.pop("split", "validation"), **options)
+
+    return run
+
+
+def said(value):
+    return reference_reply([value], 1)
+
+
+def half(value):
+    """The neighbour below of odd values: many images tie."""
+    return value - value % 2
+
+
+def reverse(values):
+    return reference_reply([10 - value for value in values], 1)
+
+
+@pytest.mark.parametrize(
+    ("alone", "listed", "mean", "fast", "method", "lists"),
+    [
+        # Greedy replies tie where the mean does not; lists in the right order are no better than its values.
+        (lambda v: said(half(v)), right, lambda v: v, half, "mean", ()),
+        # The same without reasoning is cheaper.
+        (lambda v: said(half(v)), reverse, lambda v: v, lambda v: v, "mean-fast", ()),
+        # A mean that is 5 too high orders images as well, but its values are wrong.
+        (said, reverse, lambda v: (v + 5) % 11, lambda v: 10 - v, "greedy", ()),
+        # The model can only rank images side by side.
+        (lambda v: said(5), right, lambda v: 5, lambda v: 5, "greedy", (4,)),
+    ],
+)
+def test_what_is_better_on_validation_is_chosen(chosen, alone, listed, mean, fast, method, lists):
+    scoring = chosen(alone, listed, mean, fast)
+    assert (scoring.method, scoring.listed, scoring.lengths) == (method, lists, (4,))
+    assert (scoring.split, scoring.images, scoring.reasoning) == ("validation", 44, "template")
+    assert scoring.measured.keys() == {"greedy", "mean", "mean-fast", "listed"}
+
+
+def test_the_numbers_behind_it_are_kept(chosen):
+    scoring = chosen(said, reverse, lambda v: v, half)
+    greedy, listed = scoring.measured["greedy"], scoring.measured["listed"]
+    assert (greedy["mae"], greedy["srcc"], greedy["tau4"]) == (0, 1, 1)
+    assert listed == {"tau4": -1}
+    # .9 on the right value, of which nine tenths are claimed; all of them are right.
+    assert scoring.measured["mean"]["coverage"] == 1
+
+
+def test_a_list_too_long_for_the_split_is_not_asked(chosen):
+    scoring = chosen(said, right, lambda v: v, half, lengths=[50, 2])
+    assert (scoring.lengths, scoring.listed) == ((2, 50), ())
+    assert scoring.measured["listed"].keys() == {"tau2"}
+
+
+def test_a_model_that_reasons_freely(chosen):
+    scoring = chosen(lambda v: said(v).replace("Picture 1: ", "I see "), right, lambda v: v, half)
+    assert scoring.reasoning == "free"
+
+
+def test_without_a_split_the_paper_is_followed(chosen):
+    assert chosen(said, right, half, half, split=None) == Scoring("greedy", lengths=(4,), listed=(4,))
+
+
+def test_progress_ends_at_its_total(chosen):
+    seen = []
+    chosen(said, right, half, half, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (44 * 3 + 11, 44 * 3 + 11)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_more_images_than_are_needed_are_drawn_with_the_seed(chosen, monkeypatch):
+    monkeypatch.setattr(rarl.evaluation.choosing, "MOST_IMAGES", 9)
+    first, again, other = (chosen(lambda v: said(half(v)), right, half, half, seed=n) for n in (0, 0, 1))
+    assert first == again
+    assert first.images == 9
+    assert first.measured != other.measured
+
+
+@pytest.mark.parametrize(
+    ("mean", "best"),
+    [([0.0, 1, 2.5, 3], "mean"), ([0.0, 1, 1, 3], "greedy"), ([9.0, 10, 11, 12], "greedy")],
+)
+def test_order_decides_unless_the_values_are_worse(mean, best):
+    """The last orders all images right, nine too high."""
+    assert best_method({"greedy": [0.0, 2, 2, 3], "mean": mean}, [0, 1, 2, 3], 0) == best
+
+
+@pytest.mark.parametrize(("claimed", "right", "temperature"), [(0.9, 9, 1.0), (0.99, 9, 2.09)])
+def test_a_temperature_makes_claims_true(claimed, right, temperature):
+    """Of ten images nine are right. odds .99 / .01 to the power of 1 / T are .9 / .1 at T = 2.09; the nearest
+    temperature that is tried is 2.18 or 2."""
+    found = Distributions(np.array([0.0, 1.0]), np.array([[claimed, 1 - claimed]] * 10))
+    chosen = temperature_for(found, [0] * right + [1] * (10 - right))
+    assert chosen == pytest.approx(temperature, rel=0.06)
