@@ -38,7 +38,7 @@ def ranker(monkeypatch):
         stops_at: str | None = None
         read_leniently = 0
 
-        def __init__(self, model, task, batch_size):
+        def __init__(self, model, task, **options):
             pass
 
         def measure_each(self, files):

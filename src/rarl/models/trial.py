@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -81,7 +82,8 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     given = json.load(sys.stdin)
     try:
-        {"render": _render, "match": _match}[given.pop("what")](**given)
+        tried: dict[str, Callable[..., None]] = {"render": _render, "match": _match}
+        tried[given.pop("what")](**given)
     except MemoryError:
         sys.exit(1)
     except Exception:
