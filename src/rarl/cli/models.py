@@ -62,6 +62,8 @@ def evaluate_command(
 ) -> None:
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
 
+    On several GPUs, start it with `torchrun --nproc_per_node N -m rarl evaluate …`: each answers its share.
+
     Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
     prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
     numbers for the groups of images that the columns make.
@@ -99,12 +101,14 @@ def evaluate_command(
     with redirect_stdout(sys.stderr):
         from rich.console import Console
 
+        from rarl.evaluation.asking import join_processes
         from rarl.evaluation.evaluate import evaluate
         from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
 
         use_one_thread_for(name)
-        with counted(Console(stderr=True), f"evaluating {label}") as progress:
+        first = join_processes()
+        with counted(Console(stderr=True, quiet=not first), f"evaluating {label}") as progress:
             evaluate(
                 load_model(name),
                 load_processor(name),
@@ -119,6 +123,8 @@ def evaluate_command(
                 batch_size=batch_size,
                 progress=progress,
             )
+    if not first:
+        return
     metrics = load_metrics(folder / "metrics.json")
     if as_json:
         print(json.dumps(metrics))

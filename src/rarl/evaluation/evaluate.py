@@ -4,6 +4,7 @@ Nothing is chosen or compared here; tables are in `report`."""
 
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from rarl.data.groups import Group, share_images, tie_rate
 from rarl.data.images import open_image
 from rarl.data.sources import SHOWN
 from rarl.errors import ConfigError
+from rarl.evaluation.asking import in_shares, key_of, open_kept, rank_and_size
 from rarl.evaluation.lists import groups_to_ask
 from rarl.evaluation.metrics import MetricEntry
 from rarl.evaluation.prediction import predict
@@ -66,6 +68,10 @@ def evaluate(
             under `subgroups`. None for the columns that `read_columns` chooses, () for none.
         progress: called with the number of replies so far and the number of all replies.
 
+    Where several processes work together, all call it: each asks its share, and the first one writes. Replies
+    are kept in a hidden folder of `out` until the results are written, so that a killed evaluation of the
+    same model goes on.
+
     An image that the processor refuses is not asked for: alone it has no value, no new list has it, and a
     list of before that has it has no reply. The log names it.
 
@@ -100,12 +106,14 @@ def evaluate(
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
+    key = key_of(model, processor, prompts, task.to_dict(), batch_size, max_new_tokens, len(groups))
+    kept = open_kept(folder / f".replies-{arm}", key)
     texts: list[str] = []
     # Never in one batch: the replies to lists must not depend on whether rotations are asked as well.
-    for some in (groups, prompts[len(groups) :]):
+    for name, some in (("lists", groups), ("rotations", prompts[len(groups) :])):
         can_be_shown = [refused.isdisjoint(row.path for row in group.rows) for group in some]
         shown = [group for group, possible in zip(some, can_be_shown, strict=True) if possible]
-        replies = ask(model, processor, shown, task, batch_size, max_new_tokens)
+        replies = ask(model, processor, shown, task, batch_size, max_new_tokens, kept=kept / name)
         for possible in can_be_shown:
             texts.append(next(replies)[1] if possible else "")
             if progress is not None:
@@ -122,6 +130,8 @@ def evaluate(
     metrics = summarize(predictions, task, seed)
     metrics |= lenient_metrics(predictions, metrics, task, seed)
     divided = by_column(predictions, columns, task, seed) if columns else {}
+    if rank_and_size()[0] > 0:
+        return metrics
     with locked(folder, "results", wait=True):
         write_predictions(folder, arm, predictions)
         saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
@@ -134,6 +144,7 @@ def evaluate(
         saved["arms"][arm] = metrics
         saved.setdefault("subgroups", {})[arm] = divided
         write_metrics(folder, saved)
+    shutil.rmtree(kept)
     return metrics
 
 
@@ -172,15 +183,25 @@ def ask(
     task: Task,
     batch_size: int,
     max_new_tokens: int,
+    *,
+    kept: Path | None = None,
+    together: bool = False,
 ) -> Iterator[tuple[Group, str]]:
-    """Yields each group with its reply. Images are opened a batch at a time, so a split of any size fits."""
+    """Yields each group with its reply, groups with fewer images first. All processes ask, each its share of
+    the batches (`in_shares`, which `kept` and `together` are of). Images are opened a batch at a time, so a
+    split of any size fits."""
+
+    def answer(batch: Sequence[Group]) -> list[str]:
+        count = len(batch[0].rows)
+        prompts = [messages(count, group.rule or task.rule, task.value_range) for group in batch]
+        pictures = [[open_image(row.path) for row in group.rows] for group in batch]
+        return greedy_replies(
+            model, processor, prompts, pictures, max_new_tokens=max_new_tokens, batch_size=batch_size
+        )
+
+    batches: list[list[Group]] = []
     for count in sorted({len(group.rows) for group in groups}):
         same = [group for group in groups if len(group.rows) == count]
-        for start in range(0, len(same), batch_size):
-            batch = same[start : start + batch_size]
-            prompts = [messages(count, group.rule or task.rule, task.value_range) for group in batch]
-            pictures = [[open_image(row.path) for row in group.rows] for group in batch]
-            texts = greedy_replies(
-                model, processor, prompts, pictures, max_new_tokens=max_new_tokens, batch_size=batch_size
-            )
-            yield from zip(batch, texts, strict=True)
+        batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
+    for batch, texts in zip(batches, in_shares(batches, answer, kept=kept, together=together), strict=True):
+        yield from zip(batch, texts, strict=True)

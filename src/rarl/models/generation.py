@@ -71,7 +71,8 @@ def greedy_replies(
     replies = [""] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
     opening = reply_opening(processor)
-    with torch.inference_mode(), _evaluating(model):
+    # Not inference_mode: FSDP2 would keep what it allocates here, and fail when training goes on.
+    with torch.no_grad(), _evaluating(model):
         for batch in _batches(images, batch_size):
             texts = processor.apply_chat_template(
                 [list(prompts[i]) for i in batch], tokenize=False, add_generation_prompt=True
@@ -149,6 +150,5 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
         for module in model.modules():
             if hasattr(module, "rope_deltas"):
-                # transformers 5.23 keeps it between calls; this one is an inference tensor, unusable in
-                # training.
+                # transformers 5.23 keeps it between calls.
                 module.rope_deltas = None  # type: ignore[assignment]

@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from rarl.data.collection import Collection, Row, load_collection
@@ -28,6 +30,7 @@ from rarl.method.tasks import Task, steps_above
 from rarl.models.limits import check_images
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.processor import reply_opening
+from rarl.models.whole import whole_models
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
 from rarl.training.checkpoints import check_output, is_finished
@@ -47,8 +50,8 @@ from rarl.training.sections import Evaluation, Stage, Validation
 def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
     """Trains and evaluates the arms of a run that are not finished.
 
-    Under torchrun or `accelerate launch` all processes train; only the first evaluates and writes to the
-    console.
+    Under torchrun or `accelerate launch` all processes train and evaluate; only the first writes, into the
+    folder and to the console. All of them must see that folder.
 
     Args:
         config: the whole run.
@@ -56,7 +59,7 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
         console: where the progress goes.
 
     Returns:
-        The contents of `metrics.json`: every arm, and the base. The other processes don't wait for it.
+        The contents of `metrics.json`: every arm, and the base.
 
     Raises:
         ConfigError, DataError, ModelError: for whatever can't work, before anything runs; also if another
@@ -78,9 +81,11 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
         if first:
             # Each arm has removed its own, unless the run was killed just after it finished the arm.
             shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
+        with whole_models():
             evaluate_arm(config, collection, "base", config.model, console)
             for arm in trained_arms(config):
                 evaluate_arm(config, collection, arm, config.output / arm, console)
+        state.wait_for_everyone()
     return _open_metrics(config)
 
 
@@ -92,7 +97,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
-        gc.collect()  # a trainer and its models form a cycle, which must go before the next are loaded
+        _free()
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -101,8 +106,15 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             start = config.output / config.sft.name
         if not is_finished(folder):
             train_stage(config, stage, start, drawn, folder, console, held_out)
-            gc.collect()
+            _free()
         start = folder
+
+
+def _free() -> None:
+    """A trainer and its models form a cycle, which must go before the next are loaded; and so must the memory
+    of a GPU that torch keeps, because a vLLM beside it asks for its own."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,11 +128,12 @@ def evaluate_arm(
     wanted = {"mae" if count == 1 else f"tau{count}" for count in settings.images}
     if settings.position_lists:
         wanted |= {f"agreement{count}" for count in settings.images if count > 1}
-    if wanted <= _open_metrics(config)["arms"].get(arm, {}).keys():
+    is_done = [wanted <= _open_metrics(config)["arms"].get(arm, {}).keys()]
+    if broadcast_object_list(is_done)[0]:  # the first one's, who may be ahead
         return
     with counted(console, f"evaluating {arm}") as progress:
         evaluate(
-            load_model(model),
+            load_model(model, attention=config.attention),
             load_processor(model),
             collection,
             config.output,
