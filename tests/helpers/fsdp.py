@@ -1,6 +1,6 @@
-"""The command `rarl` under FSDP2 on the CPU: `python fsdp.py train CONFIG.yaml`, in each of several
-processes. accelerate 1.15 ignores FSDP where there is no accelerator; here it doesn't. The weights of every
-trainer are seen to be spread over the processes, or the command fails."""
+"""FSDP2 on the CPU, in each of several processes, which the caller starts. accelerate 1.15 ignores FSDP where
+there is no accelerator; here it doesn't, and a training whose weights are not spread over the processes
+fails. `torchrun --nproc_per_node 2 tests/helpers/fsdp.py train CONFIG.yaml` is `rarl train` so."""
 
 import os
 import sys
@@ -11,8 +11,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 
-def allow_on_cpu() -> None:
-    """Makes accelerate take its FSDP plugin on a CPU, too, as it does on accelerators."""
+def use_fsdp() -> None:
+    """Makes all trainings of this process go by FSDP2."""
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    }
     original = AcceleratorState.__init__
 
     @wraps(original)
@@ -26,10 +31,10 @@ def allow_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = self.distributed_type
 
     AcceleratorState.__init__ = patched
+    _watch_weights()
 
 
-def watch_weights() -> None:
-    """Every arm's training ends in an error unless its weights were spread over the processes."""
+def _watch_weights() -> None:
     from torch.distributed.tensor import DTensor
     from transformers import TrainerCallback
 
@@ -49,13 +54,7 @@ def watch_weights() -> None:
 
 
 if __name__ == "__main__":
-    os.environ |= {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    }
-    allow_on_cpu()
-    watch_weights()
+    use_fsdp()
     from rarl.cli import main
 
     main(sys.argv[1:])

@@ -454,3 +454,30 @@ def test_the_oracle_of_these_tests_is_right():
     inputs = [{"values": TRUTH, "delta": 2.0, "range": [0, 9]}] * 4
     assert rewards_of(list(REWARD), inputs) == list(REWARD.values())
     assert choose([3, 3, 0, 5], [5] * 4, Mutation(k=2, probability=1.0), random.Random(0)) == [0, 2]
+
+
+@pytest.mark.parametrize("shared_prefix", ["on", "off"])
+def test_adapters_decode_in_the_dtype_of_training(prompts_of, tmp_path, shared_prefix):
+    """PEFT generates with the model inside, which accelerate's autocast does not reach."""
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trainer = ours(
+        prompts_of([3, 7], [1]),
+        tmp_path,
+        peft_config=lora,
+        bf16=True,
+        shared_prefix=shared_prefix,
+        max_steps=1,
+    )
+    layer = next(module for name, module in trainer.model.named_modules() if name.endswith("layers.0.mlp"))
+    seen = []
+
+    def record(module, inputs, output):
+        seen.append((output.dtype, torch.is_grad_enabled()))
+
+    layer.register_forward_hook(record)
+    trainer.train()
+    decoded = [dtype for dtype, trained in seen if not trained]
+    assert len(decoded) > 8  # a token at a time
+    assert set(decoded) == {torch.bfloat16}

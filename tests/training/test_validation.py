@@ -10,9 +10,8 @@ from rich.console import Console
 
 from helpers.training import log, same
 from helpers.validated import ASKED, SFT_ALONE, STAGE, model_bytes, steps_of, train, validated
-from rarl.errors import ConfigError, RarlError
+from rarl.errors import RarlError
 from rarl.models.loading import load_model
-from rarl.training import arms
 from rarl.training import callbacks as validation
 from rarl.training.callbacks import (
     ValidationCallback,
@@ -67,7 +66,7 @@ def test_a_line_is_what_the_replies_are_worth(validated_config_of, validated_dig
     values = {row.id: row.value for row in validated_digits.split("validation")}
     asked = []
 
-    def replies(model, processor, groups, task, batch_size, max_new_tokens):
+    def replies(model, processor, groups, task, batch_size, max_new_tokens, *, together):
         asked.append((len(groups), batch_size, max_new_tokens))
         for number, group in enumerate(groups):
             true = [values[row.id] for row in group.rows]
@@ -190,25 +189,6 @@ def test_the_best_of_adapters_is_kept_merged(validated_config_of, scores, by_ste
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("spread", ["is_fsdp_enabled", "is_deepspeed_enabled"])
-def test_a_model_that_no_process_holds_whole_is_not_asked(validated_config_of, monkeypatch, spread):
-    fit = arms._fit
-
-    def pretend(trainer, *rest):
-        begin = trainer.callback_handler.on_train_begin
-
-        def begun(*args):
-            setattr(trainer, spread, True)
-            return begin(*args)
-
-        trainer.callback_handler.on_train_begin = begun
-        fit(trainer, *rest)
-
-    monkeypatch.setattr(arms, "_fit", pretend)
-    with pytest.raises(ConfigError, match=r"^validation: .*FSDP, DeepSpeed.*remove this section"):
-        train(validated_config_of())
 
 
 def refused(config):

@@ -64,6 +64,8 @@ def evaluate_command(
 ) -> None:
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
 
+    On several GPUs, start it with `torchrun --nproc_per_node N -m rarl evaluate …`: each answers its share.
+
     Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
     prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
     numbers for the groups of images that the columns make. MODEL may be any chat model that sees images, by
@@ -103,6 +105,7 @@ def evaluate_command(
     with redirect_stdout(sys.stderr):
         from rich.console import Console
 
+        from rarl.evaluation.asking import join_processes
         from rarl.evaluation.evaluate import evaluate
         from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
@@ -110,7 +113,8 @@ def evaluate_command(
 
         if served is None:
             use_one_thread_for(name)
-        with counted(Console(stderr=True), f"evaluating {label}") as progress:
+        first = join_processes()
+        with counted(Console(stderr=True, quiet=not first), f"evaluating {label}") as progress:
             evaluate(
                 served or load_model(name, trust_remote_code=trust_remote_code),
                 None if served else load_processor(name, trust_remote_code=trust_remote_code),
@@ -126,6 +130,8 @@ def evaluate_command(
                 scoring=read_scoring(Path(name)),
                 progress=progress,
             )
+    if not first:
+        return
     metrics = load_metrics(folder / "metrics.json")
     if as_json:
         print(json.dumps(metrics))

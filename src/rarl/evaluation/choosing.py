@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 from rarl.data.collection import Collection, Row
 from rarl.data.groups import Group, disjoint_groups
 from rarl.errors import DataError
+from rarl.evaluation.asking import in_shares
 from rarl.evaluation.evaluate import ask, refused_rows
-from rarl.evaluation.expected import own_scoring, scored_rows
+from rarl.evaluation.expected import distributions_of, own_scoring, row_batches
 from rarl.evaluation.metrics import bootstrap_interval, calibration_error, filled, mae, srcc, tau_values
 from rarl.evaluation.prediction import predict
 from rarl.method.tasks import Task
@@ -85,12 +86,15 @@ def choose(
     values: dict[Method, list[float]] = {"greedy": filled(given, task)}
     found: dict[Method, Distributions] = {}
     for method in methods:
+        by_method = replace(scoring, method=method)
+
+        def answer(batch: Sequence[Row], by_method: Scoring = by_method) -> list[Distributions]:
+            return distributions_of(model, processor, batch, task, by_method, replies, max_new_tokens).rows()
+
         parts: dict[Row, Distributions] = {}
-        for batch, scored in scored_rows(
-            model, processor, rows, task, replace(scoring, method=method), replies, batch_size, max_new_tokens
-        ):
-            assert scored.distributions is not None
-            parts |= zip(batch, scored.distributions.rows(), strict=True)
+        batches = row_batches(rows, replies, batch_size)
+        for batch, some in zip(batches, in_shares(batches, answer), strict=True):
+            parts |= zip(batch, some, strict=True)
             count_on(len(batch))
         found[method] = Distributions.joined([parts[row] for row in rows])
         values[method] = found[method].mean.tolist()

@@ -4,6 +4,7 @@ Nothing is chosen or compared here; tables are in `report`."""
 
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from rarl.data.groups import Group, share_images, tie_rate
 from rarl.data.images import open_image
 from rarl.data.sources import SHOWN
 from rarl.errors import ConfigError
+from rarl.evaluation.asking import in_shares, key_of, open_kept, rank_and_size
 from rarl.evaluation.expected import expected_of, images_of, own_scoring
 from rarl.evaluation.lists import groups_to_ask
 from rarl.evaluation.metrics import MetricEntry
@@ -77,6 +79,10 @@ def evaluate(
     Where the split has values and the task's grid is not too fine (`has_grid`), each image gets a
     distribution over it, too, and so do the images of lists; an endpoint gives none.
 
+    Where several processes work together, all call it: each asks its share, and the first one writes. Replies
+    are kept in a hidden folder of `out` until the results are written, so that a killed evaluation of the
+    same model goes on.
+
     An image that the processor refuses is not asked for: alone it has no value, no new list has it, and a
     list of before that has it has no reply. The log names it.
 
@@ -114,12 +120,14 @@ def evaluate(
     distributions = processor is not None and collection.knows_values(split) and has_grid(task)
     alone = images_of(groups, refused) if distributions else []
     total = len(prompts) + len(alone)
+    key = key_of(model, processor, prompts, task.to_dict(), scoring, batch_size, max_new_tokens, len(groups))
+    kept = open_kept(folder / f".replies-{arm}", key)
     texts: list[str] = []
     # Never in one batch: the replies to lists must not depend on whether rotations are asked as well.
-    for some in (groups, prompts[len(groups) :]):
+    for name, some in (("lists", groups), ("rotations", prompts[len(groups) :])):
         can_be_shown = [refused.isdisjoint(row.path for row in group.rows) for group in some]
         shown = [group for group, possible in zip(some, can_be_shown, strict=True) if possible]
-        replies = ask(model, processor, shown, task, batch_size, max_new_tokens)
+        replies = ask(model, processor, shown, task, batch_size, max_new_tokens, kept=kept / name)
         for possible in can_be_shown:
             texts.append(next(replies)[1] if possible else "")
             if progress is not None:
@@ -140,6 +148,7 @@ def evaluate(
             replies,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
+            kept=kept / "expected",
             progress=progress and (lambda done: progress(len(prompts) + done, total)),
         )
         predictions = [
@@ -156,6 +165,8 @@ def evaluate(
     metrics |= lenient_metrics(predictions, metrics, task, seed)
     metrics |= expected_metrics(predictions, task, seed)
     divided = by_column(predictions, columns, task, seed) if columns else {}
+    if rank_and_size()[0] > 0:
+        return metrics
     with locked(folder, "results", wait=True):
         write_predictions(folder, arm, predictions)
         saved = open_metrics(folder, task.name, split, seed, collection.digest(split))
@@ -168,6 +179,7 @@ def evaluate(
         saved["arms"][arm] = metrics
         saved.setdefault("subgroups", {})[arm] = divided
         write_metrics(folder, saved)
+    shutil.rmtree(kept)
     return metrics
 
 
@@ -208,15 +220,25 @@ def ask(
     task: Task,
     batch_size: int,
     max_new_tokens: int,
+    *,
+    kept: Path | None = None,
+    together: bool = False,
 ) -> Iterator[tuple[Group, str]]:
-    """Yields each group with its reply. Images are opened a batch at a time, so a split of any size fits."""
+    """Yields each group with its reply, groups with fewer images first. All processes ask, each its share of
+    the batches (`in_shares`, which `kept` and `together` are of). Images are opened a batch at a time, so a
+    split of any size fits."""
+
+    def answer(batch: Sequence[Group]) -> list[str]:
+        count = len(batch[0].rows)
+        prompts = [messages(count, group.rule or task.rule, task.value_range) for group in batch]
+        pictures = [[open_image(row.path) for row in group.rows] for group in batch]
+        return greedy_replies(
+            model, processor, prompts, pictures, max_new_tokens=max_new_tokens, batch_size=batch_size
+        )
+
+    batches: list[list[Group]] = []
     for count in sorted({len(group.rows) for group in groups}):
         same = [group for group in groups if len(group.rows) == count]
-        for start in range(0, len(same), batch_size):
-            batch = same[start : start + batch_size]
-            prompts = [messages(count, group.rule or task.rule, task.value_range) for group in batch]
-            pictures = [[open_image(row.path) for row in group.rows] for group in batch]
-            texts = greedy_replies(
-                model, processor, prompts, pictures, max_new_tokens=max_new_tokens, batch_size=batch_size
-            )
-            yield from zip(batch, texts, strict=True)
+        batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
+    for batch, texts in zip(batches, in_shares(batches, answer, kept=kept, together=together), strict=True):
+        yield from zip(batch, texts, strict=True)

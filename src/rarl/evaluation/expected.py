@@ -1,8 +1,8 @@
 """The distributions of a model for the images that an evaluation asks about, each in a prompt of its own
 (`rarl.scoring`): what of them is a line of `predictions.jsonl`. Their metrics are in `summary`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, ProcessorMixin
@@ -10,12 +10,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 from rarl.data.collection import Row
 from rarl.data.groups import Group
 from rarl.data.images import open_image
+from rarl.evaluation.asking import in_shares
 from rarl.evaluation.prediction import Expected
 from rarl.method.tasks import Task
 from rarl.scoring.candidates import uses_template
 from rarl.scoring.distribution import Distributions
 from rarl.scoring.scoring import Scoring
-from rarl.scoring.values import LEVEL, Scored, values_of
+from rarl.scoring.values import LEVEL, values_of
 
 
 def images_of(groups: Sequence[Group], refused: frozenset[Path]) -> list[Row]:
@@ -30,42 +31,45 @@ def own_scoring(replies: Sequence[str], task: Task) -> Scoring:
     return Scoring("mean", "template" if not replies or uses_template(replies, task) else "free")
 
 
-def scored_rows(
+def row_batches(rows: Sequence[Row], replies: Mapping[Row, str], batch_size: int) -> list[list[Row]]:
+    """The rows in batches, each of one rule, and with greedy replies that are known for all of its rows or
+    for none."""
+    batches: list[list[Row]] = []
+    for rule in dict.fromkeys(row.rule for row in rows):
+        same = [row for row in rows if row.rule == rule]
+        for known in (True, False):
+            some = [row for row in same if (row in replies) == known]
+            batches += [some[start : start + batch_size] for start in range(0, len(some), batch_size)]
+    return batches
+
+
+def distributions_of(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    rows: Sequence[Row],
+    batch: Sequence[Row],
     task: Task,
     scoring: Scoring,
     replies: Mapping[Row, str],
-    batch_size: int,
     max_new_tokens: int,
-) -> Iterator[tuple[list[Row], Scored]]:
-    """Yields some rows at a time with what `scoring` has of their images, all in the end. Images are opened a
-    batch at a time.
+) -> Distributions:
+    """The distributions of the images of a batch from `row_batches`.
 
     Args:
-        replies: the greedy replies that are known already.
+        scoring: by a method that has distributions.
     """
-    for rule in dict.fromkeys(row.rule for row in rows):
-        same = [row for row in rows if row.rule == rule]
-        for known in (True, False):  # a batch has replies for all of its rows or for none
-            some = [row for row in same if (row in replies) == known]
-            for start in range(0, len(some), batch_size):
-                batch = some[start : start + batch_size]
-                yield (
-                    batch,
-                    values_of(
-                        model,
-                        processor,
-                        [open_image(row.path) for row in batch],
-                        task,
-                        scoring,
-                        batch_size=batch_size,
-                        max_new_tokens=max_new_tokens,
-                        rule=rule,
-                        replies=[replies[row] for row in batch] if known else None,
-                    ),
-                )
+    found = values_of(
+        model,
+        processor,
+        [open_image(row.path) for row in batch],
+        task,
+        scoring,
+        batch_size=len(batch),
+        max_new_tokens=max_new_tokens,
+        rule=batch[0].rule,
+        replies=[replies[row] for row in batch] if batch[0] in replies else None,
+    ).distributions
+    assert found is not None
+    return found
 
 
 def expected_of(
@@ -78,9 +82,11 @@ def expected_of(
     *,
     batch_size: int,
     max_new_tokens: int,
+    kept: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Row, Expected]:
-    """What the distribution of each row's image says.
+    """What the distribution of each row's image says. All processes ask, each its share (`in_shares`, which
+    `kept` is of).
 
     Args:
         scoring: which distribution; of a model that scores greedily, the one over its whole replies.
@@ -89,12 +95,15 @@ def expected_of(
     """
     if scoring.method == "greedy":
         scoring = replace(scoring, method="mean")
+
+    def answer(batch: Sequence[Row]) -> list[list[float]]:
+        found = distributions_of(model, processor, batch, task, scoring, replies, max_new_tokens)
+        return [list(astuple(said)) for said in summaries(found, scoring.temperature)]
+
     found: dict[Row, Expected] = {}
-    for batch, scored in scored_rows(
-        model, processor, rows, task, scoring, replies, batch_size, max_new_tokens
-    ):
-        assert scored.distributions is not None
-        found |= zip(batch, summaries(scored.distributions, scoring.temperature), strict=True)
+    batches = row_batches(rows, replies, batch_size)
+    for batch, said in zip(batches, in_shares(batches, answer, kept=kept), strict=True):
+        found |= zip(batch, (Expected(*numbers) for numbers in said), strict=True)
         if progress is not None:
             progress(len(found))
     return found

@@ -96,7 +96,8 @@ def greedy_replies_so_far(
     replies: list[str | None] = [None] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
     opening = reply_opening(processor)
-    with torch.inference_mode(), evaluating(model):
+    # Not inference_mode: FSDP2 would keep what it allocates here, and fail when training goes on.
+    with torch.no_grad(), evaluating(model):
         for batch in _batches(images, batch_size):
             with _in_one_sentence():
                 texts = _replies_of(
@@ -243,6 +244,5 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
         for module in model.modules():
             if hasattr(module, "rope_deltas"):
-                # transformers 5.23 keeps it between calls; this one is an inference tensor, unusable in
-                # training.
+                # transformers 5.23 keeps it between calls.
                 module.rope_deltas = None  # type: ignore[assignment]

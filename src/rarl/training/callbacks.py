@@ -14,14 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.progress import Progress
 from transformers import Trainer, TrainerCallback
 
 from rarl.data.collection import Collection
 from rarl.data.groups import Group, draw_groups
-from rarl.errors import ConfigError
 from rarl.evaluation.evaluate import ask
 from rarl.evaluation.metrics import metric_of
 from rarl.evaluation.prediction import predict
@@ -31,7 +29,7 @@ from rarl.method.rewards import TERMS, score
 from rarl.method.tasks import Task
 from rarl.training.config import RunConfig
 from rarl.training.sections import Weights
-from rarl.training.weights import save_weights
+from rarl.training.weights import save_weights, whole_for_generation
 
 # ── progress: a bar, and a line for each log ─────────────────────────────────────────────────────────────
 
@@ -274,9 +272,6 @@ class ValidationCallback(TrainerCallback):
         groups: the prompts, from `validation_groups`.
         max_new_tokens: the length at which a reply is cut.
         checkpoints: the folder of the arm's checkpoints.
-
-    Raises:
-        ConfigError: when training begins, if no process holds the whole model.
     """
 
     def __init__(
@@ -299,11 +294,6 @@ class ValidationCallback(TrainerCallback):
         self._best = checkpoints / BEST_FOLDER
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled:
-            raise ConfigError(
-                "validation: is not possible where the model is spread over processes (FSDP, DeepSpeed): "
-                "remove this section, and evaluate the models that the run leaves"
-            )
         if state.global_step == 0:
             self._validate(state, control)
 
@@ -314,24 +304,25 @@ class ValidationCallback(TrainerCallback):
 
     def _validate(self, state: Any, control: Any) -> None:
         before = [log[SCORE_KEY] for log in state.log_history if SCORE_KEY in log]
-        found: list[Any] = [self._measured() if state.is_world_process_zero else None]
-        broadcast_object_list(found)
+        found = self._measured()
         should_log = control.should_log
         # The trainer's own `log` would empty TRL's metrics, which cover the steps since the last line.
-        Trainer.log(self._trainer, dict(found[0]))
+        Trainer.log(self._trainer, dict(found))
         control.should_log = should_log  # transformers 5.23 takes any line for the step's own
-        if self._settings.keep == "best" and all(found[0][SCORE_KEY] > score for score in before):
+        if self._settings.keep == "best" and all(found[SCORE_KEY] > score for score in before):
             temporary = unfinished(self._best) if state.is_world_process_zero else self._best
             save_weights(self._trainer, temporary)
             if state.is_world_process_zero:
                 finish(temporary, self._best)
 
     def _measured(self) -> dict[str, float]:
-        model: Any = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        processor: Any = self._trainer.processing_class
-        answered = list(
-            ask(model, processor, self._groups, self._task, self._batch_size, self._max_new_tokens)
-        )
+        """All processes take part, and have the same numbers."""
+        trainer = self._trainer
+        processor: Any = trainer.processing_class
+        settings = (self._groups, self._task, self._batch_size, self._max_new_tokens)
+        with whole_for_generation(trainer) as model:
+            together = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+            answered = list(ask(model, processor, *settings, together=together))
         predictions = [predict(group, text) for group, text in answered]
         metrics = summarize(predictions, self._task, 0)
         scores = [reply_score(group, text, self._task, self._weights) for group, text in answered]

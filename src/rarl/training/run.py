@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from rarl.data.collection import Collection, Row, load_collection
@@ -29,6 +31,7 @@ from rarl.method.tasks import Task, steps_above
 from rarl.models.limits import check_images, prompt_lengths
 from rarl.models.loading import check_model, load_model, load_processor
 from rarl.models.processor import reply_opening
+from rarl.models.whole import whole_models
 from rarl.scoring.scoring import read_scoring, write_scoring
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
@@ -50,8 +53,8 @@ from rarl.training.sections import Evaluation, Stage, Validation
 def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Any]:
     """Trains and evaluates the arms of a run that are not finished.
 
-    Under torchrun or `accelerate launch` all processes train; only the first evaluates and writes to the
-    console.
+    Under torchrun or `accelerate launch` all processes train and evaluate; only the first writes, into the
+    folder and to the console. All of them must see that folder.
 
     Args:
         config: the whole run.
@@ -59,7 +62,7 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
         console: where the progress goes.
 
     Returns:
-        The contents of `metrics.json`: every arm, and the base. The other processes don't wait for it.
+        The contents of `metrics.json`: every arm, and the base.
 
     Raises:
         ConfigError, DataError, ModelError: for whatever can't work, before anything runs; also if another
@@ -77,14 +80,18 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
                 work.enter_context(locked(config.output, "training"))
         if first:
             _forget_untrained(config)
+        with whole_models():
             try_replies(config, collection)
+        _free()
         train_arms(config, collection, console)
         if first:
             # Each arm has removed its own, unless the run was killed just after it finished the arm.
             shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
+        with whole_models():
             evaluate_arm(config, collection, "base", config.model, console)
             for arm in trained_arms(config):
                 evaluate_arm(config, collection, arm, config.output / arm, console)
+        state.wait_for_everyone()
     return _open_metrics(config)
 
 
@@ -96,7 +103,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
-        gc.collect()  # a trainer and its models form a cycle, which must go before the next are loaded
+        _free()
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -105,14 +112,21 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             start = config.output / config.sft.name
         if not is_finished(folder):
             train_stage(config, stage, start, drawn, folder, console, held_out)
-            gc.collect()
+            _free()
         start = folder
+
+
+def _free() -> None:
+    """A trainer and its models form a cycle, which must go before the next are loaded; and so must the memory
+    of a GPU that torch keeps, because a vLLM beside it asks for its own."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def try_replies(config: RunConfig, collection: Collection) -> None:
     """Asks the run's model for the first token of the replies to one batch of the evaluation, that of its
     longest prompts. So what can't work there, or doesn't fit into memory, is known now and not after the
-    training. Where every arm is trained, nothing is asked.
+    training. All processes call it, and the first one asks. Where every arm is trained, nothing is asked.
 
     Raises:
         ModelError: if the model fails.
@@ -151,10 +165,13 @@ def evaluate_arm(
         wanted |= {f"agreement{count}" for count in settings.images if count > 1}
     is_evaluated = wanted <= _open_metrics(config)["arms"].get(arm, {}).keys()
     scoring = None if arm == "base" else read_scoring(Path(model))
-    if is_evaluated and (arm == "base" or scoring is not None):
+    # What the first one has found, who may be ahead of the others.
+    is_evaluated, is_chosen = broadcast_object_list([is_evaluated, arm == "base" or scoring is not None])
+    if is_evaluated and is_chosen:
         return
-    loaded, processor = load_model(model), load_processor(model, config.pixels)
-    if arm != "base" and scoring is None:
+    loaded = load_model(model, attention=config.attention)
+    processor = load_processor(model, config.pixels)
+    if not is_chosen:
         with counted(console, f"choosing how {arm} scores") as progress:
             scoring = choose(
                 loaded,
@@ -167,7 +184,8 @@ def evaluate_arm(
                 max_new_tokens=reply_length(config),
                 progress=progress,
             )
-        write_scoring(Path(model), scoring)
+        if PartialState().is_main_process:
+            write_scoring(Path(model), scoring)
     if is_evaluated:
         return
     with counted(console, f"evaluating {arm}") as progress:

@@ -204,6 +204,13 @@ class RARLTrainer(
         self._chosen = frozenset()
         return self._with_own_advantages(super()._generate_and_score_completions(inputs))
 
+    def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
+        if self.use_vllm:
+            return super()._generate_single_turn(*arguments, **named)
+        # PEFT's `generate` passes by the model that accelerate has prepared.
+        with self.accelerator.autocast():
+            return super()._generate_single_turn(*arguments, **named)
+
     def _ban_vision_tokens(self) -> None:
         """TRL 1.16 keeps only the image token out, and with vLLM none."""
         banned = vision_tokens(self.model, self.processing_class)

@@ -2,10 +2,14 @@
 or DeepSpeed. What else a model folder has is written in arms.py, and which checkpoint is whole is decided in
 checkpoints.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
+from trl.models.utils import unwrap_model_for_generation
 
 from rarl.errors import ConfigError
 from rarl.models.loading import load_model
@@ -47,6 +51,27 @@ def check_engine(trainer: Any, checkpoint: Path) -> None:
             f"{checkpoint} was written by {before}, and this is {engine}: continue as the run was "
             "begun, or remove that checkpoint's folder to train the arm anew"
         )
+
+
+@contextmanager
+def whole_for_generation(trainer: Any) -> Iterator[Any]:
+    """The trainer's model, as all processes together can generate with it. ZeRO-3 gathers it; FSDP does that
+    by itself, layer by layer."""
+    if trainer.is_deepspeed_enabled:
+        with unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model:
+            yield model
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        yield model
+    finally:
+        for module in model.modules():  # FSDP2 leaves that to the backward pass, which there is none of
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def merge_adapter(start: str | Path, adapter: Path, folder: Path, dtype: str) -> None:
