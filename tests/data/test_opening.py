@@ -1,5 +1,5 @@
-"""Images opened ahead: every kind of picture, in order, resized to the very pixels that the processor makes, and
-what happens when a process dies."""
+"""Images opened ahead: every kind of picture, in order, resized to the very pixels that the processor makes,
+and what happens when a process dies."""
 
 import subprocess
 import sys
