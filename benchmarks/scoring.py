@@ -1,6 +1,7 @@
-"""How many images a second `Ranker` scores, beside two others that give the same values: the plain loop (open,
-prompt, generate, parse, one image after the other), and the ranker of before (batches of 8, opened in the same
-process). All of them ask the same model for greedy replies. README.md in this folder says how it is measured.
+"""How many images a second `Ranker` scores, beside two others that give the same values: the plain loop
+(open, prompt, generate, parse, one image after the other), and the ranker of before (batches of 8, opened in
+the same process). All of them ask the same model for greedy replies. README.md in this folder says how it is
+measured.
 
     python benchmarks/scoring.py                    # 2,000 photos of 200 px, 100 of 12 megapixels
     python benchmarks/scoring.py --memory 20000     # what each further image costs in memory
@@ -134,8 +135,8 @@ ARMS = {"plain": plain, "before": before, "now": now}
 
 
 def run_arm(name: str, folder: Path, cores: int) -> None:
-    """Scores a folder and prints the seconds and the values. Loading the model is not counted, starting processes
-    is; one batch before warms up."""
+    """Scores a folder and prints the seconds and the values. Loading the model is not counted, starting
+    processes is; one batch before warms up."""
     from rarl.models.loading import use_one_thread_for
 
     if hasattr(os, "sched_setaffinity"):
@@ -256,7 +257,7 @@ def main() -> None:
         done, bytes_held = np.array(held, dtype=float).T
         slope = np.polyfit(done, bytes_held, 1)[0]
         print(
-            f"{options.memory:,} images: {slope:,.0f} bytes more an image, {bytes_held[-1] / 2**20:,.0f} MiB in all"
+            f"{options.memory:,} images: {slope:,.0f} bytes more an image, {bytes_held[-1] / 2**20:,.0f} MiB"
         )
         return
     rows: list[dict[str, Any]] = []

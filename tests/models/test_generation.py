@@ -11,7 +11,8 @@ from PIL import Image
 from rarl.errors import ModelError
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
-from rarl.models.generation import greedy_replies, vision_tokens
+from rarl.models.generation import _inputs, greedy_replies, greedy_replies_so_far, vision_tokens
+from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import build_model, build_processor
 
 COUNTS = (1, 4, 2, 8, 1, 2, 1, 8, 3)
@@ -167,3 +168,29 @@ def test_no_prompts_no_replies(model, processor):
 def test_what_can_only_be_a_mistake_is_refused(model, processor, prompts, images, batch_size, message):
     with pytest.raises(ValueError, match=message):
         greedy_replies(model, processor, prompts, images, max_new_tokens=1, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("sizes", [[(28, 28)] * 3, [(56, 28), (28, 56), (56, 28)]])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_text_that_is_tokenized_once_is_what_the_processor_makes_of_each(processor, sizes, count):
+    groups = [[noise(9 * i + j, *size) for j in range(count)] for i, size in enumerate(sizes)]
+    prompts = [prompt(count)] * len(groups)
+    texts = processor.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
+    options = {"padding": True, "padding_side": "left", "return_mm_token_type_ids": True}
+    wanted = processor(text=texts, images=groups, return_tensors="pt", **options)
+    found = _inputs(processor, prompts, groups)
+    assert set(found) == set(wanted)
+    for key in wanted:
+        assert torch.equal(found[key], wanted[key]), key
+
+
+def test_replies_that_are_not_waited_for_are_none_and_the_others_the_same():
+    model, processor = load_model("tiny"), load_processor("tiny")
+    # Soft pictures, of which the embedded model writes three times as much about one as about the others.
+    images = [[noise(seed, 3, 3).resize((56, 56), Image.Resampling.BICUBIC)] for seed in range(40, 60)]
+    prompts = [prompt(1)] * len(images)
+    options = {"max_new_tokens": 64, "batch_size": 20}
+    waited = greedy_replies(model, processor, prompts, images, **options)
+    [late] = [place for place, reply in enumerate(waited) if len(reply) > 2 * len(min(waited, key=len))]
+    found = greedy_replies_so_far(model, processor, prompts, images, share=0.9, **options)
+    assert found == [None if place == late else reply for place, reply in enumerate(waited)]

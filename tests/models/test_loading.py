@@ -14,9 +14,17 @@ from PIL import Image
 
 from helpers import SHARED_DATA
 from rarl.errors import ModelError
+from rarl.files import yaml_text
 from rarl.method.prompts import INSTRUCT, SYSTEM, messages
 from rarl.method.tasks import AGE, DIGITS
-from rarl.models.loading import BASE_FOLDER, check_model, load_model, load_processor
+from rarl.models.loading import (
+    BASE_FOLDER,
+    check_model,
+    load_model,
+    load_processor,
+    model_digest,
+    trained_task,
+)
 
 QWEN = SHARED_DATA / "qwen2.5-vl-7b"
 
@@ -276,3 +284,22 @@ def test_the_real_qwen_files_read_the_prompt_of_table_1(tmp_path):
     assert inputs["mm_token_type_ids"][0].tolist() == (ids == processor.image_token_id).int().tolist()
     decoded = processor.tokenizer.decode(ids)
     assert decoded.replace("<|image_pad|>", "") == text.replace("<|image_pad|>", "")
+
+
+def test_the_task_of_a_model(tmp_path):
+    assert trained_task("tiny") == DIGITS
+    assert trained_task(tmp_path) is None
+    assert trained_task("owner/model") is None
+    (tmp_path / "task.yaml").write_text(yaml_text(AGE.to_dict()))
+    assert trained_task(tmp_path) == AGE
+
+
+def test_a_digest_tells_models_apart_and_not_where_they_are(tmp_path):
+    long = b"1" * 3_000_000
+    for name, weights in (("a", long), ("moved", long), ("other", long[1:] + b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    digests = [model_digest(tmp_path / name) for name in ("a", "moved", "other")]
+    assert digests[0] == digests[1] != digests[2]
+    assert model_digest("owner/model") is None

@@ -36,22 +36,28 @@ MOST_ASPECT = 200  # the longer side to the shorter: processors of Qwen2-VL and 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
+Resize = Callable[[Image.Image], Image.Image]
+"""Makes another size of an RGB image, as a new one, or returns the image itself."""
+
 _KINDS = "JPEG, PNG, WebP, BMP or GIF image"
 # What Pillow 13 raises for damaged files of these formats, found with 100,000 files damaged at random.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 _lock, _filters, _readers = Lock(), ExitStack(), 0
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
+def open_image(path: str | os.PathLike[str], resize: Resize | None = None) -> Image.Image:
     """The image of a JPEG, PNG, WebP, BMP or GIF file (its first frame), decoded, in RGB and upright.
 
     EXIF orientation is applied, transparent pixels are laid on white, and 16 bits of grey are scaled to 8.
+
+    Args:
+        resize: makes another size of the upright RGB image.
 
     Raises:
         DataError: if the file is missing, no such image, damaged or cut short, or larger than `MAX_PIXELS`,
             `MAX_BYTES` or `MAX_SCANS` allow (which is checked before anything is decoded).
     """
-    return decoded(image_bytes(path), str(path))
+    return decoded(image_bytes(path), str(path), resize)
 
 
 def image_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -106,15 +112,15 @@ def _file(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
         raise DataError(f"{str(path)!r}: not a path ({error})") from error
 
 
-def decoded(data: bytes, name: str) -> Image.Image:
+def decoded(data: bytes, name: str, resize: Resize | None = None) -> Image.Image:
     """The image in the bytes of a file; as `open_image`, with messages that begin with `name`."""
     with _opened(BytesIO(data), name) as image:
         _check_cost(image, data, name)
         image.load()
-        return _upright(image)
+        return _upright(image, resize)
 
 
-def plain_rgb(image: Image.Image, name: str) -> Image.Image:
+def plain_rgb(image: Image.Image, name: str, resize: Resize | None = None) -> Image.Image:
     """An image of Pillow's, from anywhere, as `open_image` gives one.
 
     Raises:
@@ -122,14 +128,20 @@ def plain_rgb(image: Image.Image, name: str) -> Image.Image:
     """
     try:
         with _quiet():
-            return _upright(image)
+            image.load()
+            return _upright(image, resize)
     except _DAMAGE as error:
         raise DataError(f"{name}: the image is damaged ({error}); replace it or leave it out") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """A copy in RGB, upright and without metadata."""
+def _upright(image: Image.Image, resize: Resize | None) -> Image.Image:
+    """A copy in RGB, upright and without metadata, of another size if that is asked for."""
     orientation = _orientation(image)
+    if resize is not None and orientation == 1 and image.mode == "RGB" and not image.has_transparency_data:
+        smaller = resize(image)  # of a photo of 12 megapixels, a copy costs a fifth of decoding it
+        if smaller is not image:
+            smaller.info = {}
+            return smaller
     rgb = _rgb(image)
     # Nothing of the file's metadata is kept but the orientation: a processor could turn the image a second
     # time, and Pillow would rewrite a stranger's EXIF data and XMP.
@@ -138,7 +150,7 @@ def _upright(image: Image.Image) -> Image.Image:
     exif[ExifTags.Base.Orientation] = orientation
     ImageOps.exif_transpose(rgb, in_place=True)
     exif.clear()
-    return rgb
+    return rgb if resize is None else resize(rgb)
 
 
 @contextmanager

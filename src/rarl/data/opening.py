@@ -27,7 +27,8 @@ Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
 """An image as people have it: a path, the bytes of a file, a PIL image, or an array of height x width x 3."""
 
 FEW = 32
-"""So many files are opened sooner than a process starts."""
+LITTLE = 16_000_000
+"""Fewer files than this, of fewer bytes in all, are opened sooner than a process starts."""
 
 _CHUNK = 4  # files that a process is asked for at once
 _AHEAD = 128  # small images that wait for the model; whole ones are fewer
@@ -84,14 +85,12 @@ def opened(picture: Picture, name: str, resizing: Resizing | None = None) -> Ima
         DataError: if it is missing, damaged, or no picture at all.
     """
     if isinstance(picture, bytes):
-        image = decoded(picture, name)
-    elif isinstance(picture, Image.Image):
-        image = plain_rgb(picture, name)
-    elif isinstance(picture, np.ndarray):
-        image = plain_rgb(_of_array(picture, name), name)
-    else:
-        image = open_image(picture)
-    return image if resizing is None else resizing(image)
+        return decoded(picture, name, resizing)
+    if isinstance(picture, Image.Image):
+        return plain_rgb(picture, name, resizing)
+    if isinstance(picture, np.ndarray):
+        return plain_rgb(_of_array(picture, name), name, resizing)
+    return open_image(picture, resizing)
 
 
 def _of_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
@@ -142,14 +141,23 @@ def open_all(
         DataError: if a process dies, such as for want of memory; it names the file.
     """
     paths = [Path(picture) for picture in pictures if isinstance(picture, str | os.PathLike)]
-    if workers is None:
-        few = len(paths) < max(len(pictures), FEW)
-        workers = 0 if few or cores() == 1 else min(cores(), MOST_THREADS)
-    if workers and len(paths) == len(pictures):
+    if len(paths) < len(pictures):
+        workers = 0
+    elif workers is None:
+        few = len(paths) < FEW and sum(map(_bytes_of, paths)) < LITTLE
+        workers = 0 if few or cores() == 1 else min(cores(), len(paths), MOST_THREADS)
+    if workers:
         yield from _opened_by_workers(paths, resizing, workers)
         return
     for place, picture in enumerate(pictures):
         yield _opened_or_not(picture, picture_name(picture, place), resizing)
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return 0
 
 
 def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Image.Image | DataError:
@@ -168,8 +176,10 @@ class _Worker:
 
     def __init__(self, resizing: Resizing | None) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from rarl.data.opening import serve; serve()"
+        # Pillow keeps memory for the next photo, which saves a quarter of the time for one of 12 megapixels.
+        environment = {"PILLOW_BLOCKS_MAX": "8", **os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

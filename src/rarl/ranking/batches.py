@@ -2,7 +2,6 @@
 that little is padded. The image that has waited longest is always among them. Nothing here opens or measures
 one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -22,28 +21,41 @@ class Waiting:
     tokens: int
 
 
-def is_enough(waiting: Sequence[Waiting], most: int, most_tokens: int) -> bool:
-    """Whether the images that wait are `most`, or have more than `most_tokens` tokens together."""
-    return len(waiting) >= most or sum(entry.tokens for entry in waiting) > most_tokens
+class Pool:
+    """Images that wait, the oldest first."""
 
+    def __init__(self) -> None:
+        self.waiting: list[Waiting] = []
+        self._tokens = 0
 
-def next_batch(
-    waiting: Sequence[Waiting], most: int, most_tokens: int
-) -> tuple[list[Waiting], list[Waiting]]:
-    """The images to measure next, and those that still wait after that.
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
 
-    Args:
-        waiting: the oldest first; at least one.
-        most: images of the batch.
-        most_tokens: of its images, each padded to the longest; a single image may have more.
-    """
-    nearest = sorted(waiting, key=lambda entry: abs(entry.tokens - waiting[0].tokens))
-    batch: list[Waiting] = []
-    longest = 0
-    for entry in nearest[:most]:
-        longest = max(longest, entry.tokens)
-        if batch and (len(batch) + 1) * longest > most_tokens:
-            break
-        batch.append(entry)
-    taken = {entry.place for entry in batch}
-    return batch, [entry for entry in waiting if entry.place not in taken]
+    def add(self, entry: Waiting) -> None:
+        """Puts an image behind the others."""
+        self.waiting.append(entry)
+        self._tokens += entry.tokens
+
+    def has(self, most: int, most_tokens: int) -> bool:
+        """Whether `most` images wait, or more than `most_tokens` tokens."""
+        return len(self.waiting) >= most or self._tokens > most_tokens
+
+    def take(self, most: int, most_tokens: int) -> list[Waiting]:
+        """Takes the images to measure next out of the pool: the oldest, and those that cost about as much.
+
+        Args:
+            most: images of the batch; there must be one.
+            most_tokens: of its images, each padded to the longest; a single image may have more.
+        """
+        like = self.waiting[0].tokens
+        batch: list[Waiting] = []
+        longest = 0
+        for entry in sorted(self.waiting, key=lambda entry: abs(entry.tokens - like))[:most]:
+            longest = max(longest, entry.tokens)
+            if batch and (len(batch) + 1) * longest > most_tokens:
+                break
+            batch.append(entry)
+        taken = {entry.place for entry in batch}
+        self.waiting = [entry for entry in self.waiting if entry.place not in taken]
+        self._tokens -= sum(entry.tokens for entry in batch)
+        return batch

@@ -19,7 +19,7 @@ from rarl.models.generation import Message, greedy_replies_so_far
 from rarl.models.limits import shape_problem
 from rarl.models.loading import load_model, load_processor, trained_task
 from rarl.models.processor import image_tokens, resizing_of
-from rarl.ranking.batches import Waiting, is_enough, next_batch
+from rarl.ranking.batches import Pool, Waiting
 from rarl.ranking.measured import Measured
 from rarl.ranking.table import Ranked, Ranking, ranking_of
 
@@ -152,57 +152,43 @@ class Ranker:
             DataError: if a process that opens files dies.
         """
         hasty = len(pictures) > self.batch_size  # in a single batch there is nothing to win
-        waiting: list[Waiting] = []
-        late: list[Waiting] = []
+        pool, late = Pool(), Pool()
         done: list[tuple[int, Measured]] = []
         for place, image in enumerate(open_all(pictures, self._resizing, self.workers)):
             problem = self._problem(image, picture_name(pictures[place], place))
             if isinstance(image, DataError) or problem is not None:
                 done.append((place, Measured(None, problem=problem)))
                 continue
-            waiting.append(Waiting(place, image, self._tokens(image)))
+            pool.add(Waiting(place, image, self._tokens(image)))
             # Twice as many as a batch, so that there is something to choose from.
-            if is_enough(waiting, 2 * self.batch_size, 2 * _TOKENS):
-                waiting = self._measure_some(waiting, hasty, done, late)
-                if is_enough(late, self.batch_size, _TOKENS):
-                    late = self._measure_some(late, False, done, [])
-                yield done
+            if pool.has(2 * self.batch_size, 2 * _TOKENS):
+                yield done + self._measure_some(pool, late if hasty else None)
                 done = []
-        while waiting:
-            waiting = self._measure_some(waiting, hasty, done, late)
-            yield done
+                if late.has(self.batch_size, _TOKENS):
+                    yield self._measure_some(late)
+        while pool:
+            yield done + self._measure_some(pool, late if hasty else None)
             done = []
         while late:
-            late = self._measure_some(late, False, done, [])
-            yield done
-            done = []
+            yield self._measure_some(late)
         if done:
             yield done
 
-    def _measure_some(
-        self,
-        waiting: Sequence[Waiting],
-        hasty: bool,
-        done: list[tuple[int, Measured]],
-        late: list[Waiting],
-    ) -> list[Waiting]:
-        """Measures a batch of the images that wait.
+    def _measure_some(self, pool: Pool, late: Pool | None = None) -> list[tuple[int, Measured]]:
+        """Measures a batch of the images that wait, each with its place.
 
         Args:
-            done: gets what was measured, with places.
-            late: gets the images whose replies were not waited for.
-
-        Returns:
-            Those that still wait.
+            late: gets the images whose replies are long, and which are then not waited for.
         """
-        batch, rest = next_batch(waiting, self.batch_size, _TOKENS)
-        found = self.measure([entry.image for entry in batch], hasty=hasty)
+        batch = pool.take(self.batch_size, _TOKENS)
+        done: list[tuple[int, Measured]] = []
+        found = self.measure([entry.image for entry in batch], hasty=late is not None)
         for entry, measured in zip(batch, found, strict=True):
-            if measured is None:
-                late.append(entry)
-            else:
+            if measured is not None:
                 done.append((entry.place, measured))
-        return rest
+            elif late is not None:
+                late.add(entry)
+        return done
 
     def _begin(self, images: Iterable[Picture]) -> list[Picture]:
         """The images of a call, with nothing left of the last one."""
