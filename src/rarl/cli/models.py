@@ -63,19 +63,21 @@ def evaluate_command(
     """Measure a model on a collection, greedily: error or accuracy alone, Kendall's tau in lists.
 
     Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
-    prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
-    numbers for the groups of images that the columns make.
+    prints the table of all of them; then this model's expected values, what its answers owe to the order of
+    the pictures, and its numbers for the groups of images that the columns make.
     """
     from rarl.data.collection import load_collection
     from rarl.data.columns import by_problem, read_columns
     from rarl.evaluation.lists import groups_to_ask
     from rarl.evaluation.results import load_metrics, open_metrics
+    from rarl.scoring.scoring import read_scoring
 
     numbers = parse_counts(images)
     if problem := by_problem(by, numbers):
         raise ConfigError(f"--by {','.join(by or ())}: {problem.replace('`images`', f'--images {images}')}")
     name = checked_model(model)
     quiet_loading(name)
+    scoring = read_scoring(Path(name))
     data = load_collection(collection)
     data.split(split)
     if by:
@@ -102,7 +104,6 @@ def evaluate_command(
         from rarl.evaluation.evaluate import evaluate
         from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
-        from rarl.scoring.scoring import read_scoring
 
         use_one_thread_for(name)
         with counted(Console(stderr=True), f"evaluating {label}") as progress:
@@ -118,7 +119,7 @@ def evaluate_command(
                 position_lists=position_lists,
                 by=by,
                 batch_size=batch_size,
-                scoring=read_scoring(Path(name)),
+                scoring=scoring,
                 progress=progress,
             )
     metrics = load_metrics(folder / "metrics.json")

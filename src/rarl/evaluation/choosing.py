@@ -104,9 +104,11 @@ def choose(
 
     truths = [row.value for row in rows]
     by_row = {method: dict(zip(rows, some, strict=True)) for method, some in values.items()}
-    measured = {method: _numbers(some, truths, task, lists) for method, some in by_row.items()}
+    measured: dict[str, dict[str, float]] = {
+        method: _numbers(some, truths, task, lists) for method, some in by_row.items()
+    }
     measured["listed"] = {f"tau{count}": float(np.mean(taus)) for count, taus in listed.items()}
-    temperatures = {method: temperature_for(some, truths) for method, some in found.items()}
+    temperatures: dict[str, float] = {m: temperature_for(some, truths) for m, some in found.items()}
     for method, some in found.items():
         measured[method] |= _calibration(some.tempered(temperatures[method]), truths)
     chosen = best_method(values, truths, seed)
