@@ -88,7 +88,7 @@ def test_expected_values_of_single_images():
 
 
 def test_lists_are_sorted_by_the_means_of_their_images():
-    """Means 1, 3, 2 for truths 1, 2, 3: two pairs of three are right. Without the second one is, and two count
+    """Means 1, 3, 2 for truths 1, 2, 3: two pairs of three are right. Without the second one is, and two are
     0."""
     ones = [believed(mean, 0, 0, 0, 0, 1) for mean in (1, 3, 2)]
     lines = [
