@@ -404,6 +404,7 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
     assert asked == {"arm": "rarl", "images": (1, 2), "split": "test", "lists": 5, "batch_size": 16} | {
         "position_lists": 25,
         "by": None,
+        "scoring": None,
     }
     printed, said = capsys.readouterr()
     assert "replaced" not in said
@@ -442,9 +443,10 @@ HEAD = {"task": "digits", "split": "test", "seed": 0, "lists": {}}
 
 
 def test_evaluate_prints_what_columns_and_rotations_tell(capsys, monkeypatch, tmp_path, model):
+    means = {"mae_mean": entry(0.5), "srcc_mean": entry(0.875), "tau2_mean": entry(0.75)}
     turned = {"agreement2": entry(0.5), "position_bias2": entry(0.25), "agreement4": entry(-0.0625)}
     values = {"[a]": {"mae": entry(0.75)}, "(none)": {"mae": entry(0.0625) | {"n": 3}}}
-    arms = {"rarl": {**SHARES, **turned}, "other": {**SHARES, "agreement8": entry(0.875)}}
+    arms = {"rarl": {**SHARES, **turned, **means}, "other": {**SHARES, "agreement8": entry(0.875)}}
     groups = {"rarl": {"camera": values}, "other": {"skin": values}}
     metrics = {**HEAD, "arms": arms, "subgroups": groups}
     flags = ("--position-lists", 3, "--by", "rule, camera,")
@@ -452,6 +454,7 @@ def test_evaluate_prints_what_columns_and_rotations_tell(capsys, monkeypatch, tm
     assert (asked["position_lists"], asked["by"]) == (3, ["rule", "camera"])
     out = capsys.readouterr().out
     assert "rotated lists of 2/4: agreement 0.50/-0.06, position bias 0.25/-\n" in out
+    assert "expected values: MAE 0.50, SRCC 0.875, τ of 2 images 0.75\n" in out
     rows = [line.split() for line in out.splitlines()]
     assert ["camera", "[a]", "7", "0.75", "0.62–0.88"] in rows
     assert ["(none)", "3", "0.06", "-0.06", "–", "0.19"] in rows

@@ -71,14 +71,19 @@ def reverse(values):
 @pytest.mark.parametrize(
     ("alone", "listed", "mean", "fast", "method", "lists"),
     [
-        # Greedy replies tie where the mean does not; lists in the right order are no better than its values.
-        (lambda v: said(half(v)), right, lambda v: v, half, "mean", ()),
-        # The same without reasoning is cheaper.
-        (lambda v: said(half(v)), reverse, lambda v: v, lambda v: v, "mean-fast", ()),
-        # A mean that is 5 too high orders images as well, but its values are wrong.
+        # Lists in the right order are no worse than the values.
+        (lambda v: said(half(v)), right, lambda v: v, half, "mean", (4,)),
+        # Their order is wrong: values decide.
+        (lambda v: said(half(v)), reverse, lambda v: v, half, "mean", ()),
+        # They are no rankings: the values decide behind them, too.
+        (lambda v: said(half(v)), lambda values: "no idea", lambda v: v, half, "mean", (4,)),
+        # What is as good as the mean does not replace it; what is better does.
+        (lambda v: said(half(v)), right, lambda v: v, lambda v: v, "mean", (4,)),
+        (lambda v: said(half(v)), right, half, lambda v: v, "mean-fast", (4,)),
+        # A mean that is 5 too high, or in no order, has wrong values.
         (said, reverse, lambda v: (v + 5) % 11, lambda v: 10 - v, "greedy", ()),
         # The model can only rank images side by side.
-        (lambda v: said(5), right, lambda v: 5, lambda v: 5, "greedy", (4,)),
+        (lambda v: said(5), right, lambda v: 5, lambda v: 5, "mean", (4,)),
     ],
 )
 def test_what_is_better_on_validation_is_chosen(chosen, alone, listed, mean, fast, method, lists):
@@ -99,7 +104,7 @@ def test_the_numbers_behind_it_are_kept(chosen):
 
 def test_a_list_too_long_for_the_split_is_not_asked(chosen):
     scoring = chosen(said, right, lambda v: v, half, lengths=[50, 2])
-    assert (scoring.lengths, scoring.listed) == ((2, 50), ())
+    assert (scoring.lengths, scoring.listed) == ((2, 50), (2, 50))
     assert scoring.measured["listed"].keys() == {"tau2"}
 
 
@@ -127,13 +132,23 @@ def test_more_images_than_are_needed_are_drawn_with_the_seed(chosen, monkeypatch
     assert first.measured != other.measured
 
 
+UP = [float(value) for value in range(10)] * 5
+
+
 @pytest.mark.parametrize(
-    ("mean", "best"),
-    [([0.0, 1, 2.5, 3], "mean"), ([0.0, 1, 1, 3], "greedy"), ([9.0, 10, 11, 12], "greedy")],
+    ("greedy", "mean", "best"),
+    [
+        (UP, UP, "mean"),  # equal
+        (UP, [v + 0.5 for v in UP], "greedy"),  # ordered as well, and nearer
+        ([v + 0.5 for v in UP], [v + 0.6 * (v % 2) for v in UP], "mean"),  # nearer, but worse in order
+        ([v // 5 * 5 for v in UP], UP, "mean"),
+        ([v // 5 * 5 for v in UP], None, "greedy"),  # there is no other
+        ([9 - v for v in UP[:1]], UP[:1], "mean"),  # of one image little can be said
+    ],
 )
-def test_order_decides_unless_the_values_are_worse(mean, best):
-    """The last orders all images right, nine too high."""
-    assert best_method({"greedy": [0.0, 2, 2, 3], "mean": mean}, [0, 1, 2, 3], 0) == best
+def test_the_mean_is_kept_unless_another_is_better(greedy, mean, best):
+    values = {"greedy": greedy} | ({} if mean is None else {"mean": mean})
+    assert best_method(values, UP[: len(greedy)], 0) == best
 
 
 @pytest.mark.parametrize(("claimed", "right", "temperature"), [(0.9, 9, 1.0), (0.99, 9, 2.09)])

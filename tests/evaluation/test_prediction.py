@@ -7,7 +7,7 @@ import pytest
 
 from helpers.asking import LISTS, group_of, prediction, right
 from rarl.errors import DataError
-from rarl.evaluation.prediction import Prediction, predict
+from rarl.evaluation.prediction import Expected, Prediction, predict
 
 
 @pytest.mark.parametrize(("truths", "answer", "parsed", "valid", "tau", "tau_values"), LISTS)
@@ -128,3 +128,23 @@ def test_a_line_without_one_of_its_keys_is_no_prediction(key):
     del line[key]
     with pytest.raises(DataError, match=f"^here is not a prediction: it has no {key}$"):
         Prediction.from_json(line, "here")
+
+
+EXPECTED = Expected(2.5, 2, 1, 4, 2, 0.5)
+
+
+def test_expected_values_stand_in_a_line_only_where_there_are_some():
+    line = replace(prediction(2), expected=[EXPECTED, None])
+    written = json.loads(json.dumps(line.to_json()))
+    own = {"mean": 2.5, "median": 2, "low": 1, "high": 4, "mode": 2, "probability": 0.5}
+    assert written["expected"] == [own, None]
+    assert Prediction.from_json(written, "x") == line
+    assert "expected" not in prediction(2).to_json()
+
+
+@pytest.mark.parametrize("given", [[None], {}, "high", [1, None], [{"mean": 1}, None], [None, None, None]])
+def test_expected_values_that_are_none_name_their_place(given):
+    with pytest.raises(
+        DataError, match=r"^here is not a prediction: expected must be a list of 2, each null"
+    ):
+        Prediction.from_json(prediction(2).to_json() | {"expected": given}, "here")

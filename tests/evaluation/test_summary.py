@@ -3,8 +3,8 @@
 import pytest
 
 from helpers.asking import LISTS, SINGLE, TASK, group_of, prediction
-from rarl.evaluation.prediction import predict
-from rarl.evaluation.summary import by_column, summarize
+from rarl.evaluation.prediction import Expected, predict
+from rarl.evaluation.summary import by_column, expected_metrics, summarize
 
 
 def single(truth, value):
@@ -60,3 +60,47 @@ def test_the_mean_of_lists_is_by_image_count(collection):
     assert metrics["parsed"]["value"] == pytest.approx(9 / 10)
     assert metrics["valid"]["value"] == pytest.approx(5 / 10)
     assert metrics["tau2"]["low"] < 0 < metrics["tau2"]["high"]
+
+
+def believed(mean, median, low, high, mode, probability):
+    return Expected(mean, median, low, high, mode, probability)
+
+
+def test_expected_values_of_single_images():
+    lines = [
+        (3, believed(3.5, 3, 3, 4, 3, 0.75)),  # right, and within
+        (2, believed(4.5, 4, 3, 6, 4, 0.75)),  # wrong, and below
+        (8, None),  # no distribution: the midpoint 5
+        (0, believed(0.5, 0, 0, 1, 0, 0.95)),
+    ]
+    metrics = expected_metrics(
+        [prediction(truth=[truth], expected=[one]) for truth, one in lines], TASK, seed=0
+    )
+    assert metrics.keys() == {"mae_mean", "mae_median", "srcc_mean", "ece", "coverage"}
+    assert metrics["mae_mean"]["value"] == pytest.approx((0.5 + 2.5 + 3 + 0.5) / 4)
+    assert metrics["mae_median"]["value"] == pytest.approx((0 + 2 + 3 + 0) / 4)
+    # Ranks of the truths 3, 2, 4, 1 and of the means 2, 3, 4, 1: 1 - 6 * (1 + 1) / (4 * 15).
+    assert metrics["srcc_mean"]["value"] == pytest.approx(0.8)
+    # Of the two at 0.75 one is right, 0.25 apart; the one at 0.95 is 0.05 apart.
+    assert metrics["ece"]["value"] == pytest.approx((2 * 0.25 + 0.05) / 3)
+    assert metrics["coverage"]["value"] == pytest.approx(2 / 3)
+    assert [metrics[name]["n"] for name in ("mae_mean", "ece", "coverage")] == [4, 3, 3]
+
+
+def test_lists_are_sorted_by_the_means_of_their_images():
+    """Means 1, 3, 2 for truths 1, 2, 3: two pairs of three are right. Without the second one is, and two are
+    0."""
+    ones = [believed(mean, 0, 0, 0, 0, 1) for mean in (1, 3, 2)]
+    lines = [
+        prediction(3, truth=[1.0, 2.0, 3.0], expected=ones),
+        prediction(3, truth=[1.0, 2.0, 3.0], expected=[ones[0], None, ones[2]]),
+    ]
+    turned = prediction(3, truth=[1.0, 2.0, 3.0], list=0, rotation=1)
+    metrics = expected_metrics([*lines, turned], TASK, seed=0)
+    assert metrics.keys() == {"tau3_mean"}
+    assert metrics["tau3_mean"]["value"] == pytest.approx((1 / 3 + 1 / 3) / 2)
+    assert metrics["tau3_mean"]["n"] == 2
+
+
+def test_there_are_no_expected_values_without_distributions():
+    assert expected_metrics([single(3, 3.0), prediction(2)], TASK, seed=0) == {}

@@ -6,7 +6,14 @@ import pytest
 from rich.console import Console
 
 from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
-from rarl.report.tables import headline_table, markdown_table, metrics_table, results_table
+from rarl.report.tables import (
+    expected_table,
+    headline_table,
+    markdown_table,
+    metrics_table,
+    results_table,
+)
+from rarl.scoring.scoring import Scoring
 
 
 def entry(value, low, high, n=10):
@@ -118,3 +125,18 @@ def test_all_metrics_have_both_readings():
     table = metrics_table(METRICS | {"arms": arms}, "tiny")
     assert dict(table.rows)["tau2_lenient"] == "0.400\n0.40–0.40"
     assert table.notes[0].endswith("What ends in _lenient is of the same replies, read leniently.")
+
+
+def test_expected_values_of_the_arms_that_have_them():
+    means = {"mae_mean": entry(0.25, 0.125, 0.5), "tau8_mean": entry(0.75, 0.5, 1.0)}
+    calibrated = {"ece": entry(0.0625, 0.05, 0.1), "coverage": entry(0.875, 0.75, 1.0)}
+    arms = {**METRICS["arms"], "rarl": METRICS["arms"]["rarl"] | means | calibrated}
+    chosen = {"rarl": Scoring("mean", lengths=(8,), split="validation", images=200), "base": Scoring()}
+    table = expected_table({**METRICS, "arms": arms}, "tiny", chosen)
+    assert table.markdown() == (
+        "| Methods | MAE↓ | 8-imgs↑ | ECE↓ | in 80 % |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| + RARL | 0.25<br>0.12–0.50 | 0.750<br>0.50–1.00 | 0.062<br>0.05–0.10 | 87.5<br>75.0–100.0 |\n"
+    )
+    assert table.notes[1:] == (f"RARL as chosen: {chosen['rarl'].sentence}.",)
+    assert expected_table(METRICS, "tiny", chosen) is None

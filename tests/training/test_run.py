@@ -21,6 +21,7 @@ from helpers.whole_runs import (
     logs,
 )
 from rarl.models.loading import load_model
+from rarl.scoring.scoring import read_scoring
 from rarl.training import run as stages
 from rarl.training.config import config_from
 from rarl.training.run import stage_groups
@@ -61,6 +62,19 @@ def test_metrics_json_is_what_machines_read(whole_run):
         assert entries["mae"]["n"] == 10
         assert entries["tau2"]["n"] == 5
         assert entries["parsed"]["n"] == 15
+
+
+def test_every_arm_says_how_it_scores(whole_run):
+    """Of the stages before it too, an arm knows the lists; it is chosen on the ten images of validation."""
+    scorings = {arm: read_scoring(whole_run[0].output / arm) for arm in ARMS}
+    assert {arm: scoring.lengths for arm, scoring in scorings.items()} == {
+        "sft": (2, 4),
+        "regression": (),
+        "rarl": (2, 4),
+    }
+    for scoring in scorings.values():
+        assert (scoring.split, scoring.images, scoring.seed) == ("validation", 10, 0)
+        assert scoring.measured.keys() >= {"greedy", "mean", "mean-fast"}
 
 
 def test_every_arm_answers_the_same_prompts(whole_run):

@@ -103,3 +103,15 @@ def test_a_removed_model_is_trained_again_and_its_results_go_first(whole_run, co
     assert metrics == whole_run[1]
     model = "regression/model.safetensors"
     assert (config.output / model).read_bytes() == (whole_run[0].output / model).read_bytes()
+
+
+def test_a_run_of_an_earlier_version_says_how_it_scores_and_is_not_evaluated_again(
+    whole_run, copy_of_run, no_training
+):
+    config = copy_of_run()
+    (config.output / "rarl/scoring.json").unlink()
+    predictions = (config.output / "predictions.jsonl").read_bytes()
+    assert continued(config) == whole_run[1]
+    assert (config.output / "predictions.jsonl").read_bytes() == predictions
+    again = (config.output / "rarl/scoring.json").read_text()
+    assert again == (whole_run[0].output / "rarl/scoring.json").read_text()

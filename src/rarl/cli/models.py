@@ -67,14 +67,17 @@ def evaluate_command(
     On several GPUs, start it with `torchrun --nproc_per_node N -m rarl evaluate …`: each answers its share.
 
     Writes predictions.jsonl and metrics.json, beside the models evaluated into the same folder before, and
-    prints the table of all of them; then what this model's answers owe to the order of the pictures, and its
-    numbers for the groups of images that the columns make. MODEL may be any chat model that sees images, by
-    its name on the hub or, with --endpoint, on a server; its key is RARL_API_KEY in the environment."""
+    prints the table of all of them; then this model's expected values, what its answers owe to the order of
+    the pictures, and its numbers for the groups of images that the columns make. MODEL may be any chat model
+    that sees images, by its name on the hub or, with --endpoint, on a server; its key is RARL_API_KEY in the
+    environment.
+    """
     from rarl.data.collection import load_collection
     from rarl.data.columns import by_problem, read_columns
     from rarl.evaluation.lists import groups_to_ask
     from rarl.evaluation.results import load_metrics, open_metrics
     from rarl.models.endpoint import Endpoint
+    from rarl.scoring.scoring import read_scoring
 
     numbers = parse_counts(images)
     if problem := by_problem(by, numbers):
@@ -82,6 +85,7 @@ def evaluate_command(
     served = None if endpoint is None else Endpoint(endpoint, model, concurrency=batch_size)
     name = model if served else checked_model(model)
     quiet_loading(name)
+    scoring = None if served else read_scoring(Path(name))
     data = load_collection(collection)
     data.split(split)
     if by:
@@ -109,7 +113,6 @@ def evaluate_command(
         from rarl.evaluation.evaluate import evaluate
         from rarl.files import counted
         from rarl.models.loading import load_model, load_processor, use_one_thread_for
-        from rarl.scoring.scoring import read_scoring
 
         if served is None:
             use_one_thread_for(name)
@@ -127,7 +130,7 @@ def evaluate_command(
                 position_lists=position_lists,
                 by=by,
                 batch_size=batch_size,
-                scoring=read_scoring(Path(name)),
+                scoring=scoring,
                 progress=progress,
             )
     if not first:

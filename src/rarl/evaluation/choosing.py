@@ -16,7 +16,15 @@ from rarl.errors import DataError
 from rarl.evaluation.asking import in_shares
 from rarl.evaluation.evaluate import ask, refused_rows
 from rarl.evaluation.expected import distributions_of, own_scoring, row_batches
-from rarl.evaluation.metrics import bootstrap_interval, calibration_error, filled, mae, srcc, tau_values
+from rarl.evaluation.metrics import (
+    bootstrap_interval,
+    calibration_error,
+    filled,
+    list_tau,
+    mae,
+    srcc,
+    tau_values,
+)
 from rarl.evaluation.prediction import predict
 from rarl.method.tasks import Task
 from rarl.scoring.candidates import has_grid
@@ -43,11 +51,13 @@ def choose(
 ) -> Scoring:
     """Chooses how a model scores and ranks, from at most `MOST_IMAGES` images of a split.
 
-    - The value of an image: of the methods whose MAE is not larger than that of greedy replies, beyond the
-      95 % interval of the difference, the one with the highest SRCC; the cheapest if several have it.
-    - Its temperature: with the highest likelihood of the true values.
-    - The order of a list: that of the values, unless the model's own list has a higher mean tau, beyond the
-      95 % interval of the difference.
+    What is expected to be best is kept unless something else is better beyond the 95 % interval of the paired
+    difference, so that the noise of a small split decides nothing:
+
+    - The value of an image is the `mean`; see `best_method`.
+    - A list has the order of the model's own, or where that is no ranking of all images, of their values. It has
+      that of the values always if their mean tau is higher.
+    - The temperature is the one with the highest likelihood of the true values.
 
     Without a split, or one of orders alone, nothing is chosen: values and orders are those of greedy replies.
 
@@ -98,32 +108,39 @@ def choose(
             count_on(len(batch))
         found[method] = Distributions.joined([parts[row] for row in rows])
         values[method] = found[method].mean.tolist()
-    listed: dict[int, list[float]] = {}
+    positions: dict[int, list[Sequence[int | None] | None]] = {}
     for count, groups in lists.items():
-        taus = []
+        positions[count] = []
         for group, text in ask(model, processor, groups, task, batch_size, max_new_tokens):
-            taus.append(predict(group, text).read_leniently().tau or 0.0)
+            said = predict(group, text).read_leniently()
+            positions[count].append(said.positions if said.valid else None)
             count_on(1)
-        listed[count] = taus
 
     truths = [row.value for row in rows]
     by_row = {method: dict(zip(rows, some, strict=True)) for method, some in values.items()}
-    measured = {method: _numbers(some, truths, task, lists) for method, some in by_row.items()}
-    measured["listed"] = {f"tau{count}": float(np.mean(taus)) for count, taus in listed.items()}
-    temperatures = {method: temperature_for(some, truths) for method, some in found.items()}
+    measured: dict[str, dict[str, float]] = {
+        method: _numbers(some, truths, task, lists) for method, some in by_row.items()
+    }
+    temperatures: dict[str, float] = {m: temperature_for(some, truths) for m, some in found.items()}
     for method, some in found.items():
         measured[method] |= _calibration(some.tempered(temperatures[method]), truths)
     chosen = best_method(values, truths, seed)
+    by_values: set[int] = set()
+    measured["listed"] = {}
+    for count, groups in lists.items():
+        taus = _taus(by_row[chosen], groups)
+        own = [
+            tau if places is None else list_tau(places, group.values)
+            for tau, places, group in zip(taus, positions[count], groups, strict=True)
+        ]
+        measured["listed"][f"tau{count}"] = float(np.mean(own))
+        by_values |= {count} if _is_higher(taus, own, seed) else set()
     return Scoring(
         method=chosen,
         reasoning=scoring.reasoning,
         temperatures=temperatures,
         lengths=known,
-        listed=tuple(
-            count
-            for count, taus in listed.items()
-            if _is_higher(taus, _taus(by_row[chosen], lists[count]), seed)
-        ),
+        listed=tuple(count for count in known if count not in by_values),
         split=split,
         seed=seed,
         images=len(rows),
@@ -132,17 +149,31 @@ def choose(
 
 
 def best_method(values: Mapping[Method, Sequence[float]], truths: Sequence[float], seed: int) -> Method:
-    """The method with the highest SRCC of those that are not worse than `greedy` in MAE, beyond the 95 %
-    interval of the difference; of equal ones the first.
+    """`mean`, or another method that is better than it beyond the 95 % interval of the paired difference, in
+    MAE or SRCC, and in neither worse; of two such methods the one with the higher SRCC. Without `mean` it is
+    `greedy`.
 
     Args:
         values: METHOD -> the value of each image; `greedy` is among them.
         truths: the true value of each image.
     """
-    target = np.array(truths)
-    errors = {method: np.abs(np.array(some) - target) for method, some in values.items()}
-    not_worse = [m for m in values if not _is_higher(errors[m], errors["greedy"], seed)]
-    return max(not_worse, key=lambda method: srcc(values[method], truths))
+    if "mean" not in values:
+        return "greedy"
+    target, mean = np.array(truths), np.array(values["mean"])
+    better: list[Method] = []
+    for method in values:
+        other = np.array(values[method])
+        closer = bootstrap_interval(abs(mean - target) - abs(other - target), seed=seed)
+        # Of ranks alone: whole numbers are ranked in a fraction of the time.
+        ranks = [np.unique(column, return_inverse=True)[1] for column in (other, mean, target)]
+        ordered = bootstrap_interval(np.column_stack(ranks), _gain_in_srcc, seed=seed)
+        signs = [(low > 0) - (high < 0) for low, high in (closer, ordered)]
+        better += [method] if max(signs) > 0 and min(signs) >= 0 else []
+    return max(better, key=lambda method: srcc(values[method], truths), default="mean")
+
+
+def _gain_in_srcc(some: np.ndarray, others: np.ndarray, truths: np.ndarray) -> float:
+    return srcc(some, truths) - srcc(others, truths)
 
 
 def temperature_for(found: Distributions, truths: Sequence[float]) -> float:

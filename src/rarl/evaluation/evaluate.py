@@ -136,7 +136,7 @@ def evaluate(
         predict(group, text, arm=arm, split=split) for group, text in zip(groups, texts, strict=False)
     ]
     if alone:
-        replies = {
+        said_alone = {
             group.rows[0]: text for group, text in zip(groups, texts, strict=False) if len(group.rows) == 1
         }
         found = expected_of(
@@ -144,8 +144,8 @@ def evaluate(
             processor,
             alone,
             task,
-            scoring or own_scoring(list(replies.values()), task),
-            replies,
+            scoring or own_scoring(list(said_alone.values()), task),
+            said_alone,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             kept=kept / "expected",

@@ -158,7 +158,7 @@ def _strip(arm: str, line: Prediction, record: Record, thumbnails: Thumbnails) -
         else:
             known, right = f"place {truth + 1:g}", False
         said = line.expected[index] if line.expected and record.knows_values else None
-        bar = said and _bar(said, truth, record.task)
+        bar = None if said is None else _bar(said, truth, record.task)
         tiles.append(Tile(index + 1, thumbnails.of(line.ids[index]), known, _value_text(given), right, bar))
     return Strip(arm, line.valid, line.tau or 0.0, tiles, line.reply)
 

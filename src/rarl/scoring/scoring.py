@@ -29,9 +29,10 @@ class Scoring:
             where it is missing. Means are those of the distribution as it is.
         lengths: the lists that the model was trained on, by their numbers of images; others it can't be asked
             for.
-        listed: those of them for which the order of the model's own list beats that of the values.
+        listed: those of them for which the model is asked for the list; where its reply is no ranking of all
+            images, and for all other lengths, the values decide.
         split, seed, images: what it was chosen on: so many single images of that split.
-        measured: METHOD, or `listed` -> METRIC -> number there.
+        measured: METHOD, or `listed` -> METRIC -> number there; a tau of a METHOD is of its values.
     """
 
     method: Method = "greedy"
