@@ -21,6 +21,7 @@ FLOORS = {
     "ranker": 3,
     "training": 4,
     "report": 5,
+    "plan": 5,
     "paper.arms": 3,
     "paper": 6,
     "demo": 6,

@@ -14,6 +14,7 @@ import typer
 from rarl.cli.arguments import LARGEST_SEED, continued_by, quiet_loading
 from rarl.cli.data import data_app
 from rarl.cli.models import evaluate_command, rank, report
+from rarl.cli.plan import plan
 from rarl.cli.reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
 
@@ -35,6 +36,7 @@ app.command("evaluate", epilog="Example: rarl evaluate runs/demo/rarl runs/demo/
 app.command(epilog='Example: rarl rank runs/age/rarl *.jpg --rule "facial age" --range 0-116')(rank)
 app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
 app.command(epilog="Example: rarl report runs/demo")(report)
+app.command(epilog="Example: rarl plan configs/utkface_3b.yaml --cards 8 --card-memory 80")(plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
