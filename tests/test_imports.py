@@ -23,6 +23,7 @@ FLOORS = {
     "integrations": 3,
     "training": 4,
     "report": 5,
+    "plan": 5,
     "paper.arms": 3,
     "paper": 6,
     "demo": 6,

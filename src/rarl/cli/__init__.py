@@ -16,6 +16,7 @@ from rarl.cli.data import data_app
 from rarl.cli.export import export_command
 from rarl.cli.merge import PUSH, merge
 from rarl.cli.models import evaluate_command, report
+from rarl.cli.plan import plan
 from rarl.cli.rank import rank
 from rarl.cli.reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
@@ -40,6 +41,7 @@ app.command(epilog="Example: rarl rank runs/age/rarl photos --out scores.csv --t
 app.command(epilog="Example: rarl merge adapters/age models/age")(merge)
 app.command(epilog="Example: rarl reproduce table6 --task digits --seeds 0")(reproduce)
 app.command(epilog="Example: rarl report runs/demo")(report)
+app.command(epilog="Example: rarl plan configs/utkface_3b.yaml --cards 8 --card-memory 80")(plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
