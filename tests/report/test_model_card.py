@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from helpers.runs import SHADES, config_of, entry, make_collection, numbers
+from helpers.runs import SHADES, config_of, make_collection, numbers
 from rarl.data.collection import Collection
 from rarl.method.prompts import messages
 from rarl.method.tasks import AGE, Task
@@ -114,5 +114,7 @@ def test_each_trained_arm_gets_one(tmp_path: Path, shades: Collection) -> None:
 
 
 def test_an_arm_without_results_has_none(tmp_path: Path, shades: Collection) -> None:
-    metrics = {**METRICS, "arms": {"base": {"mae": entry(1, 0, 2)}}}
-    assert "| the model it started from |" in model_card(config_of(tmp_path / "run"), "rarl", metrics, shades)
+    run = config_of(tmp_path / "run").model_copy(update={"data": shades.root})
+    metrics = {**METRICS, "arms": {"base": numbers(1.0), "sft": numbers(1.0)}}
+    assert [path.parent.name for path in write_model_cards(run, metrics)] == ["sft"]
+    assert not (tmp_path / "run" / "rarl").exists()

@@ -27,14 +27,16 @@ _OF_PEOPLE = re.compile(
 
 
 def write_model_cards(config: RunConfig, metrics: Mapping[str, Any]) -> list[Path]:
-    """Writes the card of each trained arm of a finished run into its folder.
+    """Writes the card of each arm of a run that is trained and measured into its folder.
 
     Args:
         metrics: the run's `metrics.json`.
     """
+    if not (arms := [arm for arm in trained_arms(config) if arm in metrics["arms"]]):
+        return []
     collection = load_collection(config.output / "data" if config.data is None else config.data)
     written = []
-    for arm in trained_arms(config):
+    for arm in arms:
         path = config.output / arm / CARD
         write_text(path, model_card(config, arm, metrics, collection))
         written.append(path)

@@ -241,10 +241,8 @@ def check_trainer_fields(config: RunConfig) -> None:
 
 def _untracked(config: RunConfig) -> list[Problem]:
     """Trackers that are named and can't be had."""
-    sections = [
-        ("trainer", config.trainer),
-        *((f"stages[{n}].trainer", s.trainer) for n, s in enumerate(config.stages)),
-    ]
+    sections: list[tuple[str, SharedKeys]] = [("trainer", config.trainer)]
+    sections += [(f"stages[{n}].trainer", stage.trainer) for n, stage in enumerate(config.stages)]
     sections += [("sft.trainer", config.sft.trainer)] if config.sft else []
     found = ((path, tracker_problem(section.given().get("report_to"))) for path, section in sections)
     return [(f"{path}.report_to", problem) for path, problem in found if problem]
