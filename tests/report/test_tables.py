@@ -6,7 +6,13 @@ import pytest
 from rich.console import Console
 
 from rarl.method.tasks import AESTHETICS, COUNT, DIGITS
-from rarl.report.tables import headline_table, markdown_table, metrics_table, results_table
+from rarl.report.tables import (
+    headline_table,
+    markdown_table,
+    markdown_text,
+    metrics_table,
+    results_table,
+)
 
 
 def entry(value, low, high, n=10):
@@ -118,3 +124,18 @@ def test_all_metrics_have_both_readings():
     table = metrics_table(METRICS | {"arms": arms}, "tiny")
     assert dict(table.rows)["tau2_lenient"] == "0.400\n0.40–0.40"
     assert table.notes[0].endswith("What ends in _lenient is of the same replies, read leniently.")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
+        ("![x](http://x.org/p.png)", "!\\[x](http://x.org/p.png)"),
+        ("\\[x](y)", "\\\\\\[x](y)"),
+        ("a\x1b[2J\u202eb", "a\\x1b\\[2J\\u202eb"),
+        ("two\nlines", "two lines"),
+        ("rarl_no_mutation, 0.5–1", "rarl_no_mutation, 0.5–1"),
+    ],
+)
+def test_markdown_shows_the_texts_of_strangers_as_they_are(text, shown):
+    assert markdown_text(text) == shown

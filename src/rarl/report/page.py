@@ -12,7 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rarl.files import write_text
 from rarl.report import plots, strips
 from rarl.report.record import Record, load_record
-from rarl.report.tables import TextTable, arm_names, column_tables, headline_table, metrics_table
+from rarl.report.tables import (
+    TextTable,
+    arm_names,
+    column_tables,
+    headline_table,
+    markdown_text,
+    metrics_table,
+)
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -118,8 +125,8 @@ def _duration(seconds: float | None) -> str:
 
 
 def _markdown_page(title: str, tables: Sequence[TextTable]) -> str:
-    sections = [f"# {title}\n"]
+    sections = [f"# {markdown_text(title)}\n"]
     for table in tables:
-        notes = "".join(f"\n{note}\n" for note in table.notes)
-        sections.append(f"## {table.title}\n\n{table.markdown()}{notes}")
+        notes = "".join(f"\n{markdown_text(note)}\n" for note in table.notes)
+        sections.append(f"## {markdown_text(table.title)}\n\n{table.markdown()}{notes}")
     return "\n".join(sections)
