@@ -1,5 +1,6 @@
 """files.py: whole or not there, and one at a time."""
 
+import errno
 import importlib
 import os
 import threading
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
-from rarl.errors import ConfigError
-from rarl.files import finish, locked, new_folder, parse_yaml, read_yaml, unfinished, write_text
+from rarl.errors import ConfigError, DiskError
+from rarl.files import finish, locked, new_folder, parse_yaml, read_yaml, unfinished, write_text, written_to
 
 
 def test_a_text_is_written_with_its_folders_and_over_an_old_one(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_finish_takes_the_place_of_an_old_folder(tmp_path: Path) -> None:
     (place / "new").touch()
     assert finish(place, tmp_path / "model") == tmp_path / "model"
     assert os.listdir(tmp_path) == ["model"]
-    assert os.listdir(tmp_path / "model") == ["new"]
+    assert sorted(os.listdir(tmp_path / "model")) == ["digests.json", "new"]
 
 
 def test_two_commands_are_not_at_the_same_work_in_a_folder(tmp_path: Path, other_command) -> None:
@@ -168,3 +169,49 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     with pytest.raises(ConfigError, match="is no file"):
         read_yaml(tmp_path / "a.yaml")
+
+
+# ── what goes wrong with a disk ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "runs/model.safetensors"),
+        RuntimeError("I/O error: No space left on device (os error 28): runs/model.safetensors"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/3"
+        ),
+    ],
+)
+def test_a_full_disk_is_named(error: Exception, tmp_path: Path) -> None:
+    with (
+        pytest.raises(DiskError, match="can't be written, the disk is full: make room"),
+        written_to(tmp_path),
+    ):
+        raise error
+
+
+def test_other_errors_are_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="something else"), written_to(tmp_path):
+        raise RuntimeError("something else")
+
+
+def test_a_file_that_can_not_be_written_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_text(tmp_path / "a.json", "{}")
+    assert error.value.filename == tmp_path / "a.json"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_two_that_write_one_folder_is_told_of_the_other(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new") as place:
+        (place / "file").touch()
+        with pytest.raises(ConfigError, match="another command is writing it"), new_folder(tmp_path / "new"):
+            pytest.fail("it began")
+    assert os.listdir(tmp_path) == ["new"]
+    assert os.listdir(tmp_path / "new") == ["file"]

@@ -26,6 +26,10 @@ class ModelError(RarlError):
     """A model folder or name can't be loaded, or can't do what is asked of it."""
 
 
+class DiskError(RarlError):
+    """What was to be written could not be, mostly because a disk is full."""
+
+
 # ── mistakes in a mapping ────────────────────────────────────────────────────────────────────────────────
 
 

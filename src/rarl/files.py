@@ -2,6 +2,7 @@
 that an interruption leaves nothing half-made under a name that is read again. Also locks, for what two
 commands at once would spoil; the readers of JSONL and YAML; and the progress bar of what takes long."""
 
+import errno
 import hashlib
 import io
 import json
@@ -32,7 +33,7 @@ from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rarl.digests import DIGESTS, write_digests
-from rarl.errors import ConfigError, DataError
+from rarl.errors import ConfigError, DataError, DiskError
 
 LONGEST_YAML = 20_000  # characters; the configuration of a run has some thousands, and the parser is slow
 MOST_ENTRIES = 10_000  # of a YAML text, with what its aliases stand for
@@ -51,8 +52,51 @@ def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     temporary.unlink(missing_ok=True)  # what an interrupted run left, or a link
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)  # a full disk is not kept full
+        error.filename = path  # of one that says that the disk is full, there is none
+        raise
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Makes a `DiskError` of what goes wrong within because a disk is full.
+
+    Args:
+        folder: where most is written, to be named where the error names no file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (why := why_not_written(error, folder)) is None:
+            raise
+        raise DiskError(why) from error
+
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "it is too large",
+}
+# Without an errno: safetensors 0.8, and torch 2.13, which says no more than that it has failed.
+_SAID = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos ")
+
+
+def why_not_written(error: BaseException, folder: Path) -> str | None:
+    """A sentence, if an error or one that it comes from says that a disk is full; otherwise None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        why = _FULL.get(seen.errno or 0) if isinstance(seen, OSError) else None
+        if why is None and any(words in str(seen) for words in _SAID):
+            why = _FULL[errno.ENOSPC]
+        if why is not None:
+            place = getattr(seen, "filename", None) or folder
+            return f"{place}: can't be written, {why}: make room"
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _beside(path: Path) -> Path:
@@ -102,16 +146,29 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: if there is a `folder`, before the block or at its end.
+        ConfigError: if another command is writing it.
     """
-    if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} exists already")
-    temporary = unfinished(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_beside(folder).with_suffix(".lock"))
     try:
-        yield temporary
-        # On Linux a rename replaces an empty folder, and nothing else.
-        os.rename(temporary, folder)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder}: another command is writing it: wait until it has ended, or choose another folder"
+        ) from error
+    try:
+        if os.path.lexists(folder):  # now, because another command may have just written it
+            raise FileExistsError(f"{folder} exists already")
+        temporary = unfinished(folder)
+        try:
+            yield temporary
+            # On Linux a rename replaces an empty folder, and nothing else.
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

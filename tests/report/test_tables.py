@@ -10,6 +10,7 @@ from rarl.report.tables import (
     expected_table,
     headline_table,
     markdown_table,
+    markdown_text,
     metrics_table,
     results_table,
 )
@@ -140,3 +141,18 @@ def test_expected_values_of_the_arms_that_have_them():
     )
     assert table.notes[1:] == (f"RARL as chosen: {chosen['rarl'].sentence}.",)
     assert expected_table(METRICS, "tiny", chosen) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
+        ("![x](http://x.org/p.png)", "!\\[x](http://x.org/p.png)"),
+        ("\\[x](y)", "\\\\\\[x](y)"),
+        ("a\x1b[2J\u202eb", "a\\x1b\\[2J\\u202eb"),
+        ("two\nlines", "two lines"),
+        ("rarl_no_mutation, 0.5–1", "rarl_no_mutation, 0.5–1"),
+    ],
+)
+def test_markdown_shows_the_texts_of_strangers_as_they_are(text, shown):
+    assert markdown_text(text) == shown

@@ -20,6 +20,7 @@ from rarl.cli.plan import plan
 from rarl.cli.rank import rank
 from rarl.cli.reproduce import reproduce
 from rarl.errors import ConfigError, RarlError
+from rarl.signals import Stopped, stopped_by_sigterm
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line.
 
     Raises:
-        SystemExit: 0, 1 for what can't be done, 2 for wrong usage or configuration, 130 when interrupted.
+        SystemExit: 0, 1 for what can't be done, 2 for wrong usage or configuration, 130 when interrupted, 143
+            when stopped by SIGTERM.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,19 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A library's notes to its callers are not for the users of a command.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|torch)\b")
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="rarl")
+        with stopped_by_sigterm():
+            app(args=None if arguments is None else list(arguments), prog_name="rarl")
     except RarlError as error:
         print(f"error: {_readable(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
+        from rarl.files import why_not_written
+
+        if (full := why_not_written(error, Path())) is not None:
+            print(f"error: {full}", file=sys.stderr)
+            sys.exit(1)
         if error.filename is None:
             raise
         # A folder that can't be written, a full disk: nothing that the library could know beforehand.
         print(f"error: {error.filename}: can't be read or written ({error.strerror})", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, Stopped) as error:
+        print(error if isinstance(error, Stopped) else "interrupted", file=sys.stderr)
+        sys.exit(error.code if isinstance(error, Stopped) else 130)
 
 
 def _readable(message: str) -> str:

@@ -14,8 +14,9 @@ from typing import Annotated, NamedTuple
 import typer
 
 from rarl.data import SEVERAL, Several
-from rarl.errors import ConfigError, DataError, ModelError
+from rarl.errors import ConfigError, DataError, DiskError, ModelError
 from rarl.method.tasks import HEADLINE_METRICS, HeadlineMetric, Task, task_named
+from rarl.signals import Stopped
 
 MOST_IMAGES = 16
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -36,12 +37,15 @@ TRUST = Annotated[
 
 @contextmanager
 def continued_by(command: str) -> Iterator[None]:
-    """If the user interrupts what runs within, says how to continue."""
+    """If what runs within is stopped, or ends because the disk is full, says how to continue."""
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {command}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, Stopped) as error:
+        what = error if isinstance(error, Stopped) else "interrupted"
+        print(f"\n{what}; continue with: {command}", file=sys.stderr)
+        raise typer.Exit(error.code if isinstance(error, Stopped) else 130) from None
+    except DiskError as error:
+        raise DiskError(f"{error}, and continue with: {command}") from error
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -65,6 +65,7 @@ def new_collection(out: str | os.PathLike[str], task: Task) -> Iterator[Path]:
 
     Raises:
         DataError: if `out` exists or can't be written.
+        ConfigError: if another command is writing it.
     """
     target = Path(os.path.abspath(out))
     if os.path.lexists(target):

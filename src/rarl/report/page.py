@@ -18,6 +18,7 @@ from rarl.report.tables import (
     column_tables,
     expected_table,
     headline_table,
+    markdown_text,
     metrics_table,
 )
 
@@ -130,8 +131,8 @@ def _duration(seconds: float | None) -> str:
 
 
 def _markdown_page(title: str, tables: Sequence[TextTable]) -> str:
-    sections = [f"# {title}\n"]
+    sections = [f"# {markdown_text(title)}\n"]
     for table in tables:
-        notes = "".join(f"\n{note}\n" for note in table.notes)
-        sections.append(f"## {table.title}\n\n{table.markdown()}{notes}")
+        notes = "".join(f"\n{markdown_text(note)}\n" for note in table.notes)
+        sections.append(f"## {markdown_text(table.title)}\n\n{table.markdown()}{notes}")
     return "\n".join(sections)

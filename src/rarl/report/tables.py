@@ -2,6 +2,7 @@
 each number of images, with all metrics, and for groups of images. Every number has its 95 % interval. A table
 is texts, for a terminal, Markdown or a page; it measures and concludes nothing."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -196,9 +197,23 @@ def _number_and_interval(
     return f"{value}{gap}{low}{dash}{high}"
 
 
+def markdown_text(text: str, line_end: str = " ") -> str:
+    """A text that Markdown shows as it is: names and values of strangers are among them, which must be no
+    tags, links or pictures, and nothing that a terminal obeys.
+
+    Args:
+        line_end: what stands for a line end.
+    """
+    marked = re.sub(r"[\\\[]", r"\\\g<0>", text).replace("<", "&lt;")
+    lines = marked.split("\n")
+    return line_end.join(
+        "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in line) for line in lines
+    )
+
+
 def _markdown_cell(text: str) -> str:
     """A cell of Markdown: a line end or a bar would end it."""
-    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
+    return markdown_text(text, "<br>").replace("|", "\\|")
 
 
 # ── all metrics ──────────────────────────────────────────────────────────────────────────────────────────

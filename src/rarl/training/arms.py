@@ -29,6 +29,7 @@ from rarl.models.limits import longest_first
 from rarl.models.loading import check_model, is_small, load_model, load_processor
 from rarl.models.processor import reply_opening
 from rarl.models.whole import whole_models
+from rarl.signals import AskedToStop, Stopped
 from rarl.training.callbacks import (
     BEST_FOLDER,
     GROUPS_FILE,
@@ -44,6 +45,7 @@ from rarl.training.config import RunConfig, reply_length
 from rarl.training.resuming import Resuming
 from rarl.training.sealing import Sealing
 from rarl.training.sections import Stage, Weights
+from rarl.training.stopping import LogWindow, Stopping
 from rarl.training.trackers import follow, leave, tracker_arguments
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
@@ -220,17 +222,22 @@ def _fit(trainer: Any, lines: ProgressLines, start: str | Path, folder: Path, co
     """Trains from the last complete checkpoint, and gives the model folder its name once it is complete."""
     check_saving(trainer)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Sealing())
     checkpoints = _checkpoints(config, folder.name)
-    with lines, warnings.catch_warnings():
+    asked = AskedToStop("a checkpoint is saved after this step")
+    with lines, asked, warnings.catch_warnings():
         # transformers 5.23 warns at every step that TRL 1.16 uses the old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         continued, since = last_complete_checkpoint(checkpoints), time.monotonic()
         if continued is not None:
             check_engine(trainer, continued)
         follow(trainer, config.output, folder.name)
+        stopping = Stopping(trainer, asked)
+        for callback in (stopping, LogWindow(trainer, continued), Sealing()):
+            trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=None if continued is None else str(continued))
         leave(trainer)
+    if number := stopping.number or asked.number:
+        raise Stopped(number, f"a checkpoint of step {trainer.state.global_step} of {folder.name} is saved")
     seconds = None if continued else time.monotonic() - since
     trainer.accelerator.wait_for_everyone()
     _write_model_folder(trainer, start, folder, config, seconds)

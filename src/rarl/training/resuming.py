@@ -1,4 +1,5 @@
-"""How a Trainer reads a checkpoint's weights when it resumes. Which checkpoint that is, is decided in
+"""What every trainer of this library does otherwise than transformers and TRL: how it reads a checkpoint's
+weights when it resumes, and that it tells nobody of it. Which checkpoint that is, is decided in
 `checkpoints`."""
 
 from typing import Any
@@ -19,6 +20,9 @@ class Resuming:
 
     model: Any
     is_fsdp_enabled: bool
+
+    def _send_telemetry(self) -> None:
+        """TRL 1.16 tells huggingface.co of each trainer that is made, unless the environment forbids it."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         policy = self.model if model is None else model

@@ -20,11 +20,11 @@ from rarl.data.collection import Collection, Row, load_collection
 from rarl.data.columns import read_columns
 from rarl.data.groups import Group, disjoint_groups, draw_groups, training_groups
 from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
-from rarl.errors import ConfigError, DataError, ModelError
+from rarl.errors import ConfigError, DataError, DiskError, ModelError
 from rarl.evaluation.choosing import choose
 from rarl.evaluation.evaluate import ask, evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
-from rarl.files import counted, locked, write_text
+from rarl.files import counted, locked, write_text, written_to
 from rarl.method.replies import continuation, reference_reply
 from rarl.method.rewards import TERMS
 from rarl.method.tasks import Task, steps_above
@@ -67,7 +67,14 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
     Raises:
         ConfigError, DataError, ModelError: for whatever can't work, before anything runs; also if another
             command is training in the folder.
+        DiskError: if the disk is full. What was complete stays, and the run can be continued.
+        Stopped: if a signal asked for it (`rarl.signals`). The run can be continued.
     """
+    with written_to(config.output):
+        return _train_and_evaluate(config, resume, console)
+
+
+def _train_and_evaluate(config: RunConfig, resume: bool, console: Console) -> dict[str, Any]:
     # Every process does this: it makes TRL's configurations, which join the processes the way training needs.
     check_trainer_fields(config)
     state = PartialState()
@@ -91,6 +98,7 @@ def train_and_evaluate(config: RunConfig, *, resume: bool, console: Console) -> 
             evaluate_arm(config, collection, "base", config.model, console)
             for arm in trained_arms(config):
                 evaluate_arm(config, collection, arm, config.output / arm, console)
+            _check_still_there(config)
         state.wait_for_everyone()
     return _open_metrics(config)
 
@@ -104,6 +112,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
         _free()
+        _check_still_there(config)
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -113,6 +122,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
         if not is_finished(folder):
             train_stage(config, stage, start, drawn, folder, console, held_out)
             _free()
+            _check_still_there(config)
         start = folder
 
 
@@ -149,6 +159,13 @@ def try_replies(config: RunConfig, collection: Collection) -> None:
             f"{len(groups[0].rows)} images at once, and so nothing was trained: {reason}; if it is memory, "
             "lower evaluation.batch_size or `pixels`"
         ) from error
+
+
+def _check_still_there(config: RunConfig) -> None:
+    """Refuses to go on in a folder from which the run was removed meanwhile: what is written would be made
+    anew there, without what came before."""
+    if not (config.output / "config.yaml").is_file():
+        raise DiskError(f"{config.output} was removed while the run was at work: start it again")
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
