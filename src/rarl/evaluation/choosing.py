@@ -54,8 +54,8 @@ def choose(
     difference, so that the noise of a small split decides nothing:
 
     - The value of an image is the `mean`; see `best_method`.
-    - A list has the order of the model's own, or where that is no ranking of all images, of their values. It has
-      that of the values always if their mean tau is higher.
+    - A list has the order of the model's own, or where that is no ranking of all images, of their values. It
+      has that of the values always if their mean tau is higher.
     - The temperature is the one with the highest likelihood of the true values.
 
     Without a split, or one of orders alone, nothing is chosen: values and orders are those of greedy replies.
