@@ -5,6 +5,7 @@ replaced, and every tensor that says something of a replaced one. It needs torch
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def mutate(
             [rewards[row] for row in rows],
             rollouts.labels[rows[0]],
             mutation,
-            lambda text, row=rows[0]: judge(row, text),
+            partial(judge, rows[0]),
             f"{seed}:{number}",
         )
         for index in found.picked:
