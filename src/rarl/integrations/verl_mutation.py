@@ -47,7 +47,7 @@ class Group:
         return len(self.rewards) == self.size
 
 
-class MutatingWorker(_Worker):  # type: ignore[misc]
+class MutatingWorker(_Worker):
     """verl's worker, whose responses wait for their group."""
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:

@@ -63,7 +63,7 @@ def settings_of(config: DictConfig, *, v1: bool) -> Settings:
         if OmegaConf.select(config, key, default=value) != value:
             raise ConfigError(f"RMO replaces responses, and needs {key}={value}")
     section = OmegaConf.select(config, "rarl")
-    mutation = mutation_of({} if section is None else OmegaConf.to_container(section, resolve=True))  # type: ignore[arg-type]
+    mutation = mutation_of({} if section is None else OmegaConf.to_container(section, resolve=True))
     score = get_custom_reward_fn(config)
     if score is None or inspect.iscoroutinefunction(score):
         raise ConfigError(
