@@ -81,6 +81,26 @@ def test_prompt_images_and_truth_of_each_row(tmp_path: Path, engine: Engine) -> 
                 assert {key: row[key] for key in truth} == truth
 
 
+def test_where_only_orders_are_known(tmp_path: Path) -> None:
+    root = collection(tmp_path / "fruit")
+    for split, count in (("train", 10), ("validation", 4)):
+        names = [f"{value}.png" for value in range(count)]
+        (root / split / "metadata.jsonl").write_text(
+            "".join(json.dumps({"file_name": n}) + "\n" for n in names)
+        )
+        ids = [f"{split}/{name}" for name in reversed(names)]
+        (root / split / "orders.jsonl").write_text(json.dumps({"ids": ids}) + "\n")
+    data = load_collection(root)
+    with pytest.raises(DataError, match="--images 2,4"):
+        export(data, "verl", tmp_path / "out", images=(1, 2))
+    export(data, "verl", tmp_path / "out", images=(3,), prompts=4)
+    for row in rows(tmp_path / "out" / "train.parquet"):
+        truth = columns_of(row["reward_model"]["ground_truth"])
+        values = [int(Path(image).stem) for image in row["images"]]
+        assert truth["order"] == [sorted(values, reverse=True).index(value) for value in values]
+        assert "values" not in truth
+
+
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     data = load_collection(collection(tmp_path / "fruit"))
     texts = []

@@ -229,13 +229,18 @@ def test_a_wrong_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_that_reason_are_asked_in_their_way(server: Server) -> None:
+    """Also where several requests were sent before the first refusal came."""
+    together = threading.Barrier(3)
+
     def strict(body: dict[str, Any], number: int) -> Answer:
+        if number <= 3:
+            together.wait(10)
         if "max_tokens" in body:
             return refused(400, "Unsupported parameter: use 'max_completion_tokens' instead.")
         return refused(400, "temperature does not support 0") if "temperature" in body else said("ok")
 
     server.answer = strict
-    assert ask(server, 1, concurrency=1) == ["ok"]
+    assert ask(server, 1, 2, 3, concurrency=3) == ["ok"] * 3
     assert server.asked[-1]["max_completion_tokens"] == 7
 
 

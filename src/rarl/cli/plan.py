@@ -12,8 +12,10 @@ import typer
 from rarl.cli.arguments import JSON
 from rarl.errors import ConfigError
 
-PARTS = ("weights", "reference", "gradients", "optimizer", "engine", "images")
-PARTS += ("activations", "head", "generation", "peak")
+PARTS = (
+    *("weights", "reference", "gradients", "optimizer", "engine", "images"),
+    *("activations", "head", "generation", "peak"),
+)
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -52,9 +52,16 @@ def export(
         validation_prompts: the most of each number of images, for validation.
 
     Raises:
-        DataError: if a part has too few images, an image can't be read, or a rule holds the text `<image>`.
+        DataError: if a part has too few images, or knows orders alone and `images` has 1, an image can't be
+            read, or a rule holds the text `<image>`.
         FileExistsError: if there is an `out`.
     """
+    for split in ("train", "validation"):
+        if 1 in images and split in collection.splits and not collection.knows_values(split):
+            raise DataError(
+                f"{collection.root / split} knows orders alone, and one image has none: export lists, "
+                "as with --images 2,4"
+            )
     drawn: dict[str, list[Group]] = {"train": []}
     for count in images:
         drawn["train"] += draw_groups(collection.split("train"), count, prompts, seed)

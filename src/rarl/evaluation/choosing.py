@@ -103,8 +103,8 @@ def choose(
 
         parts: dict[Row, Distributions] = {}
         batches = row_batches(rows, replies, batch_size)
-        for batch, some in zip(batches, in_shares(batches, answer), strict=True):
-            parts |= zip(batch, some, strict=True)
+        for batch, own in zip(batches, in_shares(batches, answer), strict=True):
+            parts |= zip(batch, own, strict=True)
             count_on(len(batch))
         found[method] = Distributions.joined([parts[row] for row in rows])
         values[method] = found[method].mean.tolist()

@@ -5,6 +5,7 @@ replaced, and every tensor that says something of a replaced one. It needs torch
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,7 @@ from rarl.method.replies import reference_reply
 KEYS = ("k", "probability", "when", "reasoning")
 """What of `Mutation` can be set here."""
 
-_NOT_KNOWN = {
-    "rollout_log_probs": "actor_rollout_ref.rollout.calculate_log_probs=False",
-    "routed_experts": "actor_rollout_ref.rollout.enable_rollout_routing_replay=False",
-    "teacher_logprobs": "distillation.enabled=False",
-}
+_NOT_KNOWN = ("rollout_log_probs", "routed_experts", "teacher_logprobs")
 """What verl keeps of the sampling of each token. An injected token was not sampled, so it has none."""
 
 Scored = Mapping[str, float]
@@ -82,26 +79,73 @@ def mutate(
     Raises:
         ConfigError: if verl is set up so that RMO can't be had, or the reference is longer than R.
     """
-    for name, remedy in _NOT_KNOWN.items():
+    for name in _NOT_KNOWN:
         if name in rollouts.tensors:
-            raise ConfigError(f"RMO replaces responses, and a replaced one has no {name}: set {remedy}")
+            raise ConfigError(f"RMO replaces responses, and a replaced one has no {name}: leave it out")
     if "rm_scores" not in rollouts.tensors:
-        raise ConfigError("RMO needs the rewards with the rollouts: a reward function, no reward model")
+        raise ConfigError("RMO needs the rewards with the rollouts: use a reward function, no reward model")
     rewards = rollouts.tensors["rm_scores"].sum(dim=-1).tolist()
     replaced: list[int] = []
     for number, rows in enumerate(rollouts.groups):
-        text = _reference(rollouts.labels[rows[0]], mutation)
-        scored = judge(rows[0], text)
-        picked = choose(
+        found = replacement(
             [rewards[row] for row in rows],
-            [scored["score"]] * len(rows),
+            rollouts.labels[rows[0]],
             mutation,
-            random.Random(f"{seed}:{number}"),
+            partial(judge, rows[0]),
+            f"{seed}:{number}",
         )
-        for index in picked:
-            _replace(rollouts, rows[index], text, scored, tokenizer)
+        for index in found.picked:
+            _replace(rollouts, rows[index], found, tokenizer)
             replaced.append(rows[index])
     return replaced
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What replaces responses of a group: the places of those in the group, the text, and what it earns."""
+
+    picked: Sequence[int]
+    text: str
+    scored: Scored
+
+
+def replacement(
+    rewards: Sequence[float],
+    label: str,
+    mutation: Mutation,
+    judge: Callable[[str], Scored],
+    draw: str,
+) -> Replacement:
+    """Which responses of one group are replaced by the true answer, if any.
+
+    Args:
+        rewards: of the responses, in order.
+        label: the truth of their prompt.
+        judge: scores a text as a reply to it.
+        draw: seed of the draw for this group and step.
+
+    Raises:
+        ConfigError: if only the order is known.
+    """
+    text = _reference(label, mutation)
+    scored = judge(text)
+    references = [scored["score"]] * len(rewards)
+    return Replacement(choose(rewards, references, mutation, random.Random(draw)), text, scored)
+
+
+def token_ids(text: str, tokenizer: Any, width: int) -> list[int]:
+    """A reply as tokens, with the end token.
+
+    Raises:
+        ConfigError: if there are more than `width`.
+    """
+    ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    if len(ids) > width:
+        raise ConfigError(
+            f"data.max_response_length {width} can't hold the reference reply ({len(ids)} tokens); raise it "
+            f"to at least {len(ids)}"
+        )
+    return ids
 
 
 def _reference(label: str, mutation: Mutation) -> str:
@@ -111,17 +155,12 @@ def _reference(label: str, mutation: Mutation) -> str:
     return reference_reply(columns["values"], columns["step"], reasoned=mutation.reasoning == "template")
 
 
-def _replace(rollouts: Rollouts, row: int, text: str, scored: Scored, tokenizer: Any) -> None:
+def _replace(rollouts: Rollouts, row: int, found: Replacement, tokenizer: Any) -> None:
     """Writes a text in place of the response of a row."""
     tensors = rollouts.tensors
-    ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
     width = tensors["responses"].shape[-1]
+    ids = token_ids(found.text, tokenizer, width)
     prompt, length = tensors["input_ids"].shape[-1] - width, len(ids)
-    if length > width:
-        raise ConfigError(
-            f"data.max_response_length {width} can't hold the reference reply ({length} tokens); raise it "
-            f"to at least {length}"
-        )
     tensors["responses"][row] = tokenizer.pad_token_id
     tensors["responses"][row, :length] = torch.tensor(ids)
     tensors["response_mask"][row] = 0
@@ -132,7 +171,7 @@ def _replace(rollouts: Rollouts, row: int, text: str, scored: Scored, tokenizer:
     last = tensors["position_ids"][row, ..., prompt - 1 : prompt]
     tensors["position_ids"][row, ..., prompt:] = last + torch.arange(1, width + 1)
     tensors["rm_scores"][row] = 0
-    tensors["rm_scores"][row, length - 1] = scored["score"]
-    for name, number in scored.items():
+    tensors["rm_scores"][row, length - 1] = found.scored["score"]
+    for name, number in found.scored.items():
         if name in rollouts.extras:
             rollouts.extras[name][row] = number

@@ -98,12 +98,12 @@ class Endpoint:
     def _reply(self, chat: Sequence[Mapping[str, Any]], max_new_tokens: int, stop: Event) -> str:
         problem = ""
         for number in range(TRIES):
+            # As they are now: a refusal of another request may change them meanwhile.
+            settings = {self._length: max_new_tokens, **self._settings}
             try:
-                answer = self._post(
-                    {"model": self.model, "messages": chat, self._length: max_new_tokens, **self._settings}
-                )
+                answer = self._post({"model": self.model, "messages": chat, **settings})
             except urllib.error.HTTPError as error:
-                problem, wait = self._refusal(error), error.headers.get("Retry-After", "")
+                problem, wait = self._refusal(error, settings), error.headers.get("Retry-After", "")
                 if problem == "":
                     continue
             except (OSError, HTTPException) as error:
@@ -130,8 +130,9 @@ class Endpoint:
         with _OPENER.open(request, timeout=TIMEOUT) as response:
             return bytes(response.read())
 
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
-        """What is to be said of a refusal that may pass; nothing for one that is mended by asking otherwise.
+    def _refusal(self, error: urllib.error.HTTPError, settings: Mapping[str, Any]) -> str:
+        """What is to be said of a refusal that may pass; nothing for one that is mended by asking otherwise
+        than with these settings.
 
         Raises:
             ModelError: for one that will not pass.
@@ -139,14 +140,13 @@ class Endpoint:
         said = _message(error)
         if error.code in (408, 409, 425, 429) or error.code >= 500:
             return f"{error.code} {said}"
-        if error.code == 400 and "max_completion_tokens" in said and self._length == "max_tokens":
+        if error.code == 400 and "max_completion_tokens" in said and "max_tokens" in settings:
             self._length = "max_completion_tokens"  # models that reason are told their length by this name
             return ""
-        if error.code == 400 and "temperature" in said and self._settings:
+        if error.code == 400 and "temperature" in said and "temperature" in settings:
+            if self._settings:
+                _log.warning("%s: %s takes no temperature, and decodes as it likes", self.url, self.model)
             self._settings = {}
-            _log.warning(
-                "%s: %s decodes by itself, and not greedily: it takes no temperature", self.url, self.model
-            )
             return ""
         if error.code in (401, 403):
             which = "refuses the key" if self._key else "wants a key"

@@ -47,7 +47,14 @@ def greedy_replies(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    """The reply to each prompt, waited for; see `greedy_replies_so_far`."""
+    """The reply to each prompt, waited for; see `greedy_replies_so_far`.
+
+    Args:
+        model: one that is loaded, with its processor, or an endpoint, which has none and no `batch_size`.
+    """
+    if isinstance(model, Endpoint):
+        return model.replies(prompts, images, max_new_tokens=max_new_tokens)
+    assert processor is not None
     found = greedy_replies_so_far(
         model, processor, prompts, images, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
@@ -71,7 +78,6 @@ def greedy_replies_so_far(
     the order of the prompts. They don't depend on `batch_size`, except for rounding in low precision.
 
     Args:
-        model: one that is loaded, with its processor, or an endpoint, which has none and no `batch_size`.
         prompts: the chat messages of each prompt, with a `{"type": "image"}` part for each image.
         images: the images of each prompt, in the order of its image parts; at least one per prompt.
         max_new_tokens: the length at which a reply that has not ended is cut.
@@ -84,9 +90,6 @@ def greedy_replies_so_far(
             `batch_size` is below 1.
         ModelError: if the chat template begins replies in a way that can't be read, or the model can't reply.
     """
-    if isinstance(model, Endpoint):
-        return model.replies(prompts, images, max_new_tokens=max_new_tokens)
-    assert processor is not None
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts but {len(images)} lists of images")
     if not all(images):
