@@ -136,7 +136,8 @@ def evaluate(
         predict(group, text, arm=arm, split=split) for group, text in zip(groups, texts, strict=False)
     ]
     if alone:
-        assert processor is not None and not isinstance(model, Endpoint)
+        assert processor is not None
+        assert not isinstance(model, Endpoint)
         said_alone = {
             group.rows[0]: text for group, text in zip(groups, texts, strict=False) if len(group.rows) == 1
         }
