@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from rarl.ranking.measured import Measured
     from rarl.ranking.ranker import Ranker
 
-MOST_LISTED = 8  # as rarl.ranking.ranker.LONGEST_LIST, which is not imported for its torch
-
 
 def rank(
     model: MODEL,
@@ -68,9 +66,13 @@ def rank(
     sheet: Annotated[
         Path | None, typer.Option(help="A .png or .jpg file: the first images with their values.")
     ] = None,
-    values: Annotated[
-        bool, typer.Option("--values", help="Score up to 8 images one by one, too, not in one prompt.")
-    ] = False,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="greedy|mean|mean-fast|listed|values",
+            help="How images are scored, or few of them put in order; default: as the model's folder says.",
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Score only this part: 2/3 on the second of three.")
     ] = None,
@@ -86,8 +88,9 @@ def rank(
 ) -> None:
     """Put images in ascending order of a value, and give each its value.
 
-    2 to 8 images go into one prompt, unless there is --out or --values; more are scored one by one. With
-    --out the same command goes on where it was stopped, and torchrun or --shard divides the images.
+    A few images go into one prompt, where the model's folder says that it does best so (any other model: 2 to
+    8), unless there is --out or --method values; others are scored one by one. With --out the same command
+    goes on where it was stopped, and torchrun or --shard divides the images.
 
     An image that gets no value is a row that says why; the exit code is then 1.
     """
@@ -96,6 +99,7 @@ def rank(
     from rarl.ranking.kept import Asked, Kept
     from rarl.ranking.sheet import check_sheet, draw_sheet
     from rarl.ranking.table import check_suffix, ranking_of
+    from rarl.scoring.scoring import scoring_for
 
     process, processes = _of_torchrun()
     part = (process + 1, processes) if processes > 1 else None if shard is None else parse_shard(shard)
@@ -115,13 +119,17 @@ def rank(
         for note in given.notes:
             print(note, file=sys.stderr)
     files = list(given.files)
-    kept = None if out is None else Kept(out, Asked.of(name, measured, {}), part)
+    scoring = scoring_for(model, measured, method)
+    if process == 0:
+        print(scoring.sentence, file=sys.stderr)
+    asked = Asked.of(name, measured, {"method": scoring.method, "temperature": scoring.temperature})
+    kept = None if out is None else Kept(out, asked, part)
     checked_images(files, strict=strict)
 
-    made = _Made(name, measured, batch_size, trust_remote_code)
+    made = _Made(name, measured, method, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))
     with stopped, redirect_stdout(sys.stderr):
-        if kept is None and not values and 2 <= len(files) <= MOST_LISTED:
+        if kept is None and len(files) in scoring.listed:
             ranking = made().rank(files, descending=descending)
         else:
             found = _scored(files, made, kept, part, process if processes > 1 else None)
@@ -154,8 +162,9 @@ def rank(
 class _Made:
     """The ranker, made when it is first needed: that takes torch."""
 
-    def __init__(self, model: str, task: Task, batch_size: int, trusted: bool) -> None:
-        self._model, self._task, self._batch_size, self._trusted = model, task, batch_size, trusted
+    def __init__(self, model: str, task: Task, method: str | None, batch_size: int, trusted: bool) -> None:
+        self._model, self._task, self._method = model, task, method
+        self._batch_size, self._trusted = batch_size, trusted
         self._ranker: Ranker | None = None
 
     def __call__(self) -> "Ranker":
@@ -165,7 +174,11 @@ class _Made:
         use_one_thread_for(self._model)
         use_own_gpu()
         self._ranker = Ranker(
-            self._model, self._task, batch_size=self._batch_size, trust_remote_code=self._trusted
+            self._model,
+            self._task,
+            method=self._method,
+            batch_size=self._batch_size,
+            trust_remote_code=self._trusted,
         )
         return self._ranker
 

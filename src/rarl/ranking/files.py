@@ -4,6 +4,7 @@ held. What is known already is not measured again. Lists of a few images are up 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rarl.ranking.kept import Kept
@@ -49,7 +50,8 @@ def score_files(
         if progress is not None:
             progress(len(found), len(files))
         for batch in ranker.measure_each(missing):
-            measured = {missing[place]: said for place, said in batch}
+            # A distribution is larger than its row, and of a table nobody asks for it.
+            measured = {missing[place]: replace(said, distribution=None) for place, said in batch}
             if rows is not None:
                 rows.add(measured)
             found |= measured

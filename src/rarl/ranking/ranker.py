@@ -1,7 +1,7 @@
-"""A model that scores and ranks any images. Up to 8 images go into one prompt, and the order of the reply is
-the ranking (Table 1); more than 8 are scored one by one, in batches of images that cost about as many tokens.
-Replies are read leniently, so that a model which was never trained on the format can be used, too. How good a
-model is at it is measured in `evaluation`."""
+"""A model that scores and ranks any images, in the way that was chosen for it on validation (`Scoring`). A
+few images may go into one prompt, and the order of the reply is the ranking (Table 1); more are scored one by
+one, in batches of images that cost about as many tokens. Replies are read leniently, so that a model which
+was never trained on the format can be used, too. How good a model is at it is measured in `evaluation`."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +20,10 @@ from rarl.models.limits import shape_problem
 from rarl.models.loading import load_model, load_processor, trained_task
 from rarl.models.processor import image_tokens, resizing_of
 from rarl.ranking.batches import Pool, Waiting
-from rarl.ranking.measured import Measured
+from rarl.ranking.measured import Distribution, Measured
 from rarl.ranking.table import Ranked, Ranking, ranking_of
-
-LONGEST_LIST = 8
-"""The most images in one prompt; the paper's models are trained and evaluated on no more."""
+from rarl.scoring.scoring import scoring_for
+from rarl.scoring.values import values_of
 
 NO_VALUE = "the model's reply has no value"
 
@@ -39,6 +38,8 @@ class Ranker:
         model: a model folder, a hub name, or `tiny` for the embedded base.
         task: the rule, the value range and the step that the prompt names; by default what the model was
             trained on, as its folder says.
+        method: how images are scored, `greedy`, `mean` or `mean-fast`, or lists are put in order, `listed` or
+            `values` (`rarl.scoring.scoring`); by default as the model's folder says.
         batch_size: the most prompts in one pass; fewer if their images have many tokens.
         max_new_tokens: where a reply is cut that does not end by itself.
         strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
@@ -48,13 +49,15 @@ class Ranker:
             `rarl.data.opening.open_all`.
 
     Attributes:
+        scoring: how images are scored, and which lists go into one prompt.
         problems: why images of the last call could not be shown to the model, by their place from 0.
         read_leniently: of how many replies of the last call only the lenient reading had a list; see
             `rarl.method.replies.parse_leniently`.
 
     Raises:
         ModelError: if there is no such model, or something is wrong with it.
-        ConfigError: if `task` is not given, and the model does not say what it was trained on.
+        ConfigError: if `task` is not given, and the model does not say what it was trained on; or there is no
+            such method.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Ranker:
         model: str | Path,
         task: Task | None = None,
         *,
+        method: str | None = None,
         batch_size: int = 128,
         max_new_tokens: int = 1024,
         strict: bool = False,
@@ -76,6 +80,7 @@ class Ranker:
                 f"{model} does not say what it was trained on: give a task, as Ranker(model, AGE)"
             )
         self.task: Task = known
+        self.scoring = scoring_for(model, known, method)
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.strict = strict
@@ -98,17 +103,17 @@ class Ranker:
         """
         return self._scores(self._begin(images))
 
-    def rank(self, images: Iterable[Picture], *, values: bool = False, descending: bool = False) -> Ranking:
+    def rank(self, images: Iterable[Picture], *, descending: bool = False) -> Ranking:
         """The images in ascending order of their value.
 
-        The model sees 2 to 8 images in one prompt, in the order given, and the order in which it lists them
-        is the ranking (`listed`). If its reply does not list each image exactly once, and for one image or
-        more than 8, every image is scored alone and the values are sorted (`values`). Images of equal value
-        then share a rank, and stay in the order given. Images without a value come last and have no rank.
+        The model sees a list of a length in `scoring.listed` in one prompt, in the order given, and the order
+        in which it lists the images is the ranking (`listed`). If its reply does not list each image exactly
+        once, and for any other number of images, every image is scored alone and the values are sorted
+        (`values`). Images of equal value then share a rank, and stay in the order given. Images without a
+        value come last and have no rank.
 
         Args:
             images: as in `score`.
-            values: score every image alone, however few there are.
             descending: begin with the highest value.
 
         Raises:
@@ -121,7 +126,7 @@ class Ranker:
             str(picture) if isinstance(picture, str | os.PathLike) else place
             for place, picture in enumerate(pictures)
         ]
-        if not values and 2 <= len(pictures) <= LONGEST_LIST:
+        if len(pictures) in self.scoring.listed:
             listed = self._listed(pictures, names, descending)
             if listed is not None:
                 return listed
@@ -135,6 +140,8 @@ class Ranker:
             images: that can be shown to the model; at least one.
             hasty: not to wait for the longest replies: these images are None, and may be asked for again.
         """
+        if self.scoring.method != "greedy":
+            return list(self._expected(images))
         question = messages(1, self.task.rule, self.task.value_range)
         replies = self._replies([question] * len(images), [[image] for image in images], hasty)
         values = [None if reply is None else reply.values(1)[0] for reply in replies]
@@ -142,6 +149,24 @@ class Ranker:
             None if reply is None else Measured(value, problem=NO_VALUE if value is None else None)
             for reply, value in zip(replies, values, strict=True)
         ]
+
+    def _expected(self, images: Sequence[Image.Image]) -> Iterator[Measured]:
+        """What the model's distribution of each image says."""
+        found = values_of(
+            self._model,
+            self._processor,
+            images,
+            self.task,
+            self.scoring,
+            batch_size=len(images),
+            max_new_tokens=self.max_new_tokens,
+        )
+        assert found.distributions is not None
+        assert found.intervals is not None
+        grid = found.distributions.grid.tolist()
+        rows = found.distributions.probabilities.tolist()
+        for value, interval, probabilities in zip(found.values, found.intervals, rows, strict=True):
+            yield Measured(value, interval, Distribution(grid, probabilities))
 
     def measure_each(self, pictures: Sequence[Picture]) -> Iterator[list[tuple[int, Measured]]]:
         """What the model says of each picture, with its place, a batch at a time. The pictures are opened

@@ -9,12 +9,17 @@ from typing import Any, Literal, get_args
 
 from rarl.errors import ConfigError, DataError, nearest_word
 from rarl.files import write_text
+from rarl.method.tasks import Task
+from rarl.models.loading import trained_task
+from rarl.scoring.candidates import has_grid
 
 SCORING_FILE = "scoring.json"
 
 Method = Literal["greedy", "mean", "mean-fast"]
 METHODS: tuple[Method, ...] = get_args(Method)
 ORDERS = ("listed", "values")
+UNKNOWN_LISTS = tuple(range(2, 9))
+"""The lists that a model is asked for which doesn't say what it was trained on: those of the paper."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,29 @@ def method_named(name: str, scoring: Scoring) -> Scoring:
         return replace(scoring, listed=scoring.lengths)
     known = (*METHODS, *ORDERS)
     raise ConfigError(f"unknown method '{name}'{nearest_word(name, known)}; they are {', '.join(known)}")
+
+
+def scoring_for(model: str | Path, task: Task, method: str | None = None) -> Scoring:
+    """How a model is asked about images: as its folder says, if this is the task that it was trained on. Any
+    other model replies greedily, and puts lists of 2 to 8 images in order itself.
+
+    Args:
+        method: what a person asks for instead, see `method_named`.
+
+    Raises:
+        ConfigError: if there is no such method, or the task has too many values for distributions over them.
+        DataError: if what the folder has is no scoring.
+    """
+    own = read_scoring(Path(model)) if trained_task(model) == task else None
+    scoring = own or Scoring("greedy", lengths=UNKNOWN_LISTS, listed=UNKNOWN_LISTS)
+    if method is not None:
+        scoring = method_named(method, scoring)
+    if scoring.method != "greedy" and not has_grid(task):
+        raise ConfigError(
+            f"method {scoring.method}: {task.rule} has too many values for a distribution over them; give a "
+            "larger step, or method greedy"
+        )
+    return scoring
 
 
 def write_scoring(folder: Path, scoring: Scoring) -> None:
