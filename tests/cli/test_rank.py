@@ -156,11 +156,13 @@ def test_the_command_without_a_part_scores_what_the_parts_left(photos, ranker):
 def test_a_process_of_torchrun_has_a_part_and_the_first_one_joins(monkeypatch, photos, ranker):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert rarl(photos, "--out", "scores.csv") == 0
+    Image.new("RGB", (4, 4)).save(photos / "7.png")  # which has no value
+    assert rarl(photos, "--out", "scores.csv") == 0  # torchrun would end the others
+    assert ranker.asked == ["1.png", "3.png", "7.png"]
     assert not Path("scores.csv").exists()
     monkeypatch.setenv("RANK", "0")
-    assert rarl(photos, "--out", "scores.csv") == 0
-    assert len(rows_of()) == 6
+    assert rarl(photos, "--out", "scores.csv") == 1
+    assert len(rows_of()) == 7
 
 
 @pytest.mark.parametrize("other", [("--task", "age"), ()])

@@ -170,7 +170,9 @@ def test_what_can_only_be_a_mistake_is_refused(model, processor, prompts, images
         greedy_replies(model, processor, prompts, images, max_new_tokens=1, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("sizes", [[(28, 28)] * 3, [(56, 28), (28, 56), (56, 28)]])
+@pytest.mark.parametrize(
+    "sizes", [[(28, 28)] * 3, [(56, 28)] * 3, [(50, 30)] * 3, [(56, 28), (28, 56), (56, 28)]]
+)
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_text_that_is_tokenized_once_is_what_the_processor_makes_of_each(processor, sizes, count):
     groups = [[noise(9 * i + j, *size) for j in range(count)] for i, size in enumerate(sizes)]

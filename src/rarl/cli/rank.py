@@ -134,8 +134,9 @@ def rank(
         else:
             found = _scored(files, made, kept, part, process if processes > 1 else None)
             if len(found) < len(files):
-                # Other processes have the rest.
-                raise typer.Exit(any(said.value is None for said in found.values()))
+                # Other processes have the rest. Torchrun would end them if this one did not end with 0.
+                failed = any(said.value is None for said in found.values())
+                raise typer.Exit(1 if failed and processes == 1 else 0)
             ranking = ranking_of(measured, ((file, found[file]) for file in files), descending=descending)
         made.say_lenient()
     if kept is not None:
