@@ -139,16 +139,11 @@ def _inputs(
     processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]]
 ) -> BatchFeature:
     """What the processor makes of the prompts of a batch, in tensors, padded on the left."""
-    settings = {
-        "padding": True,
-        "padding_side": "left",
-        "return_tensors": "pt",
-    }
+    settings = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
     sizes = {image.size for group in images for image in group}
     if (
-        hasattr(
-            processor.image_processor, "merge_size"
-        )  # Qwen's: an image is as many tokens as its size says
+        # Qwen's: an image's size says how many tokens it is, and its pixels stand apart from the text.
+        hasattr(processor.image_processor, "merge_size")
         and len(sizes) == 1
         and all(p == prompts[0] for p in prompts)
     ):
@@ -164,7 +159,7 @@ def _inputs(
     return processor(text=texts, images=[list(group) for group in images], **settings)
 
 
-def _pixels(processor: ImageTextProcessor, images: Sequence[Image.Image]) -> BatchFeature:
+def _pixels(processor: Any, images: Sequence[Image.Image]) -> BatchFeature:
     """What the image processor makes of images of one size."""
     size, count = images[0].size, len(images)
     resizing = resizing_of(processor)
