@@ -8,7 +8,7 @@ from typing import Any
 
 from rarl.errors import ModelError
 from rarl.files import new_folder
-from rarl.models.loading import check_model, load_processor
+from rarl.models.loading import check_model, load_model, load_processor
 
 KEPT = ("task.yaml", "training.json")
 """Files of the adapter's folder that say what it was trained on; they go along."""
@@ -33,6 +33,33 @@ def adapter_base(adapter: Path) -> str:
     return check_model(base)
 
 
+def write_merged(base: str | Path, adapter: Path, folder: Path, dtype: Any = None) -> None:
+    """Writes the weights of `base` with a LoRA adapter merged into them. The result needs no other folder.
+
+    It is computed on the CPU in float32 and rounded once: what is written depends on no GPU, and one that
+    trains holds no second model.
+
+    Args:
+        dtype: torch's, of what is written; None: that of the base.
+
+    Raises:
+        ModelError: if the two can't be loaded, or don't fit.
+    """
+    import torch
+    from peft import PeftModel
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+
+    model = load_model(base, training=True, device="cpu")
+    try:
+        kind = dtype or AutoConfig.from_pretrained(check_model(base)).dtype or torch.float32
+        merged: Any = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{adapter} can't be merged into {base}: {line}") from error
+    merged.to(kind).save_pretrained(folder)
+
+
 def merge_adapter(adapter: Path, out: Path) -> None:
     """Writes `out`, a model folder with the adapter merged into its base. It needs memory for the whole base
     in float32: 13 GB for 3 billion parameters.
@@ -41,22 +68,10 @@ def merge_adapter(adapter: Path, out: Path) -> None:
         ModelError: if the adapter, its base, or the base's processor can't be loaded, or they don't fit.
         FileExistsError: if there is an `out`.
     """
-    import torch
-    from peft import PeftModel
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
     source = adapter_base(adapter)
     processor = load_processor(adapter)
     with new_folder(out) as folder:
-        try:
-            kind = AutoConfig.from_pretrained(source).dtype or torch.float32
-            base: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
-            merged: Any = PeftModel.from_pretrained(base, adapter, torch_device="cpu").merge_and_unload()
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"{adapter} can't be merged into {source}: {line}") from error
-        merged.to(kind).save_pretrained(folder)
+        write_merged(source, adapter, folder)
         processor.save_pretrained(folder)
         for name in KEPT:
             if (adapter / name).is_file():

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from trl.models.utils import unwrap_model_for_generation
 
 from rarl.errors import ConfigError
-from rarl.models.loading import load_model
+from rarl.models.merging import write_merged
 from rarl.models.whole import whole_models
 from rarl.training.checkpoints import DEEPSPEED, PLAIN, engine_of
 
@@ -75,18 +75,10 @@ def whole_for_generation(trainer: Any) -> Iterator[Any]:
 
 
 def merge_adapter(start: str | Path, adapter: Path, folder: Path, dtype: str) -> None:
-    """Writes the weights of `start` with a LoRA adapter merged into them. The result needs no other folder,
-    and the next stage can start from it with an adapter of its own.
-
-    It is computed on the CPU in float32 and rounded once, to `dtype`, when it is written: what is saved
-    depends on no GPU, and the one that trains holds no second model. One process calls it; it waits for no
-    other."""
-    from peft import PeftModel
-
+    """Writes the weights of `start` with the adapter merged into them (`rarl.models.merging`), so that the
+    next stage can start from it with an adapter of its own. One process calls it; it waits for no other."""
     with whole_models():
-        base = load_model(start, training=True, device="cpu")
-        merged: Any = PeftModel.from_pretrained(base, adapter, torch_device="cpu").merge_and_unload()
-    merged.to(getattr(torch, dtype)).save_pretrained(folder)
+        write_merged(start, adapter, folder, getattr(torch, dtype))
 
 
 def save_weights(trainer: Any, folder: Path) -> None:

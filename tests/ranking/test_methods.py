@@ -1,0 +1,94 @@
+"""How a ranker asks: as the model's `scoring.json` says, or as a person does; and that it says so."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rarl.cli import main
+from rarl.errors import ConfigError
+from rarl.method.tasks import AGE, DIGITS, Task
+from rarl.models.loading import BASE_FOLDER
+from rarl.ranking.ranker import Ranker
+from rarl.scoring.scoring import Scoring, scoring_for, write_scoring
+
+CHOSEN = Scoring(
+    "mean", temperatures={"mean": 2.0}, lengths=(2, 3), listed=(3,), split="validation", images=50
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model, as a folder that was trained on digits and says how it scores."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    shutil.copytree(BASE_FOLDER, folder)
+    (folder / "task.yaml").write_text(json.dumps(DIGITS.to_dict()))
+    write_scoring(folder, CHOSEN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(3)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_a_model_is_asked_as_its_folder_says_for_its_own_task_alone(model: Path) -> None:
+    assert scoring_for(model, DIGITS) == CHOSEN
+    assert scoring_for(model, AGE) == scoring_for("tiny", DIGITS)
+    assert scoring_for("tiny", DIGITS).listed == tuple(range(2, 9))
+    assert scoring_for(model, DIGITS, "values").listed == ()
+    assert scoring_for(model, DIGITS, "listed").listed == (2, 3)
+
+
+def test_a_method_that_the_task_is_too_fine_for_is_refused(model: Path) -> None:
+    fine = Task("fine", "weight", low=0, high=1_000_000, step=1, delta=10)
+    with pytest.raises(ConfigError, match="method mean: weight has too many values"):
+        scoring_for(model, fine, "mean")
+    with pytest.raises(ConfigError, match="unknown method 'meen'; did you mean 'mean'"):
+        scoring_for(model, DIGITS, "meen")
+
+
+def test_means_have_distributions_and_intervals(model: Path, photos: list[Path]) -> None:
+    for score in Ranker(model).score(photos):
+        assert score.distribution is not None
+        assert score.interval is not None
+        assert list(score.distribution.values) == list(range(10))
+        assert sum(score.distribution.probabilities) == pytest.approx(1)
+        assert score.value == pytest.approx(score.mean)
+        assert score.interval[0] <= score.median <= score.interval[1]
+
+
+def test_lists_are_asked_for_where_the_folder_says_so(model: Path, photos: list[Path]) -> None:
+    ranker = Ranker(model)
+    assert {row.method for row in ranker.rank(photos[:2])} == {"values"}
+    asked = []
+    ranker._listed = lambda *arguments: asked.append(len(arguments[0]))  # type: ignore[assignment, method-assign]
+    ranker.rank(photos)
+    assert asked == [3]
+
+
+def test_the_command_says_how_it_asks_and_rows_of_another_method_are_refused(
+    model: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["rank", str(model), *map(str, photos), "--out", str(tmp_path / "s.json")]
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 0
+    said = capsys.readouterr().err
+    assert "values are means over whole replies, with intervals at temperature 2" in said
+    assert "chosen on 50 images of validation" in said
+    rows = json.loads((tmp_path / "s.json").read_text())["ranking"]
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--method", "greedy"])
+    assert stopped.value.code != 0
+    assert 'another option, {"method": "mean"' in capsys.readouterr().err
