@@ -69,9 +69,9 @@ def test_the_merged_weights(
     ("config", "said"),
     [
         (None, "is no adapter"),
-        ("{", "does not name the base"),
-        ("{}", "does not name the base"),
-        ('{"base_model_name_or_path": null}', "must be a folder or a hub name"),
+        ("{", "not a valid JSON file"),
+        ("{}", "names no base_model_name_or_path"),
+        ('{"base_model_name_or_path": null}', "names no base_model_name_or_path"),
         ('{"base_model_name_or_path": "./gone"}', "no model at './gone'"),
     ],
 )

@@ -117,7 +117,7 @@ def load_model(
         kind = getattr(torch, dtype)
     check_unchanged(Path(source))
     if (Path(source) / ADAPTER).is_file():
-        base = _adapter_base(source)
+        base = adapter_base(source)
         if (Path(base) / ADAPTER).is_file():
             raise ModelError(f"the base of the adapter {name} is an adapter itself: merge {base} first")
         model: Any = load_model(
@@ -257,7 +257,7 @@ def _processor(name: str | Path, trusted: bool) -> "ProcessorMixin":
 
     source = model = check_model(name, weights=False)
     if (Path(source) / ADAPTER).is_file():
-        model = check_model(_adapter_base(source))
+        model = check_model(adapter_base(source))
         if not (Path(source) / "tokenizer.json").is_file():
             source = model
     with in_one_sentence(f"the processor of {name}", source):
@@ -304,8 +304,14 @@ def _embedded_template() -> str:
     return (BASE_FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
 
 
-def _adapter_base(folder: str) -> str:
-    """What an adapter says that it belongs to."""
+def adapter_base(folder: str | Path) -> str:
+    """The folder or hub name of the model that an adapter belongs to.
+
+    Raises:
+        ModelError: if the folder holds no adapter, or one that does not name its base.
+    """
+    if not (Path(folder) / ADAPTER).is_file():
+        raise ModelError(f"{folder} is no adapter: it has no {ADAPTER}")
     base = settings_of(Path(folder) / ADAPTER).get("base_model_name_or_path")
     if not isinstance(base, str):
         raise ModelError(f"{Path(folder) / ADAPTER} names no base_model_name_or_path")

@@ -1,36 +1,16 @@
 """A LoRA adapter and its base as one model folder, which transformers, vLLM and this library load like any
 other. It is computed on the CPU in float32, and rounded once to the base's own precision."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from rarl.errors import ModelError
 from rarl.files import new_folder
-from rarl.models.loading import check_model, load_model, load_processor
+from rarl.models.loading import adapter_base, check_model, load_model, load_processor
 
 KEPT = ("task.yaml", "training.json")
 """Files of the adapter's folder that say what it was trained on; they go along."""
-
-
-def adapter_base(adapter: Path) -> str:
-    """The folder or hub name of the model that an adapter belongs to.
-
-    Raises:
-        ModelError: if the folder holds no adapter, or one that does not name its base.
-    """
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
-        raise ModelError(f"{adapter} is no adapter: it has no adapter_config.json")
-    check_model(adapter)
-    try:
-        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{config} does not name the base (base_model_name_or_path): {error}") from error
-    if not isinstance(base, str):
-        raise ModelError(f"{config}: base_model_name_or_path must be a folder or a hub name, not {base!r}")
-    return check_model(base)
 
 
 def write_merged(base: str | Path, adapter: Path, folder: Path, dtype: Any = None) -> None:
