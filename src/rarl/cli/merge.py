@@ -26,7 +26,8 @@ def merge(
     It is computed on the CPU in float32, and saved in the precision of the base.
     """
     from rarl.models.hub import check_push, push
-    from rarl.models.merging import adapter_base, merge_adapter
+    from rarl.models.loading import adapter_base
+    from rarl.models.merging import merge_adapter
 
     quiet_loading(adapter_base(adapter))
     if out.exists():
