@@ -94,15 +94,18 @@ def plain(files: Sequence[str]) -> Callable[[], Values]:
 
 def before(files: Sequence[str]) -> Callable[[], Values]:
     """The ranker of before: one image a prompt, batches of 8, opened in the same process."""
+    import torch
+
     from rarl.data.images import image_size, open_image
     from rarl.method.prompts import messages
     from rarl.method.replies import parse, parse_leniently
     from rarl.method.tasks import DIGITS
-    from rarl.models.generation import greedy_replies
+    from rarl.models.generation import _settings
     from rarl.models.limits import shape_problem
     from rarl.models.loading import load_model, load_processor
 
     model, processor = load_model("tiny"), load_processor("tiny")
+    settings = _settings(model, processor, 1024)
 
     def run() -> Values:
         image_size(files[0])
@@ -114,7 +117,19 @@ def before(files: Sequence[str]) -> Callable[[], Values]:
                 assert shape_problem(processor, *image.size) is None
                 images.append([image])
             prompts = [messages(1, DIGITS.rule, DIGITS.value_range) for _ in images]
-            replies = greedy_replies(model, processor, prompts, images, max_new_tokens=1024, batch_size=8)
+            texts = processor.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
+            inputs = processor(
+                text=texts,
+                images=images,
+                padding=True,
+                padding_side="left",
+                return_mm_token_type_ids=True,
+                return_tensors="pt",
+            ).to(model.device)
+            with torch.inference_mode():
+                tokens = model.generate(**inputs, generation_config=settings)
+            new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+            replies = processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
             for reply in replies:
                 parse(reply)
                 values += parse_leniently(reply, 1).values(1)

@@ -170,11 +170,20 @@ def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Im
 # ── processes ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_LOST = (EOFError, OSError, pickle.UnpicklingError)
+"""What reading from a process that died, or writing to it, raises."""
+
+
 class _Worker:
     """A process that opens files. It is a Python of its own with nothing but this module, not a fork: torch
     has threads, and a script of the user need not guard its main part."""
 
     def __init__(self, resizing: Resizing | None) -> None:
+        self._resizing = resizing
+        self._ended = False
+        self._start()
+
+    def _start(self) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from rarl.data.opening import serve; serve()"
         # Pillow keeps memory for the next photo, which saves a quarter of the time for one of 12 megapixels.
         environment = {"PILLOW_BLOCKS_MAX": "8", **os.environ}
@@ -184,48 +193,64 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
-        self._resizing = resizing
         self._told = False
 
     def open(self, paths: Sequence[Path]) -> list[Image.Image | DataError]:
-        found: list[Image.Image | DataError] = []
+        """The files, opened. If the process dies, another one opens them one by one: it may have died of
+        something else, and otherwise the file is known."""
         try:
-            if not self._told:
-                pickle.dump(self._resizing, self._to)
-                self._told = True
-            pickle.dump([str(path) for path in paths], self._to)
-            self._to.flush()
-            for _ in paths:
-                found.append(pickle.load(self._from))
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            code = self._process.wait()
-            raise DataError(
-                f"{paths[len(found)]}: the process that opened it died (exit code {code}); if memory ran "
-                "out, free some, otherwise leave the image out"
-            ) from error
+            return self._ask(paths)
+        except _LOST:
+            if self._ended:
+                raise
+        self.close()
+        self._start()
+        found: list[Image.Image | DataError] = []
+        for path in paths:
+            try:
+                found += self._ask([path])
+            except _LOST as error:
+                code = self._process.wait()
+                raise DataError(
+                    f"{path}: the process that opened it died (exit code {code}); if memory ran out, free "
+                    "some, otherwise leave the image out"
+                ) from error
         return found
 
-    def kill(self) -> None:
+    def _ask(self, paths: Sequence[Path]) -> list[Image.Image | DataError]:
+        if not self._told:
+            pickle.dump(self._resizing, self._to)
+            self._told = True
+        pickle.dump([str(path) for path in paths], self._to)
+        self._to.flush()
+        found: list[Image.Image | DataError] = pickle.load(self._from)
+        return found
+
+    def end(self) -> None:
+        """Ends the process, and whoever waits for it."""
+        self._ended = True
         self._process.kill()
-        self._process.wait()
 
     def close(self) -> None:
+        """Leaves nothing open."""
+        self._process.kill()
+        self._process.wait()
         self._from.close()
         with suppress(OSError):  # what was still to be written
             self._to.close()
 
 
 def serve() -> None:
-    """What a worker does: opens the files that it is told on stdin, and writes each to stdout, pickled."""
+    """What a worker does: opens the files that it is told on stdin, and writes them to stdout, pickled."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle; it then ends this one
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
     try:
         resizing = pickle.load(asked)
         while True:
-            for path in pickle.load(asked):
-                pickle.dump(_opened_or_not(path, path, resizing), answers, pickle.HIGHEST_PROTOCOL)
-                answers.flush()
+            found = [_opened_or_not(path, path, resizing) for path in pickle.load(asked)]
+            pickle.dump(found, answers, pickle.HIGHEST_PROTOCOL)
+            answers.flush()
     except (EOFError, BrokenPipeError):
         return  # the parent has ended
 
@@ -253,7 +278,7 @@ def _opened_by_workers(
             free.put(worker)
         stack.callback(pool.shutdown, cancel_futures=True)
         for worker in workers:
-            stack.callback(worker.kill)  # first, so that no thread waits for it
+            stack.callback(worker.end)  # first, so that no thread waits for it
         running: deque[Future[list[Image.Image | DataError]]] = deque()
         for chunk in chunks:
             running.append(pool.submit(ask, chunk))
