@@ -43,6 +43,7 @@ from rarl.training.config import (
 )
 from rarl.training.same_data import keep_digests
 from rarl.training.sections import Evaluation, Stage, Validation
+from rarl.training.vllm import close_vllm
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,6 +109,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             train_stage(config, stage, start, drawn, folder, console, held_out)
             _free()
         start = folder
+    close_vllm()
 
 
 def _free() -> None:
