@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from helpers import ROOT
 from helpers.training import run_config
 from rarl.errors import ConfigError
 from rarl.training import machine
@@ -56,3 +57,22 @@ def test_what_is_there_is_taken(tmp_path, monkeypatch):
     check_machine(run_config(None, tmp_path / "run", STAGES, dtype="bfloat16", lora={"r": 2}))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     check_machine(run_config(None, tmp_path / "run", STAGES, dtype="bfloat16"))
+
+
+ENGINES = [  # file -> what the run depends on
+    ("fsdp2", "FSDP", "fsdp_config", {"fsdp_version": 2, "fsdp_state_dict_type": "SHARDED_STATE_DICT"}),
+    ("zero2", "DEEPSPEED", "deepspeed_config", {"zero_stage": 2, "zero3_init_flag": False}),
+    ("zero3", "DEEPSPEED", "deepspeed_config", {"zero_stage": 3, "zero3_save_16bit_model": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "section", "keys"), ENGINES)
+def test_accelerate_reads_the_configurations_that_ship(name, kind, section, keys):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    file = ROOT / "configs/accelerate" / f"{name}.yaml"
+    config = load_config_from_file(str(file))
+    assert config.distributed_type == kind
+    assert config.mixed_precision == "bf16"
+    assert getattr(config, section).items() >= keys.items()
+    assert f"accelerate/{name}.yaml" in (ROOT / "configs/README.md").read_text(encoding="utf-8")

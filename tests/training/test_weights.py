@@ -51,7 +51,8 @@ def test_nothing_is_removed_before_the_weights_are_there(tmp_path):
     ],
 )
 def test_zero_3_that_keeps_its_weights_is_refused(zero, refused):
-    accelerator = SimpleNamespace(deepspeed_config={"zero_optimization": zero})
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": zero})
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
     trainer = trainer_of(is_deepspeed_enabled=True, accelerator=accelerator)
     if not refused:
         check_saving(trainer)

@@ -3,6 +3,7 @@ to a complete model folder. Which arms a run has, in which order, and how they a
 run.py."""
 
 import json
+import os
 import shutil
 import time
 import warnings
@@ -205,7 +206,9 @@ def _common_arguments(config: RunConfig, arm: str) -> dict[str, Any]:
 
 
 def _load(start: str | Path, config: RunConfig) -> Any:
-    return load_model(start, training=True, dtype=config.dtype, attention=config.attention)
+    # FSDP takes a layer at a time to the GPU, which need not hold the whole model.
+    device = "cpu" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else None
+    return load_model(start, training=True, dtype=config.dtype, attention=config.attention, device=device)
 
 
 def _add_validation(

@@ -46,6 +46,7 @@ from rarl.training.config import (
 )
 from rarl.training.same_data import keep_digests
 from rarl.training.sections import Evaluation, Stage, Validation
+from rarl.training.vllm import close_vllm
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,6 +125,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             _free()
             _check_still_there(config)
         start = folder
+    close_vllm()
 
 
 def _free() -> None:

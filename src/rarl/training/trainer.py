@@ -39,6 +39,7 @@ from rarl.training.mutation.references import References
 from rarl.training.reference import OtherReference
 from rarl.training.resuming import Resuming
 from rarl.training.trainer_keys import process_count, schedule_problem
+from rarl.training.vllm import one_vllm
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,7 +177,8 @@ class RARLTrainer(
             elif args.reward_weights is None:
                 args = copy.copy(args)
                 args.reward_weights = [term.weight for term in TERMS]
-        super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
+        with one_vllm():
+            super().__init__(model, reward_funcs, args, train_dataset=train_dataset, **kwargs)
         self._mutation = args.mutation
         self._special = frozenset(self._tokenizer.all_special_ids)
         self._inputs: list[dict[str, Any]] = []

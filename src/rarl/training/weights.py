@@ -26,7 +26,7 @@ def check_saving(trainer: Any) -> None:
     """
     if not trainer.is_deepspeed_enabled:
         return
-    zero = trainer.accelerator.deepspeed_config.get("zero_optimization", {})
+    zero = trainer.accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
     if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ConfigError(
             "DeepSpeed's ZeRO-3 would not write the trained weights: set zero3_save_16bit_model: true in the "
