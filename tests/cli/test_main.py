@@ -18,7 +18,7 @@ from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import AGE, DIGITS, Task
 
 SOURCES = ["digits", "utkface", "coco-rem", "coco", "ava", "folder"]
-COMMANDS = ["demo", "train", "evaluate", "rank", "base", "data", "data prepare"]
+COMMANDS = ["demo", "train", "evaluate", "rank", "base", "plan", "data", "data prepare"]
 COMMANDS += [f"data prepare {source}" for source in SOURCES]
 
 
