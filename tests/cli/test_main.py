@@ -20,7 +20,7 @@ from rarl.ranking.measured import Measured
 from rarl.ranking.table import Ranked, Ranking
 
 SOURCES = ["digits", "utkface", "coco-rem", "coco", "ava", "folder"]
-COMMANDS = ["demo", "train", "evaluate", "rank", "base", "data", "data prepare"]
+COMMANDS = ["demo", "train", "evaluate", "rank", "base", "plan", "data", "data prepare"]
 COMMANDS += [f"data prepare {source}" for source in SOURCES]
 
 

@@ -76,8 +76,10 @@ def plan(
         made = plan_run(run, cards=cards, card=card_memory * 1e9, size=size, gpu=not cpu)
         measured = None
         if measure:
+            from rarl.models.loading import use_one_thread_for
             from rarl.plan.measure import measure as measure_run
 
+            use_one_thread_for(run.model)  # as in training
             measured = measure_run(run, Console(stderr=True))
     seconds = {} if step_seconds is None else {stage.name: step_seconds for stage in made.stages}
     seconds |= measured.seconds if measured else {}
@@ -102,7 +104,9 @@ def _print_plan(
 ) -> None:
     from rich.table import Table
 
-    say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     say(
         f"{made.model} ({made.family}): {made.parameters / 1e9:.3g} billion parameters, of which "
         f"{made.trained / 1e6:,.1f} million are trained"
