@@ -53,7 +53,7 @@ ROWS: dict[str, tuple[str, Row, int]] = {
     "connections": ("commands and `RARLTrainer` with local folders: no connection", strange.connections, 0),
     "pickles": ("files of a finished model folder: no pickle, readable as others", strange.pickles, 0),
     "folders": (
-        "model folders of strangers: no code run, one sentence within 10 s",
+        "model folders of strangers: no code run, one sentence within 10 s of computing",
         strange.folders,
         0,
     ),

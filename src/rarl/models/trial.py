@@ -81,7 +81,8 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     given = json.load(sys.stdin)
     try:
-        {"render": _render, "match": _match}[given.pop("what")](**given)
+        work = _render if given.pop("what") == "render" else _match
+        work(**given)
     except MemoryError:
         sys.exit(1)
     except Exception:
