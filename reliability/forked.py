@@ -34,7 +34,7 @@ class Ended:
         return self.code in (1, 2) and len(errors) == 1 and "Traceback" not in self.said
 
 
-def forked(work: Callable[[], None], *, seconds: float) -> Ended:
+def forked(work: Callable[[], object], *, seconds: float) -> Ended:
     """Runs `work` in a copy of this process, at most so long. Not while other threads run."""
     with tempfile.TemporaryFile() as output:
         began = time.monotonic()
@@ -58,7 +58,7 @@ def forked(work: Callable[[], None], *, seconds: float) -> Ended:
     return Ended(code, said, took, usage.ru_utime + usage.ru_stime)
 
 
-def _child(work: Callable[[], None], output: int) -> None:
+def _child(work: Callable[[], object], output: int) -> None:
     code = 1
     try:
         os.dup2(output, 1)

@@ -62,7 +62,7 @@ def ranker(monkeypatch):
     made = types.SimpleNamespace(read_leniently=0, problems={})
 
     class Ranker:
-        def __init__(self, model, task, batch_size):
+        def __init__(self, model, task, **options):
             made.model, made.task = model, task
             self.read_leniently = made.read_leniently
             print("a library's chatter on stdout")
@@ -281,8 +281,8 @@ def test_a_folder_that_cannot_be_written_is_named(capsys, monkeypatch, tmp_path,
     stand_in(
         monkeypatch, "rarl.evaluation.evaluate", evaluate=lambda m, p, data, folder, **options: write(folder)
     )
-    monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
-    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
+    monkeypatch.setattr("rarl.models.loading.load_model", lambda name, **options: None)
+    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name, **options: None)
     places = {"MODEL": model, "DATA": digits(tmp_path)}
     code, text = error_of(capsys, *(places.get(word, word) for word in command), image / "out")
     assert code == 1
@@ -301,7 +301,7 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback():
 
 def test_an_error_that_is_not_the_user_s_keeps_its_traceback(monkeypatch, model, image):
     class Ranker:
-        def __init__(self, model, task, batch_size):
+        def __init__(self, model, task, **options):
             raise ZeroDivisionError
 
     stand_in(monkeypatch, "rarl.ranking.ranker", Ranker=Ranker)
@@ -392,8 +392,8 @@ def test_evaluate_prints_what_it_wrote(capsys, monkeypatch, tmp_path, model, as_
         print("chatter")
 
     stand_in(monkeypatch, "rarl.evaluation.evaluate", evaluate=evaluate)
-    monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
-    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
+    monkeypatch.setattr("rarl.models.loading.load_model", lambda name, **options: None)
+    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name, **options: None)
     flags = ["--json"] if as_json else []
     out = tmp_path / "results"
     assert (
@@ -428,8 +428,8 @@ def evaluated(monkeypatch, tmp_path, model, metrics, *flags):
         (Path(out) / "metrics.json").write_text(json.dumps(metrics))
 
     stand_in(monkeypatch, "rarl.evaluation.evaluate", evaluate=evaluate)
-    monkeypatch.setattr("rarl.models.loading.load_model", lambda name: None)
-    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name: None)
+    monkeypatch.setattr("rarl.models.loading.load_model", lambda name, **options: None)
+    monkeypatch.setattr("rarl.models.loading.load_processor", lambda name, **options: None)
     assert rarl("evaluate", model, digits(tmp_path), "--out", tmp_path / "out", *flags) == 0
     return asked
 

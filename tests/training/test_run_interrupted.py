@@ -3,6 +3,7 @@ not."""
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from helpers.whole_runs import (
     assert_same_run,
     continued,
 )
+from rarl.signals import Stopped
 from rarl.training import run as stages
+from rarl.training.callbacks import ProgressLines
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -46,6 +49,51 @@ def test_a_stage_interrupted_between_its_micro_batches_ends_the_same(
         continued(config)
     monkeypatch.undo()
     continued(config)
+    assert_same_run(config.output, whole_run[0].output)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_step_and_the_run_ends_the_same(
+    whole_run, copy_of_run, monkeypatch, number, code, capfd
+):
+    """It comes within step 2, between its micro-batches."""
+    config = copy_of_run("rarl")
+
+    def send(lines, args, state, control, **kwargs):
+        if lines._arm == "rarl" and state.global_step == 1:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ProgressLines, "on_substep_end", send)
+    monkeypatch.setattr(ProgressLines, "on_save", _no_other_checkpoint)
+    with pytest.raises(Stopped) as stopped:
+        continued(config)
+    monkeypatch.undo()
+    assert stopped.value.code == code
+    assert str(stopped.value).endswith("; a checkpoint of step 2 of rarl is saved")
+    assert "a checkpoint is saved after this step" in capfd.readouterr().err
+    assert (config.output / "checkpoints/rarl/checkpoint-2/digests.json").is_file()
+    continued(config)
+    assert_same_run(config.output, whole_run[0].output)
+
+
+def _no_other_checkpoint(lines, args, state, control, **kwargs):
+    assert state.global_step <= 2
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    whole_run, copy_of_run, interrupt_at, monkeypatch, caplog
+):
+    config = copy_of_run("rarl")
+    interrupt_at("rarl", 3, saved=False)
+    with pytest.raises(KeyboardInterrupt):
+        continued(config)
+    monkeypatch.undo()
+    weights = config.output / "checkpoints/rarl/checkpoint-3/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    continued(config)
+    assert "checkpoint-3 is not whole (model.safetensors is not what was written): passed over" in caplog.text
     assert_same_run(config.output, whole_run[0].output)
 
 

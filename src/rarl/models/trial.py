@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -82,8 +81,8 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     given = json.load(sys.stdin)
     try:
-        tried: dict[str, Callable[..., None]] = {"render": _render, "match": _match}
-        tried[given.pop("what")](**given)
+        work = _render if given.pop("what") == "render" else _match
+        work(**given)
     except MemoryError:
         sys.exit(1)
     except Exception:
