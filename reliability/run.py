@@ -122,7 +122,7 @@ def _import_all() -> None:
     import rarl.cli
     import rarl.data.check
     import rarl.evaluation.evaluate
-    import rarl.ranker
+    import rarl.ranking.ranker
     import rarl.report.page
     import rarl.training.run  # noqa: F401
 
