@@ -114,7 +114,7 @@ MISTAKES = [
     ("task={name: x}", "task: a task of your own: missing rule, low, high, step, delta"),
     ("task=3", "task: must be a task's name or a mapping"),
     ("task=age", "data: missing; task 'age' needs a collection's folder"),
-    ("modle=x", "modle: unknown key; did you mean 'model'? the keys are task, model, data"),
+    ("modle=x", "modle: unknown key; did you mean 'model'? the keys are task, model, dtype"),
     ("seed=-1", "seed: must be greater than or equal to 0, not -1"),
     ("seed=true", "seed: must be a valid integer, not true"),
     ("seed=1.5", "seed: must be a valid integer, not 1.5"),
@@ -483,6 +483,7 @@ def test_the_papers_presets_differ_only_where_they_must():
         "output": "runs/utkface_3b_lora",
         "sft": {**plain["sft"], "trainer": {**plain["sft"]["trainer"], "learning_rate": 1e-4}},
         "lora": {"r": 64, "alpha": 128},
+            "dtype": "bfloat16",
         "trainer": {**plain["trainer"], "learning_rate": 1e-5, "gradient_accumulation_steps": 8},
         "validation": {"every": 100, "prompts": 50, "keep": "last"},
     }

@@ -152,7 +152,7 @@ def work_of(
     shared = model.shares_prompts and keys.shared_prefix != "off" and at_once % keys.num_generations == 0
     other_reference = stage.reference == "base" and stage is not config.stages[0]
     # The base of adapters may be in half precision, where the run has such a key.
-    frozen = HALF if getattr(config, "dtype", "float32") == "bfloat16" else FULL
+    frozen = HALF if config.dtype == "bfloat16" else FULL
     return Work(
         prompt=longest.most,
         of_images=longest.of_images,

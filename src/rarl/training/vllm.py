@@ -16,13 +16,12 @@ from trl.generation.vllm_generation import VLLMGeneration
 ONE_TOKEN_AN_IMAGE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families for which vLLM expands a single token for each image of a prompt."""
 
-_SETTINGS = ("mode", "server_base_url", "server_host", "server_port", "group_port")
-_SETTINGS += ("tensor_parallel_size", "gpu_memory_utilization", "max_model_length")
-_SETTINGS += (
-    "enable_sleep_mode",
-    "model_impl",
-    "trust_remote_code",
-)  # not the model: it gets the policy's weights
+# Not the model: it gets the policy's weights.
+_SETTINGS = (
+    *("mode", "server_base_url", "server_host", "server_port", "group_port"),
+    *("tensor_parallel_size", "gpu_memory_utilization", "max_model_length"),
+    *("enable_sleep_mode", "model_impl", "trust_remote_code"),
+)
 _PARTS = ("llm", "tp_group", "vllm_client")
 
 _opened: dict[str, Any] = {}
@@ -52,7 +51,7 @@ class OneVLLM(VLLMGeneration):
     ) -> Any:
         kind = self.accelerator.unwrap_model(self.model).config.model_type
         if self.mode == "colocate" and images is not None and kind in ONE_TOKEN_AN_IMAGE:
-            token = self.processing_class.image_token_id
+            token = self.processing_class.image_token_id  # type: ignore[union-attr]
             prompts = [
                 one_token_an_image(ids, token) if shown else ids
                 for ids, shown in zip(prompts, images, strict=True)
@@ -69,11 +68,12 @@ def one_token_an_image(ids: Sequence[int], image_token: int) -> list[int]:
 @contextmanager
 def one_vllm() -> Iterator[None]:
     """Inside, a GRPOTrainer is made with `OneVLLM`."""
-    before, grpo.VLLMGeneration = grpo.VLLMGeneration, OneVLLM
+    before = grpo.VLLMGeneration
+    grpo.VLLMGeneration = OneVLLM  # type: ignore[misc]
     try:
         yield
     finally:
-        grpo.VLLMGeneration = before
+        grpo.VLLMGeneration = before  # type: ignore[misc]
 
 
 def close_vllm() -> None:
