@@ -2,6 +2,7 @@
 answer."""
 
 import io
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from rich.console import Console
 from helpers import ROOT
 from helpers.training import run_config
 from rarl.errors import ConfigError
+from rarl.models.loading import use_one_thread
 from rarl.training import machine
 from rarl.training.machine import check_machine
 from rarl.training.run import train_and_evaluate
@@ -26,6 +28,17 @@ def test_several_gpus_and_one_process_are_told_what_to_type(tmp_path, monkeypatc
     check_machine(run_config(None, tmp_path / "run", STAGES, {"use_cpu": True}))
     monkeypatch.setenv("WORLD_SIZE", "4")
     check_machine(config)
+
+
+def test_a_small_model_takes_one_gpu_of_several(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    use_one_thread()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    monkeypatch.delenv("WORLD_SIZE")
+    use_one_thread()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 REFUSED = [

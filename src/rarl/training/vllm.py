@@ -1,7 +1,7 @@
 """vLLM as it generates for several trainers, one after the other. TRL 1.16 opens an engine, or a connection
 to a server, for each trainer and closes none, and it hands over prompts that vLLM expands again. Here the
-stages of a run share what the first one opened, and prompts are as vLLM wants them. Which responses are used
-is none of its business."""
+stages of a run share what the first one opened, and prompts are as vLLM wants them. No response is
+scored here."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,10 @@ from trl.generation.vllm_generation import VLLMGeneration
 ONE_TOKEN_AN_IMAGE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families for which vLLM expands a single token for each image of a prompt."""
 
-# Not the model: it gets the policy's weights.
 _SETTINGS = (
     *("mode", "server_base_url", "server_host", "server_port", "group_port"),
     *("tensor_parallel_size", "gpu_memory_utilization", "max_model_length"),
-    *("enable_sleep_mode", "model_impl", "trust_remote_code"),
+    *("enable_sleep_mode", "model_impl", "trust_remote_code"),  # not the model: it gets the policy's weights
 )
 _PARTS = ("llm", "tp_group", "vllm_client")
 
@@ -51,7 +50,8 @@ class OneVLLM(VLLMGeneration):
     ) -> Any:
         kind = self.accelerator.unwrap_model(self.model).config.model_type
         if self.mode == "colocate" and images is not None and kind in ONE_TOKEN_AN_IMAGE:
-            token = self.processing_class.image_token_id  # type: ignore[union-attr]
+            processor: Any = self.processing_class
+            token = processor.image_token_id
             prompts = [
                 one_token_an_image(ids, token) if shown else ids
                 for ids, shown in zip(prompts, images, strict=True)
@@ -68,12 +68,12 @@ def one_token_an_image(ids: Sequence[int], image_token: int) -> list[int]:
 @contextmanager
 def one_vllm() -> Iterator[None]:
     """Inside, a GRPOTrainer is made with `OneVLLM`."""
-    before = grpo.VLLMGeneration
-    grpo.VLLMGeneration = OneVLLM  # type: ignore[misc]
+    module: Any = grpo
+    before, module.VLLMGeneration = module.VLLMGeneration, OneVLLM
     try:
         yield
     finally:
-        grpo.VLLMGeneration = before  # type: ignore[misc]
+        module.VLLMGeneration = before
 
 
 def close_vllm() -> None:
