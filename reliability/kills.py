@@ -66,7 +66,7 @@ def moments(generator: random.Random, seconds: float) -> Iterator[tuple[str, Cal
         ("in a file's writing", "os", "replace", 20, True),
     )
     while True:
-        yield "at any moment", after(generator.uniform(0.05, 1) * seconds, signal.SIGKILL)
+        yield "at any moment", after(generator.uniform(0.05, 0.9) * seconds, signal.SIGKILL)
         what, module, name, most, early = generator.choice(places)
         yield what, at_call(module, name, generator.randint(1, most), early=early)
 
@@ -90,6 +90,10 @@ def kills(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[s
             run = Run(root / f"killed-{number}", config, data)
             what, before = next(arranged)
             first = run.train(before=before)
+            while first.code == 0:  # it had ended, or never came to that place
+                _remove(run)
+                what, before = next(arranged)
+                first = run.train(before=before)
             if first.code == -signal.SIGKILL and generator.random() < 0.3:
                 run.train(resume=True, before=after(generator.uniform(0, 1) * ended.seconds, signal.SIGKILL))
             last = run.train(resume=True)
