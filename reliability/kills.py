@@ -103,6 +103,28 @@ def kills(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[s
         _remove(whole)
 
 
+def kills_of_two(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[str, str | None]]:
+    """Kills runs of two processes at some moment, both at once, and continues them: DDP and FSDP2 in turn."""
+    generator = random.Random(f"{seed}:two")
+    config = {"stages": CONFIGS["SFT and two stages"]["stages"]}
+    for engine in ("DDP", "FSDP2")[: max(times, 1)]:
+        whole = Run(root / "whole", config, data)
+        ended = whole.train_in_two(engine)
+        if any(process.code != 0 for process in ended):
+            yield f"{engine}, undisturbed", "; ".join(process.said[-500:] for process in ended)
+            continue
+        reference = whole.left()
+        for number in range(-(-times // 2)):
+            run = Run(root / f"killed-{number}", config, data)
+            share = generator.uniform(0.2, 0.9)
+            run.train_in_two(engine, seconds=share * ended[0].seconds)
+            codes = [process.code for process in run.train_in_two(engine, resume=True)]
+            wrong = None if codes == [0, 0] else f"exits {codes}"
+            yield f"{engine}: killed after {share:.0%}", wrong or run.difference(reference)
+            _remove(run)
+        _remove(whole)
+
+
 def stops(root: Path, data: Path, number: int, times: int, seed: int = 0) -> Iterator[tuple[str, str | None]]:
     """Asks runs to stop by a signal and continues them. Yields what was done, and what is wrong with it."""
     generator = random.Random(f"{seed}:{number}")
