@@ -1,6 +1,7 @@
 # make demo    set up, then train and evaluate the whole method on handwritten digits
 # make test    set up, then run the whole test suite
 # make lint    set up, then ruff and mypy
+# make reliability    set up, then measure docs/reliability.md anew; half an hour and more, and root for small disks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 SEED ?= 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint reliability format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rarl demo --out runs/demo$(if $(filter-out 0,$(SEED)),-$(SEED)) --seed $(SEED)
@@ -21,6 +22,9 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reliability: $(VENV)/.tested
+	$(BIN)/python reliability/run.py --write
 
 format: $(VENV)/.tested
 	$(BIN)/ruff check --fix .

@@ -34,28 +34,39 @@ class Ended:
         return self.code in (1, 2) and len(errors) == 1 and "Traceback" not in self.said
 
 
-def forked(work: Callable[[], object], *, seconds: float) -> Ended:
-    """Runs `work` in a copy of this process, at most so long. Not while other threads run."""
-    with tempfile.TemporaryFile() as output:
-        began = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            _child(work, output.fileno())
+class Going:
+    """A copy of this process that does some work. Not to be made while other threads run."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        self._began = time.monotonic()
+        self._child = os.fork()
+        if self._child == 0:
+            _child(work, self._output.fileno())
+
+    def ended(self, *, seconds: float) -> Ended:
+        """Waits for its end; after so many seconds since it began, it is killed."""
         status: int | None = None
-        while time.monotonic() < began + seconds:
-            ended, status, usage = os.wait4(child, os.WNOHANG)
+        while time.monotonic() < self._began + seconds:
+            ended, status, usage = os.wait4(self._child, os.WNOHANG)
             if ended:
                 break
             time.sleep(0.005)
         else:
-            os.kill(child, signal.SIGKILL)
-            _, _, usage = os.wait4(child, 0)
+            os.kill(self._child, signal.SIGKILL)
+            _, _, usage = os.wait4(self._child, 0)
             status = None
-        took = time.monotonic() - began
-        output.seek(0)
-        said = output.read().decode(errors="replace")
-    code = None if status is None else os.waitstatus_to_exitcode(status)
-    return Ended(code, said, took, usage.ru_utime + usage.ru_stime)
+        took = time.monotonic() - self._began
+        with self._output:
+            self._output.seek(0)
+            said = self._output.read().decode(errors="replace")
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        return Ended(code, said, took, usage.ru_utime + usage.ru_stime)
+
+
+def forked(work: Callable[[], object], *, seconds: float) -> Ended:
+    """Does some work in a copy of this process, for at most so long."""
+    return Going(work).ended(seconds=seconds)
 
 
 def _child(work: Callable[[], object], output: int) -> None:

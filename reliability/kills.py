@@ -66,7 +66,7 @@ def moments(generator: random.Random, seconds: float) -> Iterator[tuple[str, Cal
         ("in a file's writing", "os", "replace", 20, True),
     )
     while True:
-        yield "at any moment", after(generator.uniform(0.05, 1) * seconds, signal.SIGKILL)
+        yield "at any moment", after(generator.uniform(0.05, 0.9) * seconds, signal.SIGKILL)
         what, module, name, most, early = generator.choice(places)
         yield what, at_call(module, name, generator.randint(1, most), early=early)
 
@@ -90,11 +90,37 @@ def kills(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[s
             run = Run(root / f"killed-{number}", config, data)
             what, before = next(arranged)
             first = run.train(before=before)
+            while first.code == 0:  # it had ended, or never came to that place
+                _remove(run)
+                what, before = next(arranged)
+                first = run.train(before=before)
             if first.code == -signal.SIGKILL and generator.random() < 0.3:
                 run.train(resume=True, before=after(generator.uniform(0, 1) * ended.seconds, signal.SIGKILL))
             last = run.train(resume=True)
             wrong = None if last.code == 0 else f"exit {last.code}: {last.said[-500:]}"
             yield f"{name}: killed {what} (exit {first.code})", wrong or run.difference(reference)
+            _remove(run)
+        _remove(whole)
+
+
+def kills_of_two(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[str, str | None]]:
+    """Kills runs of two processes at some moment, both at once, and continues them: DDP and FSDP2 in turn."""
+    generator = random.Random(f"{seed}:two")
+    config = {"stages": CONFIGS["SFT and two stages"]["stages"]}
+    for engine in ("DDP", "FSDP2")[: max(times, 1)]:
+        whole = Run(root / "whole", config, data)
+        ended = whole.train_in_two(engine)
+        if any(process.code != 0 for process in ended):
+            yield f"{engine}, undisturbed", "; ".join(process.said[-500:] for process in ended)
+            continue
+        reference = whole.left()
+        for number in range(-(-times // 2)):
+            run = Run(root / f"killed-{number}", config, data)
+            share = generator.uniform(0.2, 0.9)
+            run.train_in_two(engine, seconds=share * ended[0].seconds)
+            codes = [process.code for process in run.train_in_two(engine, resume=True)]
+            wrong = None if codes == [0, 0] else f"exits {codes}"
+            yield f"{engine}: killed after {share:.0%}", wrong or run.difference(reference)
             _remove(run)
         _remove(whole)
 

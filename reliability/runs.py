@@ -3,13 +3,18 @@ leaves, to be compared to the bit. Times and counts that a continued run can't k
 
 import hashlib
 import json
+import os
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from forked import Ended, forked
+from forked import Ended, Going, forked
 
 SECONDS = 900
 """The most that a run may take, on a machine with other work."""
@@ -77,6 +82,32 @@ class Run:
             main(["train", str(self.yaml), *(["--resume"] if resume else [])])
 
         return forked(work, seconds=SECONDS)
+
+    def train_in_two(self, engine: str, *, resume: bool = False, seconds: float = SECONDS) -> list[Ended]:
+        """The same in two processes that train together on the CPU.
+
+        Args:
+            engine: `DDP` or `FSDP2`.
+            seconds: after which both are killed.
+        """
+        self.write()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+
+        def work(rank: int) -> None:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+            os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+            if engine == "FSDP2":
+                os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+                os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+                sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
+                import_module("fsdp").allow_on_cpu()  # accelerate leaves FSDP out on a CPU
+            import_module("rarl.cli").main(["train", str(self.yaml), *(["--resume"] if resume else [])])
+
+        both = [Going(partial(work, rank)) for rank in (0, 1)]
+        return [process.ended(seconds=seconds) for process in both]
 
     def copied(self, root: Path) -> "Run":
         """The same run in another place, with what is there of it."""

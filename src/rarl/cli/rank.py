@@ -120,11 +120,11 @@ def rank(
             print(note, file=sys.stderr)
     files = list(given.files)
     scoring = scoring_for(model, measured, method)
-    if process == 0:
-        print(scoring.sentence, file=sys.stderr)
     asked = Asked.of(name, measured, {"method": scoring.method, "temperature": scoring.temperature})
     kept = None if out is None else Kept(out, asked, part)
     checked_images(files, strict=strict)
+    if process == 0:
+        print(scoring.sentence, file=sys.stderr)
 
     made = _Made(name, measured, method, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))

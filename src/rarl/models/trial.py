@@ -81,8 +81,10 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     given = json.load(sys.stdin)
     try:
-        work = _render if given.pop("what") == "render" else _match
-        work(**given)
+        if given.pop("what") == "render":
+            _render(**given)
+        else:
+            _match(**given)
     except MemoryError:
         sys.exit(1)
     except Exception:

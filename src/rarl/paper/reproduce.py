@@ -15,7 +15,7 @@ from rich.text import Text
 from rarl.data.collection import Collection, load_collection
 from rarl.data.sources.digits import prepare_digits
 from rarl.errors import ConfigError
-from rarl.files import locked, write_text
+from rarl.files import locked, write_text, written_to
 from rarl.models.loading import use_one_thread
 from rarl.models.pretraining import copy_base, make_base
 from rarl.paper.arms import PAPER_ARMS
@@ -128,6 +128,7 @@ def run_grid(planned: GridPlan, console: Console) -> dict[str, Any]:
     first = state.is_main_process
     console.quiet = console.quiet or not first
     with ExitStack() as work:
+        work.enter_context(written_to(planned.folder))
         with state.main_process_first():  # the others find what the first has made
             grid, mine, collections = _prepare_grid(planned, console)
             for cell in mine if first else []:

@@ -106,14 +106,20 @@ def _train_and_evaluate(config: RunConfig, resume: bool, console: Console) -> di
 
 def train_arms(config: RunConfig, collection: Collection, console: Console) -> None:
     """Trains the arms that are not finished. SFT sees the groups of all stages, in order, once each."""
-    rows = collection.split("train")
+    rows, begun = collection.split("train"), _is_begun(config)
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
     held_out = validation_groups(config, collection)
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
+<<<<<<< HEAD
         _free()
         _check_still_there(config)
+=======
+        gc.collect()  # a trainer and its models form a cycle, which must go before the next are loaded
+        if begun:
+            _check_still_there(config)
+>>>>>>> rel
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -122,8 +128,14 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             start = config.output / config.sft.name
         if not is_finished(folder):
             train_stage(config, stage, start, drawn, folder, console, held_out)
+<<<<<<< HEAD
             _free()
             _check_still_there(config)
+=======
+            gc.collect()
+            if begun:
+                _check_still_there(config)
+>>>>>>> rel
         start = folder
     close_vllm()
 
@@ -163,10 +175,14 @@ def try_replies(config: RunConfig, collection: Collection) -> None:
         ) from error
 
 
+def _is_begun(config: RunConfig) -> bool:
+    return (config.output / "config.yaml").is_file()
+
+
 def _check_still_there(config: RunConfig) -> None:
     """Refuses to go on in a folder from which the run was removed meanwhile: what is written would be made
     anew there, without what came before."""
-    if not (config.output / "config.yaml").is_file():
+    if not _is_begun(config):
         raise DiskError(f"{config.output} was removed while the run was at work: start it again")
 
 
