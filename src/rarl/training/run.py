@@ -112,14 +112,9 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
     if config.sft is not None and not is_finished(config.output / config.sft.name):
         everything = [group for drawn in groups for group in drawn]
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
-<<<<<<< HEAD
         _free()
-        _check_still_there(config)
-=======
-        gc.collect()  # a trainer and its models form a cycle, which must go before the next are loaded
         if begun:
             _check_still_there(config)
->>>>>>> rel
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -128,14 +123,9 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             start = config.output / config.sft.name
         if not is_finished(folder):
             train_stage(config, stage, start, drawn, folder, console, held_out)
-<<<<<<< HEAD
             _free()
-            _check_still_there(config)
-=======
-            gc.collect()
             if begun:
                 _check_still_there(config)
->>>>>>> rel
         start = folder
     close_vllm()
 
