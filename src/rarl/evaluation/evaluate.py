@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -117,8 +118,8 @@ def evaluate(
     rotations = _rotations(groups, position_lists)
     prompts = [*groups, *(_rotated(groups[place], turn) for place, _, turn in rotations if turn)]
 
-    distributions = processor is not None and collection.knows_values(split) and has_grid(task)
-    alone = images_of(groups, refused) if distributions else []
+    knows = collection.knows_values(split) and has_grid(task)
+    alone = images_of(groups, refused) if knows and not isinstance(model, Endpoint) else []
     total = len(prompts) + len(alone)
     key = key_of(model, processor, prompts, task.to_dict(), scoring, batch_size, max_new_tokens, len(groups))
     kept = open_kept(folder / f".replies-{arm}", key)
@@ -136,14 +137,13 @@ def evaluate(
         predict(group, text, arm=arm, split=split) for group, text in zip(groups, texts, strict=False)
     ]
     if alone:
-        assert processor is not None
         assert not isinstance(model, Endpoint)
         said_alone = {
             group.rows[0]: text for group, text in zip(groups, texts, strict=False) if len(group.rows) == 1
         }
         found = expected_of(
             model,
-            processor,
+            cast(ProcessorMixin, processor),
             alone,
             task,
             scoring or own_scoring(list(said_alone.values()), task),
