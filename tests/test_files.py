@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
+from rarl.disk import written_to
 from rarl.errors import ConfigError, DiskError
-from rarl.files import finish, locked, new_folder, parse_yaml, read_yaml, unfinished, write_text, written_to
+from rarl.files import finish, locked, new_folder, parse_yaml, read_yaml, unfinished, write_text
 
 
 def test_a_text_is_written_with_its_folders_and_over_an_old_one(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 that an interruption leaves nothing half-made under a name that is read again. Also locks, for what two
 commands at once would spoil; the readers of JSONL and YAML; and the progress bar of what takes long."""
 
-import errno
 import hashlib
 import io
 import json
@@ -33,7 +32,7 @@ from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from rarl.digests import DIGESTS, write_digests
-from rarl.errors import ConfigError, DataError, DiskError
+from rarl.errors import ConfigError, DataError
 
 LONGEST_YAML = 20_000  # characters; the configuration of a run has some thousands, and the parser is slow
 MOST_ENTRIES = 10_000  # of a YAML text, with what its aliases stand for
@@ -59,44 +58,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)  # a full disk is not kept full
         error.filename = path  # of one that says that the disk is full, there is none
         raise
-
-
-@contextmanager
-def written_to(folder: Path) -> Iterator[None]:
-    """Makes a `DiskError` of what goes wrong within because a disk is full.
-
-    Args:
-        folder: where most is written, to be named where the error names no file.
-    """
-    try:
-        yield
-    except Exception as error:
-        if (why := why_not_written(error, folder)) is None:
-            raise
-        raise DiskError(why) from error
-
-
-_FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "it is too large",
-}
-# Without an errno: safetensors 0.8, and torch 2.13, which says no more than that it has failed.
-_SAID = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos ")
-
-
-def why_not_written(error: BaseException, folder: Path) -> str | None:
-    """A sentence, if an error or one that it comes from says that a disk is full; otherwise None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        why = _FULL.get(seen.errno or 0) if isinstance(seen, OSError) else None
-        if why is None and any(words in str(seen) for words in _SAID):
-            why = _FULL[errno.ENOSPC]
-        if why is not None:
-            place = getattr(seen, "filename", None) or folder
-            return f"{place}: can't be written, {why}: make room"
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _beside(path: Path) -> Path:

@@ -19,6 +19,7 @@ from helpers.runs import (
     write_lines,
 )
 from rarl.evaluation.results import load_metrics, write_metrics, write_predictions
+from rarl.method.tasks import LONGEST_RULE
 from rarl.paper.arms import PAPER_ARMS
 from rarl.report.page import write_report
 
@@ -107,6 +108,7 @@ def test_the_tables_have_their_captions_headers_and_cells(at_desk):
     tables = at_desk.js(TABLES)
     assert list(tables) == [
         "shades, test split, seed 0",
+        "Expected values",
         "By light",
         "How the arms were trained",
         "All metrics",
@@ -129,7 +131,7 @@ def test_the_tables_have_their_captions_headers_and_cells(at_desk):
     assert [row[0] for row in trained[1:]] == ["+ SFT", "+ Regression", "+ RARL"]
     assert trained[1][1:5] == ["1 min 23 s", "cpu", "40", "2030-01-02 03:04"]
     every = {row[0]: row[1] for row in tables["All metrics"][1:]}
-    assert len(every) == 13
+    assert len(every) == 19
     assert every["within_one"] == "87.5\n75.0–100.0"
     assert every["agreement4"] == "0.750\n0.50–1.00"
     assert every["position_bias4"] == "0.250\n0.00–0.50"
@@ -146,8 +148,8 @@ SVGS = """
 
 def test_every_plot_is_drawn_and_described(at_desk):
     plots = at_desk.js(SVGS)
-    # Tau and position bias; four arms' values; validation of mae, tau2, tau4; nine curves of training.
-    assert len(plots) == 2 + 4 + 3 + 9
+    # Tau and position bias; how sure arms are; their values; validation of mae, tau2, tau4; nine curves.
+    assert len(plots) == 2 + 1 + 4 + 3 + 9
     for plot in plots:
         assert plot["width"] > 100, plot
         assert plot["height"] > 100, plot
@@ -358,7 +360,7 @@ def hostile(tmp_path_factory):
     run = make_run(
         tmp_path_factory.mktemp("runs") / "hostile",
         model=f"models/{IMAGE}",
-        task=SHADES.to_dict() | {"rule": f"grey {SCRIPT}{LONG}"},
+        task=SHADES.to_dict() | {"rule": f"grey {SCRIPT}{LONG}"[:LONGEST_RULE]},
     )
     metrics = load_metrics(run / "metrics.json")
     found = {"mae": entry(1, 0.5, 1.5)}
@@ -392,5 +394,5 @@ def test_texts_of_strangers_are_shown_and_run_nothing(opening, hostile, width):
     for text in (SCRIPT, IMAGE, "</pre></details>", "&lt;b&gt;", TURNED, LONG):
         assert text in pages, text
     assert opened.js("document.documentElement.scrollWidth") <= width
-    assert opened.js("document.querySelectorAll('main > section').length") == 6
+    assert opened.js("document.querySelectorAll('main > section').length") == 7
     assert opened.js("document.querySelector('h1').textContent") == f"shades: {IMAGE}"

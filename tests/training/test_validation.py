@@ -66,7 +66,7 @@ def test_a_line_is_what_the_replies_are_worth(validated_config_of, validated_dig
     values = {row.id: row.value for row in validated_digits.split("validation")}
     asked = []
 
-    def replies(model, processor, groups, task, batch_size, max_new_tokens, *, together):
+    def replies(model, processor, groups, task, batch_size, max_new_tokens, *, shared, together):
         asked.append((len(groups), batch_size, max_new_tokens))
         for number, group in enumerate(groups):
             true = [values[row.id] for row in group.rows]

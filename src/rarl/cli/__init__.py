@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {_readable(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except OSError as error:
-        from rarl.files import why_not_written
+        from rarl.disk import why_not_written
 
         if (full := why_not_written(error, Path())) is not None:
             print(f"error: {full}", file=sys.stderr)

@@ -128,7 +128,8 @@ def evaluate(
     for name, some in (("lists", groups), ("rotations", prompts[len(groups) :])):
         can_be_shown = [refused.isdisjoint(row.path for row in group.rows) for group in some]
         shown = [group for group, possible in zip(some, can_be_shown, strict=True) if possible]
-        replies = ask(model, processor, shown, task, batch_size, max_new_tokens, kept=kept / name)
+        settings = (task, batch_size, max_new_tokens)
+        replies = ask(model, processor, shown, *settings, shared=True, kept=kept / name)
         for possible in can_be_shown:
             texts.append(next(replies)[1] if possible else "")
             if progress is not None:
@@ -223,12 +224,17 @@ def ask(
     batch_size: int,
     max_new_tokens: int,
     *,
+    shared: bool = False,
     kept: Path | None = None,
     together: bool = False,
 ) -> Iterator[tuple[Group, str]]:
-    """Yields each group with its reply, groups with fewer images first. All processes ask, each its share of
-    the batches (`in_shares`, which `kept` and `together` are of). Images are opened a batch at a time, so a
-    split of any size fits."""
+    """Yields each group with its reply, groups with fewer images first. Images are opened a batch at a time,
+    so a split of any size fits.
+
+    Args:
+        shared: whether all processes ask, each its share of the batches; otherwise this one asks alone.
+        kept, together: as in `in_shares`.
+    """
 
     def answer(batch: Sequence[Group]) -> list[str]:
         count = len(batch[0].rows)
@@ -242,5 +248,6 @@ def ask(
     for count in sorted({len(group.rows) for group in groups}):
         same = [group for group in groups if len(group.rows) == count]
         batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
-    for batch, texts in zip(batches, in_shares(batches, answer, kept=kept, together=together), strict=True):
+    replies = in_shares(batches, answer, kept=kept, together=together) if shared else map(answer, batches)
+    for batch, texts in zip(batches, replies, strict=True):
         yield from zip(batch, texts, strict=True)

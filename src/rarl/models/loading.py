@@ -194,6 +194,10 @@ def _check_size(folder: Path, config: Any) -> None:
     try:
         with torch.device("meta"):
             empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except ModelError:
+        raise
+    except Exception:
+        return  # whatever is wrong with it is said when it is loaded
     finally:
         hook.remove()
     numbers = sum(tensor.numel() for tensor in [*empty.parameters(), *empty.buffers()])

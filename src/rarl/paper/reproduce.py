@@ -14,8 +14,9 @@ from rich.text import Text
 
 from rarl.data.collection import Collection, load_collection
 from rarl.data.sources.digits import prepare_digits
+from rarl.disk import written_to
 from rarl.errors import ConfigError
-from rarl.files import locked, write_text, written_to
+from rarl.files import locked, write_text
 from rarl.models.loading import use_one_thread
 from rarl.models.pretraining import copy_base, make_base
 from rarl.paper.arms import PAPER_ARMS

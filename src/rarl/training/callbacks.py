@@ -322,7 +322,7 @@ class ValidationCallback(TrainerCallback):
         settings = (self._groups, self._task, self._batch_size, self._max_new_tokens)
         with whole_for_generation(trainer) as model:
             together = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-            answered = list(ask(model, processor, *settings, together=together))
+            answered = list(ask(model, processor, *settings, shared=True, together=together))
         predictions = [predict(group, text) for group, text in answered]
         metrics = summarize(predictions, self._task, 0)
         scores = [reply_score(group, text, self._task, self._weights) for group, text in answered]

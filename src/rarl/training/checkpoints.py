@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.digests import damage
-from rarl.errors import ConfigError, joined, shown
+from rarl.errors import ConfigError, DiskError, joined, shown
 from rarl.files import read_yaml_mapping
 from rarl.method.mutation import Mutation
 from rarl.training.defaults import DEFAULTS_BEFORE, RUN_DEFAULTS
@@ -131,6 +131,22 @@ def _filled(path: Path) -> bool:
 def is_finished(folder: Path) -> bool:
     """Whether a model folder is complete: `finish` gives a folder its name only when everything is in it."""
     return folder.is_dir() and _has_weights(folder)
+
+
+def is_begun(output: Path) -> bool:
+    """Whether there is a run in a folder."""
+    return (output / "config.yaml").is_file()
+
+
+def check_still_there(output: Path) -> None:
+    """Refuses to go on in a folder from which the run was removed meanwhile: what is written would be made
+    anew there, without what came before.
+
+    Raises:
+        DiskError: if there is no run in the folder.
+    """
+    if not is_begun(output):
+        raise DiskError(f"{output} was removed while the run was at work: start it again")
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> list[str]:

@@ -20,11 +20,12 @@ from rarl.data.collection import Collection, Row, load_collection
 from rarl.data.columns import read_columns
 from rarl.data.groups import Group, disjoint_groups, draw_groups, training_groups
 from rarl.data.sources.digits import DIGITS_SPLITS, prepare_digits
-from rarl.errors import ConfigError, DataError, DiskError, ModelError
+from rarl.disk import written_to
+from rarl.errors import ConfigError, DataError, ModelError
 from rarl.evaluation.choosing import choose
 from rarl.evaluation.evaluate import ask, evaluate
 from rarl.evaluation.results import open_metrics, write_metrics, write_predictions
-from rarl.files import counted, locked, write_text, written_to
+from rarl.files import counted, locked, write_text
 from rarl.method.replies import continuation, reference_reply
 from rarl.method.rewards import TERMS
 from rarl.method.tasks import Task, steps_above
@@ -35,7 +36,7 @@ from rarl.models.whole import whole_models
 from rarl.scoring.scoring import read_scoring, write_scoring
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
-from rarl.training.checkpoints import check_output, is_finished
+from rarl.training.checkpoints import check_output, check_still_there, is_begun, is_finished
 from rarl.training.config import (
     RunConfig,
     check_trainer_fields,
@@ -99,14 +100,14 @@ def _train_and_evaluate(config: RunConfig, resume: bool, console: Console) -> di
             evaluate_arm(config, collection, "base", config.model, console)
             for arm in trained_arms(config):
                 evaluate_arm(config, collection, arm, config.output / arm, console)
-            _check_still_there(config)
+            check_still_there(config.output)
         state.wait_for_everyone()
     return _open_metrics(config)
 
 
 def train_arms(config: RunConfig, collection: Collection, console: Console) -> None:
     """Trains the arms that are not finished. SFT sees the groups of all stages, in order, once each."""
-    rows, begun = collection.split("train"), _is_begun(config)
+    rows, begun = collection.split("train"), is_begun(config.output)
     groups = [stage_groups(config, stage, rows) for stage in config.stages]
     held_out = validation_groups(config, collection)
     if config.sft is not None and not is_finished(config.output / config.sft.name):
@@ -114,7 +115,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
         train_sft(config, everything, config.output / config.sft.name, console, held_out)
         _free()
         if begun:
-            _check_still_there(config)
+            check_still_there(config.output)
     start: str | Path = config.model
     for stage, drawn in zip(config.stages, groups, strict=True):
         folder = config.output / stage.name
@@ -125,7 +126,7 @@ def train_arms(config: RunConfig, collection: Collection, console: Console) -> N
             train_stage(config, stage, start, drawn, folder, console, held_out)
             _free()
             if begun:
-                _check_still_there(config)
+                check_still_there(config.output)
         start = folder
     close_vllm()
 
@@ -163,17 +164,6 @@ def try_replies(config: RunConfig, collection: Collection) -> None:
             f"{len(groups[0].rows)} images at once, and so nothing was trained: {reason}; if it is memory, "
             "lower evaluation.batch_size or `pixels`"
         ) from error
-
-
-def _is_begun(config: RunConfig) -> bool:
-    return (config.output / "config.yaml").is_file()
-
-
-def _check_still_there(config: RunConfig) -> None:
-    """Refuses to go on in a folder from which the run was removed meanwhile: what is written would be made
-    anew there, without what came before."""
-    if not _is_begun(config):
-        raise DiskError(f"{config.output} was removed while the run was at work: start it again")
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────────────
