@@ -8,10 +8,10 @@ from pyarrow import parquet
 
 from rarl.data.images import open_image
 from rarl.errors import ConfigError, DataError
-from rarl.method.tasks import AGE
+from rarl.method.tasks import AGE, Task
 from rarl.ranking.measured import Distribution, Measured
 from rarl.ranking.sheet import check_sheet, draw_sheet
-from rarl.ranking.table import COLUMNS, Ranking, ranking_of
+from rarl.ranking.table import COLUMNS, Ranking, ranking_of, shown
 
 
 @pytest.fixture
@@ -112,3 +112,20 @@ def test_a_contact_sheet_has_the_images_in_order(tmp_path):
         draw_sheet(ranking[3:], tmp_path / "none.png")
     with pytest.raises(ConfigError, match=r"\.png or \.jpg"):
         check_sheet(tmp_path / "sheet.gif")
+
+
+@pytest.mark.parametrize(
+    ("value", "step", "text"),
+    [
+        (3.0, 1, "3"),
+        (0.0024457, 1, "0"),
+        (-0.0024457, 1, "0"),
+        (4.5678, 1, "4.57"),
+        (4.5678, 0.5, "4.568"),
+        (34.0, 10, "34"),
+        (None, 1, "-"),
+    ],
+)
+def test_a_value_is_shown_to_a_hundredth_of_the_step(value, step, text):
+    task = Task("t", "x", low=-10, high=100, step=step, delta=20)
+    assert shown(value, task) == text

@@ -483,7 +483,7 @@ def test_the_papers_presets_differ_only_where_they_must():
         "output": "runs/utkface_3b_lora",
         "sft": {**plain["sft"], "trainer": {**plain["sft"]["trainer"], "learning_rate": 1e-4}},
         "lora": {"r": 64, "alpha": 128},
-            "dtype": "bfloat16",
+        "dtype": "bfloat16",
         "trainer": {**plain["trainer"], "learning_rate": 1e-5, "gradient_accumulation_steps": 8},
         "validation": {"every": 100, "prompts": 50, "keep": "last"},
     }

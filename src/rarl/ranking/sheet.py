@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rarl.data.images import encoded, open_image
 from rarl.errors import ConfigError, DataError
 from rarl.files import write_bytes
-from rarl.ranking.table import Ranked, Ranking
+from rarl.ranking.table import Ranked, Ranking, shown
 
 MOST = 200
 """The most images on a sheet."""
@@ -53,7 +53,9 @@ def draw_sheet(ranking: Ranking, path: Path) -> None:
         image = _thumbnail(row)
         if image is not None:
             sheet.paste(image, (left + (_SIDE - image.width) // 2, top + (_SIDE - image.height) // 2))
-        pen.text((left, top + _SIDE + 2), f"{row.rank}.  {row.value:.6g}", fill="black", font=font)
+        pen.text(
+            (left, top + _SIDE + 2), f"{row.rank}.  {shown(row.value, ranking.task)}", fill="black", font=font
+        )
     write_bytes(path, encoded(sheet, path.suffix))
 
 

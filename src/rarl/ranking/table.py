@@ -5,6 +5,7 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,9 @@ class Ranking(Sequence[Ranked]):
             cells: list[str | Text] = [
                 _text(row.rank),
                 Text(str(row.image), overflow="fold"),
-                Text(_value(row), overflow="fold"),
+                Text(_value(row, self.task), overflow="fold"),
             ]
-            table.add_row(*cells, *([_interval(row)] if with_intervals else []))
+            table.add_row(*cells, *([_interval(row, self.task)] if with_intervals else []))
         return table
 
     def __str__(self) -> str:
@@ -111,7 +112,10 @@ class Ranking(Sequence[Ranked]):
         """The table that a notebook shows, of the first `SHOWN` rows."""
         names = ["rank", "file", self.task.rule, "interval"]
         head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-        rows = [[_text(row.rank), str(row.image), _value(row), _interval(row)] for row in self.rows[:SHOWN]]
+        rows = [
+            [_text(row.rank), str(row.image), _value(row, self.task), _interval(row, self.task)]
+            for row in self.rows[:SHOWN]
+        ]
         body = "".join(
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows
         )
@@ -202,9 +206,17 @@ def _text(cell: Any, none: str = "-") -> str:
     return f"{cell:.10g}" if isinstance(cell, float) else str(cell)
 
 
-def _value(row: Ranked) -> str:
-    return _text(row.value) + ("" if row.problem is None else f" ({row.problem})")
+def shown(value: float | None, task: Task) -> str:
+    """A value as people read it, to a hundredth of the task's step; `-` for none."""
+    if value is None:
+        return "-"
+    places = 2 + max(0, -math.floor(math.log10(task.step)))
+    return _text(round(float(value), places) + 0.0)  # no -0
 
 
-def _interval(row: Ranked) -> str:
-    return "" if row.interval is None else " to ".join(map(_text, row.interval))
+def _value(row: Ranked, task: Task) -> str:
+    return shown(row.value, task) + ("" if row.problem is None else f" ({row.problem})")
+
+
+def _interval(row: Ranked, task: Task) -> str:
+    return "" if row.interval is None else " to ".join(shown(end, task) for end in row.interval)
