@@ -61,9 +61,6 @@ class RunConfig(Section):
 
     task: Annotated[Task, PlainValidator(_task), PlainSerializer(_plain_task)]
     model: Annotated[str, Field(min_length=1)] = "tiny"
-    # Of the weights in training. bfloat16 is for LoRA, whose base is frozen, or for DeepSpeed.
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     data: FolderPath | None = None  # a collection; None: the digits of scikit-learn
     output: FolderPath
     pixels: Annotated[int, Field(ge=1)] | None = (
@@ -74,6 +71,9 @@ class RunConfig(Section):
     sft: SFT | None = None
     trainer: GRPOSection = Field(default_factory=lambda: GRPOKeys(**RUN_DEFAULTS))
     lora: LoRA | None = None
+    # Of the weights in training. bfloat16 is for LoRA, whose base is frozen, or for DeepSpeed.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     validation: Validation | None = None
     evaluation: Evaluation = Evaluation()
 
