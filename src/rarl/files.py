@@ -110,7 +110,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ConfigError: if another command is writing it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_beside(folder).with_suffix(".lock"))
+    lock = FileLock(_beside(folder).with_suffix(".writing"))  # no name of `locked`
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

@@ -87,7 +87,7 @@ def choose(
 
     replies: dict[Row, str] = {}
     for group, text in ask(
-        model, processor, [Group((row,)) for row in rows], task, batch_size, max_new_tokens
+        model, processor, [Group((row,)) for row in rows], task, batch_size, max_new_tokens, shared=True
     ):
         replies[group.rows[0]] = text
         count_on(1)
@@ -111,7 +111,7 @@ def choose(
     positions: dict[int, list[Sequence[int | None] | None]] = {}
     for count, groups in lists.items():
         positions[count] = []
-        for group, text in ask(model, processor, groups, task, batch_size, max_new_tokens):
+        for group, text in ask(model, processor, groups, task, batch_size, max_new_tokens, shared=True):
             said = predict(group, text).read_leniently()
             positions[count].append(said.positions if said.valid else None)
             count_on(1)
