@@ -2,13 +2,14 @@
 loads without either; or an error that says what is no adapter."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rarl.cli import main
 from rarl.errors import ModelError
@@ -93,6 +94,20 @@ def test_nothing_is_left_where_the_adapter_does_not_fit(
     (broken / "adapter_model.safetensors").write_bytes(
         (adapter[0] / "adapter_model.safetensors").read_bytes()
     )
-    with pytest.raises(ModelError, match="can't be merged"):
+    with pytest.raises(ModelError, match="could not load the adapter"):
+        merge_adapter(broken, tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_an_adapter_that_lacks_a_matrix_is_not_merged(
+    adapter: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    """It would be merged as if that were zero."""
+    broken = tmp_path / "broken"
+    shutil.copytree(adapter[0], broken)
+    weights = load_file(broken / "adapter_model.safetensors")
+    del weights[next(name for name in weights if "lora_B" in name)]
+    save_file(weights, broken / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="are not those that its adapter_config"):
         merge_adapter(broken, tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]

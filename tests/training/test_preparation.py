@@ -134,16 +134,16 @@ def test_refused_before_anything_is_written(config_of, changes, error, message, 
 
 
 def test_a_model_that_can_not_reply_is_known_before_anything_is_trained(config_of, monkeypatch):
-    from transformers import GenerationMixin
+    import rarl.models.generation
 
     def out_of_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
 
-    monkeypatch.setattr(GenerationMixin, "generate", out_of_memory)
+    monkeypatch.setattr(rarl.models.generation, "_replies_of", out_of_memory)
     message = (
         r"^tiny can't reply to evaluation.batch_size \(1\) prompts of 2 images at once, and so nothing was "
-        r"trained: CUDA out of memory. Tried to allocate 2 GiB; if it is memory, lower "
-        r"evaluation.batch_size or `pixels`$"
+        r"trained: the GPU's memory is too small for so many prompts at once: lower the batch size; if it is "
+        r"memory, lower evaluation.batch_size or `pixels`$"
     )
     with pytest.raises(ModelError, match=message):
         stages.train_and_evaluate(

@@ -77,6 +77,7 @@ def evaluate_command(
     from rarl.evaluation.lists import groups_to_ask
     from rarl.evaluation.results import load_metrics, open_metrics
     from rarl.models.endpoint import Endpoint
+    from rarl.models.loading import trained_task
     from rarl.scoring.scoring import read_scoring
 
     numbers = parse_counts(images)
@@ -85,9 +86,11 @@ def evaluate_command(
     served = None if endpoint is None else Endpoint(endpoint, model, concurrency=batch_size)
     name = model if served else checked_model(model)
     quiet_loading(name)
-    scoring = None if served else read_scoring(Path(name))
     data = load_collection(collection)
     data.split(split)
+    # Another task's temperature and reasoning are not this one's.
+    known = served is None and trained_task(name) == data.task
+    scoring = read_scoring(Path(name)) if known else None
     if by:
         read_columns(data, split, by)  # a mistake is told before torch is imported
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"

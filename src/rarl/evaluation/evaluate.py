@@ -121,7 +121,9 @@ def evaluate(
     knows = collection.knows_values(split) and has_grid(task)
     alone = images_of(groups, refused) if knows and not isinstance(model, Endpoint) else []
     total = len(prompts) + len(alone)
-    key = key_of(model, processor, prompts, task.to_dict(), scoring, batch_size, max_new_tokens, len(groups))
+    asked = (model.url, model.model) if isinstance(model, Endpoint) else ()
+    settings_of_all = (task.to_dict(), scoring, batch_size, max_new_tokens, len(groups), asked)
+    key = key_of(model, processor, prompts, *settings_of_all)
     kept = open_kept(folder / f".replies-{arm}", key)
     texts: list[str] = []
     # Never in one batch: the replies to lists must not depend on whether rotations are asked as well.

@@ -49,7 +49,11 @@ class Endpoint:
     """
 
     def __init__(self, url: str, model: str, *, concurrency: int = 16, wait: float = 1.0) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise ConfigError(f"--endpoint {url}: {error}; such as http://localhost:8000/v1") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ConfigError(f"--endpoint {url}: must be an address such as http://localhost:8000/v1")
         if parts.password or parts.username:
@@ -58,9 +62,13 @@ class Endpoint:
         self.model = model
         self.concurrency = concurrency
         self._wait = wait
-        self._key = os.environ.get(KEY) or (
-            os.environ.get("OPENAI_API_KEY") if parts.hostname == "api.openai.com" else None
-        )
+        self._key = (
+            os.environ.get(KEY)
+            or (os.environ.get("OPENAI_API_KEY") if parts.hostname == "api.openai.com" else None)
+            or ""
+        ).strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError(f"the key in {KEY} has characters that no key has: copy it again")
         self._settings: dict[str, Any] = {"temperature": 0}
         self._length = "max_tokens"
         self._has_answered = False

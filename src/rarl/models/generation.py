@@ -200,8 +200,12 @@ def _in_one_sentence() -> Iterator[None]:
     ways that only its first reply shows."""
     try:
         yield
-    except (RarlError, torch.OutOfMemoryError):
+    except RarlError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "the GPU's memory is too small for so many prompts at once: lower the batch size"
+        ) from error
     except Exception as error:
         line = (str(error).strip() or "no reason given").splitlines()[0][:300]
         raise ModelError(f"the model can't reply: {type(error).__name__}: {line}") from error

@@ -8,7 +8,8 @@ from rarl.errors import ConfigError, ModelError
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md", "task.yaml")
 """What is uploaded: the model, its processor, its card and its task."""
-AT_HOME = ("training.json", "groups.jsonl", "log.jsonl")
+AT_HOME = ("training.json", "groups.jsonl", "log.jsonl", "digests.json")
+"""What stays: it may name images; and the digests, which are of these files, too."""
 
 
 def check_push(repository: str) -> None:

@@ -128,7 +128,7 @@ def load_model(
             device=device,
             trust_remote_code=trust_remote_code,
         )
-        return _with_adapter(model, source, name, device)
+        return with_adapter(model, source, name, device)
     with in_one_sentence(f"the model {name}", source):
         model = _whole_model(source, name, kind, attention, trust_remote_code)
     return model.to(device or ("cuda" if gpu else "cpu")).eval()
@@ -205,10 +205,16 @@ def _check_size(folder: Path, config: Any) -> None:
         raise too_large
 
 
-def _with_adapter(base: Any, source: str, name: str | Path, device: str | None) -> Any:
+def with_adapter(base: Any, source: str, name: str | Path, device: str | None) -> Any:
     """The base with the weights of a LoRA adapter merged in.
 
     PEFT 0.21 leaves those out that a file lacks, and says so only in a warning.
+
+    Args:
+        source: the adapter's folder; `name` is what errors call it.
+
+    Raises:
+        ModelError: if it is no adapter of this base, or damaged.
     """
     import warnings
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rarl.errors import ModelError
 from rarl.files import new_folder
-from rarl.models.loading import adapter_base, check_model, load_model, load_processor
+from rarl.models.checking import check_unchanged
+from rarl.models.loading import adapter_base, check_model, load_model, load_processor, with_adapter
 
 KEPT = ("task.yaml", "training.json")
 """Files of the adapter's folder that say what it was trained on; they go along."""
@@ -26,18 +26,12 @@ def write_merged(base: str | Path, adapter: Path, folder: Path, dtype: Any = Non
         ModelError: if the two can't be loaded, or don't fit.
     """
     import torch
-    from peft import PeftModel
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
+    check_unchanged(adapter)
     model = load_model(base, training=True, device="cpu")
-    try:
-        kind = dtype or AutoConfig.from_pretrained(check_model(base)).dtype or torch.float32
-        merged: Any = PeftModel.from_pretrained(model, adapter, torch_device="cpu").merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{adapter} can't be merged into {base}: {line}") from error
-    merged.to(kind).save_pretrained(folder)
+    kind = dtype or AutoConfig.from_pretrained(check_model(base)).dtype or torch.float32
+    with_adapter(model, str(adapter), adapter, "cpu").to(kind).save_pretrained(folder)
 
 
 def merge_adapter(adapter: Path, out: Path) -> None:

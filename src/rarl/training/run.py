@@ -84,9 +84,10 @@ def _train_and_evaluate(config: RunConfig, resume: bool, console: Console) -> di
     console.quiet = console.quiet or not first
     with ExitStack() as work:
         with state.main_process_first():  # the others then find the run that the first has begun
-            collection = check_and_begin(config, resume=resume or not first)
+            collection = check_run(config, resume=resume or not first)
             if first:
                 work.enter_context(locked(config.output, "training"))
+            begin_run(config, resume=resume or not first, collection=collection)
         if first:
             _forget_untrained(config)
         with whole_models():
@@ -141,7 +142,7 @@ def _free() -> None:
 def try_replies(config: RunConfig, collection: Collection) -> None:
     """Asks the run's model for the first token of the replies to one batch of the evaluation, that of its
     longest prompts. So what can't work there, or doesn't fit into memory, is known now and not after the
-    training. All processes call it, and the first one asks. Where every arm is trained, nothing is asked.
+    training. Every process asks for itself. Where every arm is trained, nothing is asked.
 
     Raises:
         ModelError: if the model fails.
@@ -149,7 +150,8 @@ def try_replies(config: RunConfig, collection: Collection) -> None:
     settings = config.evaluation
     if all(is_finished(config.output / arm) for arm in trained_arms(config)):
         return
-    model, processor = load_model(config.model), load_processor(config.model, config.pixels)
+    model = load_model(config.model, attention=config.attention)
+    processor = load_processor(config.model, config.pixels)
     rows = collection.split(settings.split)
     drawn = draw_groups(rows, max(settings.images), settings.lists, config.seed)
     lengths = prompt_lengths(processor, drawn)
@@ -157,7 +159,7 @@ def try_replies(config: RunConfig, collection: Collection) -> None:
     groups = [drawn[place] for place in longest[: settings.batch_size]]
     try:
         next(ask(model, processor, groups, config.task, len(groups), 1))
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ModelError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{config.model} can't reply to evaluation.batch_size ({len(groups)}) prompts of "
