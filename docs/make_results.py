@@ -3,7 +3,8 @@
     python docs/make_results.py runs/reproduce/digits
     python docs/make_results.py runs/reproduce/format-only format_only
 
-The second word is what the pages are called after, TABLE_WORD.md; by default the task. A page keeps its words.
+The second word is what the pages are called after, TABLE_WORD.md; by default the task. A page keeps its
+words.
 What is replaced stands between `<!-- made by docs/make_results.py: NAME -->` and `<!-- end -->`. NAME is
 `TABLE`, a table's report without its title, or `seeds ARM,ARM`, a table of these arms for each seed. All
 numbers are read from the grid's files; nothing is measured here."""

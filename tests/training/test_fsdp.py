@@ -74,7 +74,12 @@ def test_two_processes_with_fsdp_are_as_one(few_digits, tmp_path, in_two_process
     alone, first, second = (
         json.loads(Path(f"{name}.json").read_text()) for name in (f"{one}-0of1", f"{two}-0of2", f"{two}-1of2")
     )
-    assert first == second == alone
+    assert first == second
+    for arm, entries in alone["arms"].items():
+        for name, entry in entries.items():
+            # What is read off distributions moves with the last digits of the weights; greedy replies don't.
+            loose = name.endswith(("_mean", "_median")) or name in ("ece", "coverage")
+            assert first["arms"][arm][name] == (pytest.approx(entry, abs=0.02) if loose else entry)
     assert not (two / "checkpoints").exists()
 
 
