@@ -72,15 +72,44 @@ class _PrefixLayer(DynamicLayer):
     def __init__(self, prompt: Any) -> None:
         super().__init__()
         self.prompt = prompt
+        # Read anew for each token: in these orders both products go through memory in one direction.
+        prompt.keys = prompt.keys.mT.contiguous().mT
+        prompt.values = prompt.values.contiguous()
 
     def get_seq_length(self) -> int:
         return self.prompt.get_seq_length() + super().get_seq_length()
 
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes the new ones behind the last, and returns all. There is room for as many again when it ends,
+        so that most tokens copy nothing."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+            self._room = [_room_for(states, _ROOM) for states in (key_states, value_states)]
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        while end > self._room[0].shape[2]:
+            self._room = [torch.cat([states, torch.empty_like(states)], dim=2) for states in self._room]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
+
+
+_ROOM = 32  # tokens that a response has room for at first
+
+
+def _room_for(states_NK1D: torch.Tensor, tokens: int) -> torch.Tensor:
+    rows, heads, _, size = states_NK1D.shape
+    return states_NK1D.new_empty(rows, heads, tokens, size)
+
 
 class SharedPrefixCache(DynamicCache):
-    """The cache of N responses in generation, on top of the cache of their B prompts, which is not copied.
-    Its `update` returns the responses' part alone; inside `sharing` the attention reads the prompts' part
-    here."""
+    """The cache of N responses in generation, on top of the cache of their B prompts, which is not copied for
+    each. Its `update` returns the responses' part alone; inside `sharing` the attention reads the prompts'
+    part here."""
 
     def __init__(self, prompts: DynamicCache) -> None:
         super().__init__()
@@ -194,19 +223,27 @@ def _step_attention(
         states.to(computed)
         for states in (query_NH1D, key_NKCD, value_NKCD, prompt_key_BKSD, prompt_value_BKSD)
     )
-    prompts, key_heads, shared, _ = prompt_key_BKSD.shape
-    heads, size = query_NH1D.shape[1], query_NH1D.shape[3]
-    query_BGKRD = query_NH1D.view(prompts, -1, key_heads, heads // key_heads, size)
-    key_BGKCD, value_BGKCD = (
-        states_NKCD.view(prompts, -1, *states_NKCD.shape[1:]) for states_NKCD in (key_NKCD, value_NKCD)
+    prompts, heads, shared, size = prompt_key_BKSD.shape
+    rows, own = len(query_NH1D), key_NKCD.shape[2]
+    # Products of three dimensions, prompts and heads together, and rows and heads together.
+    query_NKRD = (query_NH1D * scaling).view(rows, heads, -1, size)
+    query_BKGRD = query_NKRD.unflatten(0, (prompts, -1)).transpose(1, 2)
+    to_prompt_XXS = torch.bmm(
+        query_BKGRD.reshape(prompts * heads, -1, size), prompt_key_BKSD.flatten(0, 1).mT
     )
-    to_prompt_BGKRS = torch.einsum("bgkrd,bksd->bgkrs", query_BGKRD, prompt_key_BKSD)
-    to_own_BGKRC = torch.einsum("bgkrd,bgkcd->bgkrc", query_BGKRD, key_BGKCD)
-    scores_BGKRL = torch.cat([to_prompt_BGKRS, to_own_BGKRC], dim=-1) * scaling
+    to_prompt_BKGRS = to_prompt_XXS.view(*query_BKGRD.shape[:-1], shared)
+    to_own_XRC = torch.bmm(query_NKRD.flatten(0, 1), key_NKCD.flatten(0, 1).mT)
+    to_own_BGKRC = to_own_XRC.view(prompts, -1, heads, query_NKRD.shape[2], own)
     if mask_N11L is not None:
-        mask_BG11L = mask_N11L.view(prompts, -1, 1, 1, mask_N11L.shape[-1])
-        scores_BGKRL = scores_BGKRL.masked_fill(~mask_BG11L, float("-inf"))
-    weights_BGKRL = scores_BGKRL.softmax(dim=-1)
-    of_prompt_BGKRD = torch.einsum("bgkrs,bksd->bgkrd", weights_BGKRL[..., :shared], prompt_value_BKSD)
-    of_own_BGKRD = torch.einsum("bgkrc,bgkcd->bgkrd", weights_BGKRL[..., shared:], value_BGKCD)
-    return (of_prompt_BGKRD + of_own_BGKRD).flatten(0, 1).flatten(1, 2).unsqueeze(1).to(dtype)
+        # Whatever a response has said, it sees.
+        seen_B1111S = mask_N11L[:: rows // prompts, :, None, :, :shared]
+        to_prompt_BKGRS = to_prompt_BKGRS.masked_fill_(~seen_B1111S, float("-inf"))
+    weights_BKGRL = torch.cat([to_prompt_BKGRS, to_own_BGKRC.transpose(1, 2)], dim=-1).softmax(dim=-1)
+    of_prompt_XXD = torch.bmm(
+        weights_BKGRL[..., :shared].flatten(2, 3).flatten(0, 1), prompt_value_BKSD.flatten(0, 1)
+    )
+    own_weights_XRC = weights_BKGRL[..., shared:].transpose(1, 2).reshape(to_own_XRC.shape)
+    of_own_XRD = torch.bmm(own_weights_XRC, value_NKCD.flatten(0, 1))
+    of_prompt_BGKRD = of_prompt_XXD.view(query_BKGRD.shape).transpose(1, 2)
+    output_BGKRD = of_prompt_BGKRD + of_own_XRD.view(of_prompt_BGKRD.shape)
+    return output_BGKRD.reshape(rows, 1, -1, size).to(dtype)
