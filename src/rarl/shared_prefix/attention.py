@@ -72,9 +72,11 @@ class _PrefixLayer(DynamicLayer):
     def __init__(self, prompt: Any) -> None:
         super().__init__()
         self.prompt = prompt
-        # Read anew for each token: in these orders both products go through memory in one direction.
-        prompt.keys = prompt.keys.mT.contiguous().mT
-        prompt.values = prompt.values.contiguous()
+        # They are read for each token, so they are made what is computed with, once. In these orders both
+        # products go through memory in one direction.
+        dtype = _computed_in(prompt.keys.dtype)
+        prompt.keys = prompt.keys.to(dtype).mT.contiguous().mT
+        prompt.values = prompt.values.to(dtype).contiguous()
 
     def get_seq_length(self) -> int:
         return self.prompt.get_seq_length() + super().get_seq_length()
@@ -86,8 +88,10 @@ class _PrefixLayer(DynamicLayer):
         so that most tokens copy nothing."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-            self._room = [_room_for(states, _ROOM) for states in (key_states, value_states)]
+            rows, heads, _, size = key_states.shape
+            dtype = _computed_in(key_states.dtype)
+            self._room = [key_states.new_empty(rows, heads, _ROOM, size, dtype=dtype) for _ in range(2)]
+            self.keys, self.values = (room[:, :, :0] for room in self._room)
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
         while end > self._room[0].shape[2]:
@@ -101,18 +105,24 @@ class _PrefixLayer(DynamicLayer):
 _ROOM = 32  # tokens that a response has room for at first
 
 
-def _room_for(states_NK1D: torch.Tensor, tokens: int) -> torch.Tensor:
-    rows, heads, _, size = states_NK1D.shape
-    return states_NK1D.new_empty(rows, heads, tokens, size)
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    """In what the attention of a step is computed: half precision in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class SharedPrefixCache(DynamicCache):
     """The cache of N responses in generation, on top of the cache of their B prompts, which is not copied for
     each. Its `update` returns the responses' part alone; inside `sharing` the attention reads the prompts'
-    part here."""
+    part here.
 
-    def __init__(self, prompts: DynamicCache) -> None:
+    Args:
+        prompts: the cache of the prompts' S shared tokens.
+        mask_BS: bool, false at their padding. What a response has said, it sees.
+    """
+
+    def __init__(self, prompts: DynamicCache, mask_BS: torch.Tensor) -> None:
         super().__init__()
+        self.padding_B1S = None if bool(mask_BS.all()) else ~mask_BS[:, None]
         self.layers: list[Any] = [_PrefixLayer(layer) for layer in prompts.layers]
 
 
@@ -158,7 +168,7 @@ def _shared_attention(
         prompt = cache.layers[module.layer_idx].prompt
         with torch.autocast(query.device.type, enabled=False):
             return _step_attention(
-                query, key, value, prompt.keys, prompt.values, attention_mask, kwargs["scaling"]
+                query, key, value, prompt.keys, prompt.values, cache.padding_B1S, kwargs["scaling"]
             ), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -208,36 +218,31 @@ def _step_attention(
     value_NKCD: torch.Tensor,
     prompt_key_BKSD: torch.Tensor,
     prompt_value_BKSD: torch.Tensor,
-    mask_N11L: torch.Tensor | None,
+    padding_B1S: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
     """Attention of one new token of each response, [N, 1, H, D], to its prompt's keys and to its own so far
     (C). A prompt's keys are read once for its G responses and never copied G times.
 
-    Half precision is computed in float32, in which the products of its numbers are exact, and rounded once,
+    Half precision is computed in float32, as which the cache has it. There the products of its numbers are exact, and rounded once,
     at the end: to half a unit in the last place of the exact attention, which is closer than "sdpa" comes.
     """
     dtype = query_NH1D.dtype
-    computed = torch.float64 if dtype == torch.float64 else torch.float32
-    query_NH1D, key_NKCD, value_NKCD, prompt_key_BKSD, prompt_value_BKSD = (
-        states.to(computed)
-        for states in (query_NH1D, key_NKCD, value_NKCD, prompt_key_BKSD, prompt_value_BKSD)
-    )
+    query_NH1D = query_NH1D.to(key_NKCD.dtype)  # the cache has both of one
     prompts, heads, shared, size = prompt_key_BKSD.shape
     rows, own = len(query_NH1D), key_NKCD.shape[2]
-    # Products of three dimensions, prompts and heads together, and rows and heads together.
+    # Products of three dimensions, in which prompts, or responses, are one with heads of keys.
     query_NKRD = (query_NH1D * scaling).view(rows, heads, -1, size)
     query_BKGRD = query_NKRD.unflatten(0, (prompts, -1)).transpose(1, 2)
     to_prompt_XXS = torch.bmm(
         query_BKGRD.reshape(prompts * heads, -1, size), prompt_key_BKSD.flatten(0, 1).mT
     )
-    to_prompt_BKGRS = to_prompt_XXS.view(*query_BKGRD.shape[:-1], shared)
+    if padding_B1S is not None:
+        padding_X1S = padding_B1S.to(to_prompt_XXS.device).repeat_interleave(heads, dim=0)
+        to_prompt_XXS.masked_fill_(padding_X1S, float("-inf"))
     to_own_XRC = torch.bmm(query_NKRD.flatten(0, 1), key_NKCD.flatten(0, 1).mT)
+    to_prompt_BKGRS = to_prompt_XXS.view(*query_BKGRD.shape[:-1], shared)
     to_own_BGKRC = to_own_XRC.view(prompts, -1, heads, query_NKRD.shape[2], own)
-    if mask_N11L is not None:
-        # Whatever a response has said, it sees.
-        seen_B1111S = mask_N11L[:: rows // prompts, :, None, :, :shared]
-        to_prompt_BKGRS = to_prompt_BKGRS.masked_fill_(~seen_B1111S, float("-inf"))
     weights_BKGRL = torch.cat([to_prompt_BKGRS, to_own_BGKRC.transpose(1, 2)], dim=-1).softmax(dim=-1)
     of_prompt_XXD = torch.bmm(
         weights_BKGRL[..., :shared].flatten(2, 3).flatten(0, 1), prompt_value_BKSD.flatten(0, 1)

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from rarl.errors import ModelError
+from rarl.models.decoding import Choosing, decode
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
@@ -109,25 +110,54 @@ def rollouts(
     backbone.rope_deltas = None  # transformers 5.23 keeps it from call to call
     if length == 1:
         return generate(**repeated)[:, 1:]
+    positions_3BP = prompts.positions(model)
     cache = DynamicCache(config=model.config.get_text_config())
     model(
         input_ids=prompts.ids[:, :-1],
         attention_mask=prompts.mask[:, :-1],
         mm_token_type_ids=prompts.token_types(model)[:, :-1] if prompts.images else None,
-        # Without images the model counts padding as tokens here, but not when it generates.
-        position_ids=None if prompts.images else prompts.positions(model)[:, :, :-1],
+        position_ids=positions_3BP[:, :, :-1],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
         **prompts.images,
     )
-    if backbone.rope_deltas is not None:
-        backbone.rope_deltas = backbone.rope_deltas.repeat_interleave(count, dim=0)
-    shared = SharedPrefixCache(cache)
+    shared = SharedPrefixCache(cache, prompts.mask[:, :-1].bool())
+    last_3N1 = positions_3BP[:, :, -1:].repeat_interleave(count, dim=1)
     with sharing(shared):
+        choosing = Choosing.of(model, generation_config, generate)
+        if choosing is not None:
+            step = _step_of(model, shared, last_3N1)
+            return decode(step, repeated["input_ids"][:, -1], choosing)
+        if prompts.images:  # generate counts the tokens of a response, and adds this
+            backbone.rope_deltas = last_3N1[0] + 1 - repeated["attention_mask"].sum(dim=1, keepdim=True)
         ids_NL = generate(past_key_values=shared, **repeated)
     backbone.rope_deltas = None
     return ids_NL[:, length:]
+
+
+def _step_of(
+    model: PreTrainedModel, cache: SharedPrefixCache, last_3N1: torch.Tensor
+) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """The pass for one token of each response, as `decode` takes it.
+
+    Args:
+        last_3N1: the position of each prompt's last token.
+    """
+    # The cache knows what is padding. A mask of four dimensions is one that the model does not make anew.
+    no_mask_N111 = torch.ones(last_3N1.shape[1], 1, 1, 1, dtype=torch.bool, device=last_3N1.device)
+
+    def step(ids_N: torch.Tensor, place: int) -> torch.Tensor:
+        output = model(
+            input_ids=ids_N[:, None],
+            position_ids=last_3N1 + place,
+            attention_mask=no_mask_N111,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.logits[:, -1]
+
+    return step
 
 
 # ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────
