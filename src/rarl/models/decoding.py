@@ -97,7 +97,12 @@ def _in_step(model: Any) -> bool:
 
 
 def decode(
-    step: Callable[[torch.Tensor, int], torch.Tensor], first_N: torch.Tensor, choosing: Choosing
+    step: Callable[[torch.Tensor, int], torch.Tensor],
+    first_N: torch.Tensor,
+    choosing: Choosing,
+    *,
+    share: float = 1,
+    keep: Callable[[torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """The new tokens of N responses, int[N, C], padded on the right after their ends.
 
@@ -105,16 +110,31 @@ def decode(
         step: the logits [N, V] that follow the tokens int[N], the last of each response, and how many tokens
             a response has before this step.
         first_N: the tokens that responses begin after: the last of each prompt.
+        share: of the responses, how many must have ended for all to end.
+        keep: forgets all responses but these, int[M], which go on alone when half of the others have ended.
+            Not for sampling, where each draws in turn.
     """
     ids_N, found = first_N, []
     ends = torch.tensor(choosing.ends, device=first_N.device)
     ended_N = torch.zeros(len(first_N), dtype=torch.bool, device=first_N.device)
+    going_M = None  # the rows that `step` still has; None for all
     for place in range(choosing.most):
-        ids_N = choosing.next(step(ids_N, place), place).masked_fill(ended_N, choosing.padding)
+        if going_M is None:
+            ids_N = choosing.next(step(ids_N, place), place).masked_fill(ended_N, choosing.padding)
+        else:
+            next_M = choosing.next(step(ids_N[going_M], place), place)
+            ids_N = torch.full_like(ids_N, choosing.padding).index_copy(0, going_M, next_M)
+            ids_N.masked_fill_(ended_N, choosing.padding)
         found.append(ids_N)
         if place + 1 < choosing.least:
             continue
-        ended_N |= torch.isin(ids_N, ends)
-        if ended_N.all():
+        ended_N = ended_N | torch.isin(ids_N, ends)
+        if ended_N.float().mean() >= share:
             break
+        if keep is not None:
+            before_M = torch.arange(len(ended_N), device=ended_N.device) if going_M is None else going_M
+            goes_M = ~ended_N[before_M]
+            if 2 * int(goes_M.sum()) <= len(goes_M):
+                keep(goes_M.nonzero().squeeze(1))
+                going_M = before_M[goes_M]
     return torch.stack(found, dim=1)

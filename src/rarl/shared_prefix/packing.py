@@ -13,6 +13,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from rarl.errors import ModelError
 from rarl.models.decoding import Choosing, decode
+from rarl.models.positions import MODEL_TYPES, backbone_of, image_places, positions_of
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
@@ -20,8 +21,6 @@ from rarl.shared_prefix.attention import (
     set_shared_attention,
     sharing,
 )
-
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def why_not(model: PreTrainedModel) -> str | None:
@@ -55,20 +54,7 @@ class Prompts:
 
     def positions(self, model: PreTrainedModel) -> torch.Tensor:
         """int[3, B, P]: temporal, height and width position of each token, as the model counts them."""
-        if not self.images:
-            text_BP = (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
-            return text_BP.expand(3, -1, -1)
-        positions_3BP, _ = _backbone(model).get_rope_index(
-            self.ids,
-            mm_token_type_ids=self.token_types(model),
-            image_grid_thw=self.images["image_grid_thw"],
-            attention_mask=self.mask,
-        )
-        return positions_3BP
-
-    def token_types(self, model: PreTrainedModel) -> torch.Tensor:
-        """int[B, P]: 1 where a token belongs to an image, else 0."""
-        return (self.ids == model.config.image_token_id).int()
+        return positions_of(model, self.ids, self.mask, self.images.get("image_grid_thw"))
 
 
 # ── generation ───────────────────────────────────────────────────────────────────────────────────────────
@@ -100,7 +86,7 @@ def rollouts(
     assert generate is not None
     generation_config = deepcopy(generation_config)
     generation_config.use_cache = True
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     length = prompts.ids.shape[1]
     repeated = {
         "input_ids": prompts.ids.repeat_interleave(count, dim=0),
@@ -115,7 +101,7 @@ def rollouts(
     model(
         input_ids=prompts.ids[:, :-1],
         attention_mask=prompts.mask[:, :-1],
-        mm_token_type_ids=prompts.token_types(model)[:, :-1] if prompts.images else None,
+        mm_token_type_ids=image_places(model, prompts.ids[:, :-1]) if prompts.images else None,
         position_ids=positions_3BP[:, :, :-1],
         past_key_values=cache,
         use_cache=True,
@@ -233,8 +219,3 @@ def _check_attention(model: PreTrainedModel) -> None:
             f"the model's attention was changed to {found!r} after it was made ready to share prompts; leave "
             "it as it is, or train with shared_prefix: off"
         )
-
-
-def _backbone(model: PreTrainedModel) -> Any:
-    """Returns the part of the model that counts positions, inside any adapters."""
-    return next(module for module in model.modules() if "rope_deltas" in vars(module))
