@@ -11,7 +11,7 @@ from PIL import Image
 from rarl.errors import ModelError
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
-from rarl.models.generation import _inputs, greedy_replies, greedy_replies_so_far, vision_tokens
+from rarl.models.generation import inputs_of, greedy_replies, greedy_replies_so_far, vision_tokens
 from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import build_model, build_processor
 
@@ -180,7 +180,7 @@ def test_a_text_that_is_tokenized_once_is_what_the_processor_makes_of_each(proce
     texts = processor.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
     options = {"padding": True, "padding_side": "left", "return_mm_token_type_ids": True}
     wanted = processor(text=texts, images=groups, return_tensors="pt", **options)
-    found = _inputs(processor, prompts, groups)
+    found = inputs_of(processor, prompts, groups)
     assert set(found) == set(wanted)
     for key in wanted:
         assert torch.equal(found[key], wanted[key]), key

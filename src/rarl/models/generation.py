@@ -131,7 +131,7 @@ def _replies_of(
     share: float,
 ) -> list[str | None]:
     """What the model adds to each prompt of one batch; None for replies that were not waited for."""
-    inputs = _inputs(processor, prompts, images).to(model.device)
+    inputs = inputs_of(processor, prompts, images).to(model.device)
     new_tokens = _new_tokens(model, inputs, settings, share)
     ended = _ended(new_tokens, settings.eos_token_id).tolist()
     whole = share == 1 or new_tokens.shape[1] >= settings.max_new_tokens
@@ -187,7 +187,7 @@ class _Passes:
         self._mask = None if self._mask is None else self._mask[rows]
 
 
-def _inputs(
+def inputs_of(
     processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]]
 ) -> BatchFeature:
     """What the processor makes of the prompts of a batch, in tensors, padded on the left."""
