@@ -84,7 +84,7 @@ class _PrefixLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes the new ones behind the last, and returns all. There is room for as many again when it ends,
+        """Writes the new ones behind the last, and returns all. Where there is no room for them it is doubled,
         so that most tokens copy nothing."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -192,11 +192,11 @@ def _packed_attention(
 
     def of_responses(states_BHLD: torch.Tensor) -> torch.Tensor:
         states_BHGCD = states_BHLD[:, :, shared:].unflatten(2, (count, (length - shared) // count))
-        return states_BHGCD.transpose(1, 2).flatten(0, 1)  # NHCD
+        return states_BHGCD.transpose(1, 2)  # BGHCD
 
     def of_both(states_BHLD: torch.Tensor) -> torch.Tensor:
-        prompts_NHSD = of_prompts(states_BHLD).repeat_interleave(count, dim=0)
-        return torch.cat([prompts_NHSD, of_responses(states_BHLD)], dim=2)
+        prompts_BGHSD = of_prompts(states_BHLD)[:, None].expand(-1, count, -1, -1, -1)
+        return torch.cat([prompts_BGHSD, of_responses(states_BHLD)], dim=3).flatten(0, 1)  # in one copy
 
     prompts_BSHD = query_BHLD[:, :, :0].transpose(1, 2)  # prompts of one token leave nothing to share
     if shared:
@@ -206,7 +206,12 @@ def _packed_attention(
         )
     mask_N1CL = packing.response_mask.to(device)  # in a model over several devices each layer has its own
     responses_NCHD, _ = sdpa_attention_forward(
-        module, of_responses(query_BHLD), of_both(key_BKLD), of_both(value_BKLD), mask_N1CL, **kwargs
+        module,
+        of_responses(query_BHLD).flatten(0, 1),
+        of_both(key_BKLD),
+        of_both(value_BKLD),
+        mask_N1CL,
+        **kwargs,
     )
     responses_BTHD = responses_NCHD.unflatten(0, (prompts, count)).flatten(1, 2)
     return torch.cat([prompts_BSHD, responses_BTHD], dim=1)
@@ -224,8 +229,9 @@ def _step_attention(
     """Attention of one new token of each response, [N, 1, H, D], to its prompt's keys and to its own so far
     (C). A prompt's keys are read once for its G responses and never copied G times.
 
-    Half precision is computed in float32, as which the cache has it. There the products of its numbers are exact, and rounded once,
-    at the end: to half a unit in the last place of the exact attention, which is closer than "sdpa" comes.
+    Half precision is computed in float32, as which the cache has it. There the products of its numbers are
+    exact, and they are rounded once, at the end: to half a unit in the last place of the exact attention,
+    which is closer than "sdpa" comes.
     """
     dtype = query_NH1D.dtype
     query_NH1D = query_NH1D.to(key_NKCD.dtype)  # the cache has both of one
