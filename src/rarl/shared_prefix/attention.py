@@ -84,14 +84,15 @@ class _PrefixLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes the new ones behind the last, and returns all. Where there is no room for them it is doubled,
-        so that most tokens copy nothing."""
+        """Writes the new ones behind the last, and returns all. Room that is full is doubled, so that most
+        tokens copy nothing."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             rows, heads, _, size = key_states.shape
             dtype = _computed_in(key_states.dtype)
             self._room = [key_states.new_empty(rows, heads, _ROOM, size, dtype=dtype) for _ in range(2)]
             self.keys, self.values = (room[:, :, :0] for room in self._room)
+        assert self.keys is not None
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
         while end > self._room[0].shape[2]:

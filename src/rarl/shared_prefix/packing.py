@@ -88,7 +88,7 @@ def rollouts(
     generation_config.use_cache = True
     backbone = backbone_of(model)
     length = prompts.ids.shape[1]
-    repeated = {
+    repeated: dict[str, Any] = {
         "input_ids": prompts.ids.repeat_interleave(count, dim=0),
         "attention_mask": prompts.mask.repeat_interleave(count, dim=0),
         "generation_config": generation_config,
