@@ -173,7 +173,9 @@ def pair(kind, wrapped=None):
 def shared_scores(model, prompts, ids, mask):
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     packed = pack(base, prompts, ids, mask)
-    output = model(**packed.inputs, shift_labels=packed.labels, fused_lm_head=True)
+    with packed.scored_alone(base) as labels:
+        output = model(**packed.inputs, shift_labels=labels, fused_lm_head=True)
+    assert output.log_probs.shape == (len(prompts.ids), ids.numel() // len(prompts.ids))
     return packed.unpack(output.log_probs), packed.unpack(output.entropy)
 
 

@@ -3,7 +3,8 @@ rows `[prompt | response 1 | ... | response G]` from which log-probs are read. A
 it. The numbers are those of B * G separate sequences, up to rounding. For Qwen2-VL, Qwen2.5-VL and Qwen3-VL;
 there is no trainer in here. The suffixes of tensors are explained in `rarl.shared_prefix`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -165,8 +166,28 @@ class Packed:
     responses: int
     length: int
 
+    @contextmanager
+    def scored_alone(self, model: PreTrainedModel) -> Iterator[torch.Tensor]:
+        """Inside, the model's head is given the responses alone, [B, T], and not the prompts before them,
+        which have no labels: TRL's head reads every place that it is given, except on a GPU (trl 1.16).
+
+        Yields:
+            the labels of the responses, int[B, T].
+        """
+        scored = self.responses * self.length
+
+        def cut(module: Any, args: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[:, -scored:]
+            return output
+
+        hook = model.base_model.register_forward_hook(cut)
+        try:
+            yield self.labels[:, -scored:]
+        finally:
+            hook.remove()
+
     def unpack(self, values_BL: torch.Tensor) -> torch.Tensor:
-        """Reads [N, C], one value per token of a response, out of [B, L]."""
+        """Reads [N, C], one value per token of a response, out of [B, L] or [B, T]."""
         start = values_BL.shape[1] - self.responses * self.length
         return values_BL[:, start:].reshape(-1, self.length)
 
