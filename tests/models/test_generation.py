@@ -11,7 +11,8 @@ from PIL import Image
 from rarl.errors import ModelError
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
-from rarl.models.generation import _inputs, greedy_replies, greedy_replies_so_far, vision_tokens
+from rarl.models.decoding import Choosing
+from rarl.models.generation import greedy_replies, greedy_replies_so_far, inputs_of, vision_tokens
 from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import build_model, build_processor
 
@@ -180,7 +181,7 @@ def test_a_text_that_is_tokenized_once_is_what_the_processor_makes_of_each(proce
     texts = processor.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
     options = {"padding": True, "padding_side": "left", "return_mm_token_type_ids": True}
     wanted = processor(text=texts, images=groups, return_tensors="pt", **options)
-    found = _inputs(processor, prompts, groups)
+    found = inputs_of(processor, prompts, groups)
     assert set(found) == set(wanted)
     for key in wanted:
         assert torch.equal(found[key], wanted[key]), key
@@ -196,3 +197,15 @@ def test_replies_that_are_not_waited_for_are_none_and_the_others_the_same():
     [late] = [place for place, reply in enumerate(waited) if len(reply) > 2 * len(min(waited, key=len))]
     found = greedy_replies_so_far(model, processor, prompts, images, share=0.9, **options)
     assert found == [None if place == late else reply for place, reply in enumerate(waited)]
+
+
+def test_replies_of_all_lengths_are_those_of_generate(monkeypatch):
+    """One of them is three times as long as the others, and goes on alone."""
+    model, processor = load_model("tiny"), load_processor("tiny")
+    images = [[noise(seed, 3, 3).resize((56, 56), Image.Resampling.BICUBIC)] for seed in range(40, 60)]
+    images[3] = [noise(3, 84, 56)]  # so that something is padded
+    found = [replies(model, processor, images, max_new_tokens=64)]
+    monkeypatch.setattr(Choosing, "of", lambda *_: None)
+    found.append(replies(model, processor, images, max_new_tokens=64))
+    assert found[0] == found[1]
+    assert max(map(len, found[0])) > 2 * min(map(len, found[0]))

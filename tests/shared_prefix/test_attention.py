@@ -168,6 +168,12 @@ def prompts_cache(key, value):
     return cache
 
 
+def cache_of(key, value):
+    """Of prompts without padding."""
+    mask = torch.ones(len(key), key.shape[2], dtype=torch.bool)
+    return SharedPrefixCache(prompts_cache(key, value), mask)
+
+
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("paddings", [(0, 0), (0, 3), (1,)])
 @pytest.mark.parametrize("count", [1, 3])
@@ -176,7 +182,8 @@ def test_a_step_of_generation_is_that_of_the_whole_sequence(paddings, count, key
     prompts, length = len(paddings), 5
     _, prompt_key, prompt_value = (each.detach() for each in states(prompts, length, key_heads))
     query, key, value = (each.detach() for each in states(prompts * count, 3, key_heads, seed=1))
-    cache = SharedPrefixCache(prompts_cache(prompt_key, prompt_value))
+    prompt_mask = torch.arange(length) >= torch.tensor(paddings)[:, None]
+    cache = SharedPrefixCache(prompts_cache(prompt_key, prompt_value), prompt_mask)
     for step in range(3):
         now = slice(step, step + 1)
         assert cache.get_seq_length() == length + step
@@ -185,8 +192,7 @@ def test_a_step_of_generation_is_that_of_the_whole_sequence(paddings, count, key
         mask = torch.arange(length + step + 1) >= torch.tensor(paddings)[:, None]
         mask = mask.repeat_interleave(count, dim=0)[:, None, None]
         with sharing(cache):
-            given = mask if any(paddings) else None
-            output = attention(key_heads, query[:, :, now], own_key, own_value, given)
+            output = attention(key_heads, query[:, :, now], own_key, own_value, None)
         assert output.shape == (prompts * count, 1, HEADS, WIDTH)
         for row in range(prompts * count):
             whole_key = torch.cat([prompt_key[row // count], key[row, :, : step + 1]], dim=1)
@@ -198,7 +204,7 @@ def test_a_step_of_generation_is_that_of_the_whole_sequence(paddings, count, key
 def test_the_prompts_keys_are_not_copied():
     _, key, value = (each.detach() for each in states(2, 5, 2))
     prompts = prompts_cache(key, value)
-    shared = SharedPrefixCache(prompts)
+    shared = SharedPrefixCache(prompts, torch.ones(2, 5, dtype=torch.bool))
     _, more_key, more_value = (each.detach() for each in states(6, 1, 2))
     shared.update(more_key, more_value, 0)
     assert prompts.get_seq_length() == 5
@@ -208,7 +214,7 @@ def test_the_prompts_keys_are_not_copied():
 
 def test_a_step_in_half_precision_gives_half_precision():
     halves = [each.detach().bfloat16() for each in states(1, 4, 2)]
-    cache = SharedPrefixCache(prompts_cache(*halves[1:]))
+    cache = cache_of(*halves[1:])
     query, key, value = (each.detach().bfloat16() for each in states(3, 1, 2, seed=1))
     key, value = cache.update(key, value, 0)
     with sharing(cache):
@@ -243,7 +249,7 @@ def test_a_cache_is_shared_inside_alone_and_after_an_error_too():
     plain = attention(2, query, key, value, None)
 
     def cache(seed):
-        return SharedPrefixCache(prompts_cache(*(each.detach() for each in states(1, 3, 2, seed=seed)[1:])))
+        return cache_of(*(each.detach() for each in states(1, 3, 2, seed=seed)[1:]))
 
     def stopped():
         with sharing(cache(1)):
@@ -278,7 +284,7 @@ def test_a_step_in_half_precision_is_rounded_once(dtype, autocast):
     _, prompt_key, prompt_value = (each.detach().to(stored) for each in states(1, 40, 2))
     query, key, value = (each.detach().to(stored) for each in states(3, 1, 2, seed=1))
     prompt_key, query, key = prompt_key + 10, query + 10, key + 10
-    cache = SharedPrefixCache(prompts_cache(prompt_key, prompt_value))
+    cache = cache_of(prompt_key, prompt_value)
     key, value = cache.update(key, value, 0)
     with torch.autocast("cpu", dtype=dtype, enabled=autocast), sharing(cache):
         output = attention(2, query, key, value, None)
@@ -311,7 +317,7 @@ class Largest(TorchDispatchMode):
 def test_a_prompts_keys_are_read_once_for_all_responses(dtype):
     _, prompt_key, prompt_value = (each.detach().to(dtype) for each in states(2, 300, 2))
     query, key, value = (each.detach().to(dtype) for each in states(12, 1, 2, seed=1))
-    cache = SharedPrefixCache(prompts_cache(prompt_key, prompt_value))
+    cache = cache_of(prompt_key, prompt_value)
     key, value = cache.update(key, value, 0)
     with sharing(cache), Largest() as largest:
         attention(2, query, key, value, None)

@@ -173,7 +173,9 @@ def pair(kind, wrapped=None):
 def shared_scores(model, prompts, ids, mask):
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     packed = pack(base, prompts, ids, mask)
-    output = model(**packed.inputs, shift_labels=packed.labels, fused_lm_head=True)
+    with packed.scored_alone(base) as labels:
+        output = model(**packed.inputs, shift_labels=labels, fused_lm_head=True)
+    assert output.log_probs.shape == (len(prompts.ids), ids.numel() // len(prompts.ids))
     return packed.unpack(output.log_probs), packed.unpack(output.entropy)
 
 
@@ -332,9 +334,10 @@ def test_greedy_rollouts_are_the_stock_models(kind, images):
     assert tokens.shape[0] == COUNT * len(images)
 
 
-@pytest.mark.parametrize("kind", ["tiny", "grouped_queries"])
-def test_sampled_rollouts_are_the_stock_models_with_the_same_seed(kind):
-    config = generation(do_sample=True, temperature=1.2, top_k=0, repetition_penalty=1.1)
+@pytest.mark.parametrize("penalty", [1.0, 1.1])  # the second is left to generate
+@pytest.mark.parametrize("kind", ["tiny", "grouped_queries", "qwen3_vl"])
+def test_sampled_rollouts_are_the_stock_models_with_the_same_seed(kind, penalty):
+    config = generation(do_sample=True, temperature=1.2, top_k=0, repetition_penalty=penalty)
     tokens = assert_same_rollouts(pair(kind), SEVERAL, config=config)
     assert len({tuple(row) for row in tokens.tolist()}) > len(SEVERAL)
 
@@ -348,10 +351,18 @@ def test_rollouts_of_prompts_of_one_token(lengths):
     assert_same_rollouts(pair("grouped_queries"), TEXTS, prompts_of(*TEXTS, lengths=lengths))
 
 
-def test_responses_that_end_early_are_padded():
+@pytest.mark.parametrize("least", [0, 4])
+@pytest.mark.parametrize("top_k", [0, 50])  # the second is left to generate
+def test_responses_that_end_early_are_padded(top_k, least):
     """Each prompt's favourite first token, after a few samples, ends a response here."""
     models = pair("grouped_queries")
-    config = generation(do_sample=True, temperature=3.0, eos_token_id=list(range(2, 672, 3)))
+    config = generation(
+        do_sample=True,
+        temperature=3.0,
+        top_k=top_k,
+        min_new_tokens=least,
+        eos_token_id=list(range(2, 672, 3)),
+    )
     tokens = assert_same_rollouts(models, SEVERAL, config=config)
     assert len(set((tokens != 0).sum(dim=1).tolist())) > 2
 

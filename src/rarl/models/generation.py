@@ -3,17 +3,26 @@ Decoding is always the same, whatever the model's own generation config says, so
 Sampling during training is left to TRL; `vision_tokens` says what no reply may have in either."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin, StoppingCriteria
+from transformers import (
+    BatchFeature,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    StoppingCriteria,
+)
 
 from rarl.errors import ModelError, RarlError
+from rarl.models.decoding import Choosing, decode
 from rarl.models.endpoint import Endpoint
+from rarl.models.positions import MODEL_TYPES, positions_of
 from rarl.models.processor import reply_opening, resizing_of
 
 Message = dict[str, Any]
@@ -122,11 +131,8 @@ def _replies_of(
     share: float,
 ) -> list[str | None]:
     """What the model adds to each prompt of one batch; None for replies that were not waited for."""
-    inputs = _inputs(processor, prompts, images).to(model.device)
-    length = inputs["input_ids"].shape[1]
-    stopping = None if share == 1 else [_Most(settings.eos_token_id, length, share)]
-    tokens = model.generate(**inputs, generation_config=settings, stopping_criteria=stopping)
-    new_tokens = tokens[:, length:]
+    inputs = inputs_of(processor, prompts, images).to(model.device)
+    new_tokens = _new_tokens(model, inputs, settings, share)
     ended = _ended(new_tokens, settings.eos_token_id).tolist()
     whole = share == 1 or new_tokens.shape[1] >= settings.max_new_tokens
     texts = processor.tokenizer.batch_decode(
@@ -135,7 +141,53 @@ def _replies_of(
     return [text if whole or has_ended else None for text, has_ended in zip(texts, ended, strict=True)]
 
 
-def _inputs(
+def _new_tokens(
+    model: Any, inputs: Mapping[str, torch.Tensor], settings: GenerationConfig, share: float
+) -> torch.Tensor:
+    """What follows each prompt, int[B, C], padded on the right."""
+    choosing = Choosing.of(model, settings, model.generate)
+    if choosing is not None and model.config.model_type in MODEL_TYPES:
+        passes = _Passes(model, inputs, choosing.most)
+        return decode(passes.step, inputs["input_ids"][:, -1], choosing, share=share, keep=passes.keep)
+    length = inputs["input_ids"].shape[1]
+    stopping = None if share == 1 else [_Most(settings.eos_token_id, length, share)]
+    tokens = model.generate(**inputs, generation_config=settings, stopping_criteria=stopping)
+    return tokens[:, length:]
+
+
+class _Passes:
+    """The passes that `decode` asks for, of a model whose positions are known (`rarl.models.positions`)."""
+
+    def __init__(self, model: Any, inputs: Mapping[str, torch.Tensor], most: int) -> None:
+        self._model, self._inputs = model, inputs
+        mask = inputs["attention_mask"]
+        self._positions = positions_of(model, inputs["input_ids"], mask, inputs["image_grid_thw"])
+        self._mask = None if bool(mask.all()) else torch.nn.functional.pad(mask, (0, most), value=1)
+        self._cache = DynamicCache(config=model.config.get_text_config())
+
+    def step(self, ids: torch.Tensor, place: int) -> torch.Tensor:
+        """The logits that follow the prompts, and then each token."""
+        given: Mapping[str, Any] = {"input_ids": ids[:, None]} if place else self._inputs
+        length = self._positions.shape[2]
+        output = self._model(
+            **dict(given)
+            | {
+                "position_ids": self._positions[:, :, -1:] + place if place else self._positions,
+                "attention_mask": None if self._mask is None else self._mask[:, : length + place],
+            },
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self._positions = self._positions[:, rows]
+        self._mask = None if self._mask is None else self._mask[rows]
+
+
+def inputs_of(
     processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]]
 ) -> BatchFeature:
     """What the processor makes of the prompts of a batch, in tensors, padded on the left."""

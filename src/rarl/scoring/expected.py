@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
-from rarl.models.generation import evaluating
+from rarl.models.generation import Message, evaluating, inputs_of
 from rarl.models.processor import reply_opening
 from rarl.scoring.candidates import Candidates, candidates
 from rarl.scoring.distribution import Distributions
@@ -66,9 +66,7 @@ def distributions(
         found = [candidates(tokenizer, task, opening, reasoning)] * len(images)
     else:
         found = [candidates(tokenizer, task, opening, reply) for reply in reasoning]
-    prompt = processor.apply_chat_template(
-        [messages(1, rule or task.rule, task.value_range)], tokenize=False, add_generation_prompt=True
-    )[0]
+    question = messages(1, rule or task.rule, task.value_range)
     longest = max(len(rest) for one in found for rest in one.rests)
     values = min(len(grid), MOST_EXACT)
     size = max(1, min(batch_size, TOKENS_AT_ONCE // (values * longest)))
@@ -78,7 +76,7 @@ def distributions(
     with torch.inference_mode(), evaluating(model):
         for start in range(0, len(order), size):
             batch = order[start : start + size]
-            some = _Batch(model, processor, prompt, [images[i] for i in batch], [found[i] for i in batch])
+            some = _Batch(model, processor, question, [images[i] for i in batch], [found[i] for i in batch])
             logs[batch] = some.exact() if len(grid) <= MOST_EXACT else some.by_digits()
     return Distributions.from_log_probs(grid, logs)
 
@@ -90,11 +88,11 @@ class _Batch:
         self,
         model: PreTrainedModel,
         processor: Any,
-        prompt: str,
+        question: list[Message],
         images: Sequence[Image.Image],
         found: Sequence[Candidates],
     ) -> None:
-        self._model, self._processor, self._prompt, self._images = model, processor, prompt, images
+        self._model, self._processor, self._question, self._images = model, processor, question, images
         self._found = found
 
     def exact(self) -> np.ndarray:
@@ -135,7 +133,8 @@ class _Batch:
             if id(mine) not in made:
                 made[id(mine)] = _padded(mine, follow)
         shape = np.max([wanted.shape for _, wanted, _ in made.values()], axis=0)
-        tables = [[_to_shape(each, shape) for each in made[id(mine)]] for mine in rows]
+        shaped = {key: [_to_shape(each, shape) for each in table] for key, table in made.items()}
+        tables = [shaped[id(mine)] for mine in rows]
         ids, wanted, there = (torch.from_numpy(np.stack(each)) for each in zip(*tables, strict=True))
         device = self._model.device
         flat = [each.flatten(0, 1).to(device) for each in (ids, there.any(dim=-1), wanted)]
@@ -170,15 +169,10 @@ class _Batch:
         return logits.float().log_softmax(dim=-1).gather(2, wanted[mine])
 
     def _inputs(self, places: Sequence[int]) -> Mapping[str, torch.Tensor]:
-        return self._processor(
-            text=[self._prompt] * len(places),
-            images=[[self._images[place]] for place in places],
-            padding=True,
-            padding_side="left",
-            # Without mm_token_type_ids transformers 5.23 silently drops the 3-D positions.
-            return_mm_token_type_ids=True,
-            return_tensors="pt",
-        ).to(self._model.device)
+        inputs = inputs_of(
+            self._processor, [self._question] * len(places), [[self._images[place]] for place in places]
+        )
+        return inputs.to(self._model.device)
 
 
 def _numbers(found: torch.Tensor, there: torch.Tensor) -> np.ndarray:

@@ -72,18 +72,58 @@ class _PrefixLayer(DynamicLayer):
     def __init__(self, prompt: Any) -> None:
         super().__init__()
         self.prompt = prompt
+        # They are read for each token, so they are made what is computed with, once. In these orders both
+        # products go through memory in one direction.
+        dtype = _computed_in(prompt.keys.dtype)
+        prompt.keys = prompt.keys.to(dtype).mT.contiguous().mT
+        prompt.values = prompt.values.to(dtype).contiguous()
 
     def get_seq_length(self) -> int:
         return self.prompt.get_seq_length() + super().get_seq_length()
 
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes the new ones behind the last, and returns all. Room that is full is doubled, so that most
+        tokens copy nothing."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            rows, heads, _, size = key_states.shape
+            dtype = _computed_in(key_states.dtype)
+            self._room = [key_states.new_empty(rows, heads, _ROOM, size, dtype=dtype) for _ in range(2)]
+            self.keys, self.values = (room[:, :, :0] for room in self._room)
+        assert self.keys is not None
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        while end > self._room[0].shape[2]:
+            self._room = [torch.cat([states, torch.empty_like(states)], dim=2) for states in self._room]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
+
+
+_ROOM = 32  # tokens that a response has room for at first
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    """In what the attention of a step is computed: half precision in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
 
 class SharedPrefixCache(DynamicCache):
-    """The cache of N responses in generation, on top of the cache of their B prompts, which is not copied.
-    Its `update` returns the responses' part alone; inside `sharing` the attention reads the prompts' part
-    here."""
+    """The cache of N responses in generation, on top of the cache of their B prompts, which is not copied for
+    each. Its `update` returns the responses' part alone; inside `sharing` the attention reads the prompts'
+    part here.
 
-    def __init__(self, prompts: DynamicCache) -> None:
+    Args:
+        prompts: the cache of the prompts' S shared tokens.
+        mask_BS: bool, false at their padding. What a response has said, it sees.
+    """
+
+    def __init__(self, prompts: DynamicCache, mask_BS: torch.Tensor) -> None:
         super().__init__()
+        self.padding_B1S = None if bool(mask_BS.all()) else ~mask_BS[:, None]
         self.layers: list[Any] = [_PrefixLayer(layer) for layer in prompts.layers]
 
 
@@ -129,7 +169,7 @@ def _shared_attention(
         prompt = cache.layers[module.layer_idx].prompt
         with torch.autocast(query.device.type, enabled=False):
             return _step_attention(
-                query, key, value, prompt.keys, prompt.values, attention_mask, kwargs["scaling"]
+                query, key, value, prompt.keys, prompt.values, cache.padding_B1S, kwargs["scaling"]
             ), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -153,11 +193,11 @@ def _packed_attention(
 
     def of_responses(states_BHLD: torch.Tensor) -> torch.Tensor:
         states_BHGCD = states_BHLD[:, :, shared:].unflatten(2, (count, (length - shared) // count))
-        return states_BHGCD.transpose(1, 2).flatten(0, 1)  # NHCD
+        return states_BHGCD.transpose(1, 2)  # BGHCD
 
     def of_both(states_BHLD: torch.Tensor) -> torch.Tensor:
-        prompts_NHSD = of_prompts(states_BHLD).repeat_interleave(count, dim=0)
-        return torch.cat([prompts_NHSD, of_responses(states_BHLD)], dim=2)
+        prompts_BGHSD = of_prompts(states_BHLD)[:, None].expand(-1, count, -1, -1, -1)
+        return torch.cat([prompts_BGHSD, of_responses(states_BHLD)], dim=3).flatten(0, 1)  # in one copy
 
     prompts_BSHD = query_BHLD[:, :, :0].transpose(1, 2)  # prompts of one token leave nothing to share
     if shared:
@@ -167,7 +207,12 @@ def _packed_attention(
         )
     mask_N1CL = packing.response_mask.to(device)  # in a model over several devices each layer has its own
     responses_NCHD, _ = sdpa_attention_forward(
-        module, of_responses(query_BHLD), of_both(key_BKLD), of_both(value_BKLD), mask_N1CL, **kwargs
+        module,
+        of_responses(query_BHLD).flatten(0, 1),
+        of_both(key_BKLD),
+        of_both(value_BKLD),
+        mask_N1CL,
+        **kwargs,
     )
     responses_BTHD = responses_NCHD.unflatten(0, (prompts, count)).flatten(1, 2)
     return torch.cat([prompts_BSHD, responses_BTHD], dim=1)
@@ -179,34 +224,38 @@ def _step_attention(
     value_NKCD: torch.Tensor,
     prompt_key_BKSD: torch.Tensor,
     prompt_value_BKSD: torch.Tensor,
-    mask_N11L: torch.Tensor | None,
+    padding_B1S: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
     """Attention of one new token of each response, [N, 1, H, D], to its prompt's keys and to its own so far
     (C). A prompt's keys are read once for its G responses and never copied G times.
 
-    Half precision is computed in float32, in which the products of its numbers are exact, and rounded once,
-    at the end: to half a unit in the last place of the exact attention, which is closer than "sdpa" comes.
+    Half precision is computed in float32, as which the cache has it. There the products of its numbers are
+    exact, and they are rounded once, at the end: to half a unit in the last place of the exact attention,
+    which is closer than "sdpa" comes.
     """
     dtype = query_NH1D.dtype
-    computed = torch.float64 if dtype == torch.float64 else torch.float32
-    query_NH1D, key_NKCD, value_NKCD, prompt_key_BKSD, prompt_value_BKSD = (
-        states.to(computed)
-        for states in (query_NH1D, key_NKCD, value_NKCD, prompt_key_BKSD, prompt_value_BKSD)
+    query_NH1D = query_NH1D.to(key_NKCD.dtype)  # the cache has both of one
+    prompts, heads, shared, size = prompt_key_BKSD.shape
+    rows, own = len(query_NH1D), key_NKCD.shape[2]
+    # Products of three dimensions, in which prompts, or responses, are one with heads of keys.
+    query_NKRD = (query_NH1D * scaling).view(rows, heads, -1, size)
+    query_BKGRD = query_NKRD.unflatten(0, (prompts, -1)).transpose(1, 2)
+    to_prompt_XXS = torch.bmm(
+        query_BKGRD.reshape(prompts * heads, -1, size), prompt_key_BKSD.flatten(0, 1).mT
     )
-    prompts, key_heads, shared, _ = prompt_key_BKSD.shape
-    heads, size = query_NH1D.shape[1], query_NH1D.shape[3]
-    query_BGKRD = query_NH1D.view(prompts, -1, key_heads, heads // key_heads, size)
-    key_BGKCD, value_BGKCD = (
-        states_NKCD.view(prompts, -1, *states_NKCD.shape[1:]) for states_NKCD in (key_NKCD, value_NKCD)
+    if padding_B1S is not None:
+        padding_X1S = padding_B1S.to(to_prompt_XXS.device).repeat_interleave(heads, dim=0)
+        to_prompt_XXS.masked_fill_(padding_X1S, float("-inf"))
+    to_own_XRC = torch.bmm(query_NKRD.flatten(0, 1), key_NKCD.flatten(0, 1).mT)
+    to_prompt_BKGRS = to_prompt_XXS.view(*query_BKGRD.shape[:-1], shared)
+    to_own_BGKRC = to_own_XRC.view(prompts, -1, heads, query_NKRD.shape[2], own)
+    weights_BKGRL = torch.cat([to_prompt_BKGRS, to_own_BGKRC.transpose(1, 2)], dim=-1).softmax(dim=-1)
+    of_prompt_XXD = torch.bmm(
+        weights_BKGRL[..., :shared].flatten(2, 3).flatten(0, 1), prompt_value_BKSD.flatten(0, 1)
     )
-    to_prompt_BGKRS = torch.einsum("bgkrd,bksd->bgkrs", query_BGKRD, prompt_key_BKSD)
-    to_own_BGKRC = torch.einsum("bgkrd,bgkcd->bgkrc", query_BGKRD, key_BGKCD)
-    scores_BGKRL = torch.cat([to_prompt_BGKRS, to_own_BGKRC], dim=-1) * scaling
-    if mask_N11L is not None:
-        mask_BG11L = mask_N11L.view(prompts, -1, 1, 1, mask_N11L.shape[-1])
-        scores_BGKRL = scores_BGKRL.masked_fill(~mask_BG11L, float("-inf"))
-    weights_BGKRL = scores_BGKRL.softmax(dim=-1)
-    of_prompt_BGKRD = torch.einsum("bgkrs,bksd->bgkrd", weights_BGKRL[..., :shared], prompt_value_BKSD)
-    of_own_BGKRD = torch.einsum("bgkrc,bgkcd->bgkrd", weights_BGKRL[..., shared:], value_BGKCD)
-    return (of_prompt_BGKRD + of_own_BGKRD).flatten(0, 1).flatten(1, 2).unsqueeze(1).to(dtype)
+    own_weights_XRC = weights_BKGRL[..., shared:].transpose(1, 2).reshape(to_own_XRC.shape)
+    of_own_XRD = torch.bmm(own_weights_XRC, value_NKCD.flatten(0, 1))
+    of_prompt_BGKRD = of_prompt_XXD.view(query_BKGRD.shape).transpose(1, 2)
+    output_BGKRD = of_prompt_BGKRD + of_own_XRD.view(of_prompt_BGKRD.shape)
+    return output_BGKRD.reshape(rows, 1, -1, size).to(dtype)

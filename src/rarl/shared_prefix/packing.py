@@ -3,7 +3,8 @@ rows `[prompt | response 1 | ... | response G]` from which log-probs are read. A
 it. The numbers are those of B * G separate sequences, up to rounding. For Qwen2-VL, Qwen2.5-VL and Qwen3-VL;
 there is no trainer in here. The suffixes of tensors are explained in `rarl.shared_prefix`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from rarl.errors import ModelError
+from rarl.models.decoding import Choosing, decode
+from rarl.models.positions import MODEL_TYPES, backbone_of, image_places, positions_of
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
@@ -19,8 +22,6 @@ from rarl.shared_prefix.attention import (
     set_shared_attention,
     sharing,
 )
-
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def why_not(model: PreTrainedModel) -> str | None:
@@ -54,20 +55,7 @@ class Prompts:
 
     def positions(self, model: PreTrainedModel) -> torch.Tensor:
         """int[3, B, P]: temporal, height and width position of each token, as the model counts them."""
-        if not self.images:
-            text_BP = (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
-            return text_BP.expand(3, -1, -1)
-        positions_3BP, _ = _backbone(model).get_rope_index(
-            self.ids,
-            mm_token_type_ids=self.token_types(model),
-            image_grid_thw=self.images["image_grid_thw"],
-            attention_mask=self.mask,
-        )
-        return positions_3BP
-
-    def token_types(self, model: PreTrainedModel) -> torch.Tensor:
-        """int[B, P]: 1 where a token belongs to an image, else 0."""
-        return (self.ids == model.config.image_token_id).int()
+        return positions_of(model, self.ids, self.mask, self.images.get("image_grid_thw"))
 
 
 # ── generation ───────────────────────────────────────────────────────────────────────────────────────────
@@ -99,9 +87,9 @@ def rollouts(
     assert generate is not None
     generation_config = deepcopy(generation_config)
     generation_config.use_cache = True
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     length = prompts.ids.shape[1]
-    repeated = {
+    repeated: dict[str, Any] = {
         "input_ids": prompts.ids.repeat_interleave(count, dim=0),
         "attention_mask": prompts.mask.repeat_interleave(count, dim=0),
         "generation_config": generation_config,
@@ -109,25 +97,54 @@ def rollouts(
     backbone.rope_deltas = None  # transformers 5.23 keeps it from call to call
     if length == 1:
         return generate(**repeated)[:, 1:]
+    positions_3BP = prompts.positions(model)
     cache = DynamicCache(config=model.config.get_text_config())
     model(
         input_ids=prompts.ids[:, :-1],
         attention_mask=prompts.mask[:, :-1],
-        mm_token_type_ids=prompts.token_types(model)[:, :-1] if prompts.images else None,
-        # Without images the model counts padding as tokens here, but not when it generates.
-        position_ids=None if prompts.images else prompts.positions(model)[:, :, :-1],
+        mm_token_type_ids=image_places(model, prompts.ids[:, :-1]) if prompts.images else None,
+        position_ids=positions_3BP[:, :, :-1],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
         **prompts.images,
     )
-    if backbone.rope_deltas is not None:
-        backbone.rope_deltas = backbone.rope_deltas.repeat_interleave(count, dim=0)
-    shared = SharedPrefixCache(cache)
+    shared = SharedPrefixCache(cache, prompts.mask[:, :-1].bool())
+    last_3N1 = positions_3BP[:, :, -1:].repeat_interleave(count, dim=1)
     with sharing(shared):
+        choosing = Choosing.of(model, generation_config, generate)
+        if choosing is not None:
+            step = _step_of(model, shared, last_3N1)
+            return decode(step, repeated["input_ids"][:, -1], choosing)
+        if prompts.images:  # generate counts the tokens of a response, and adds this
+            backbone.rope_deltas = last_3N1[0] + 1 - repeated["attention_mask"].sum(dim=1, keepdim=True)
         ids_NL = generate(past_key_values=shared, **repeated)
     backbone.rope_deltas = None
     return ids_NL[:, length:]
+
+
+def _step_of(
+    model: PreTrainedModel, cache: SharedPrefixCache, last_3N1: torch.Tensor
+) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """The pass for one token of each response, as `decode` takes it.
+
+    Args:
+        last_3N1: the position of each prompt's last token.
+    """
+    # The cache knows what is padding. A mask of four dimensions is one that the model does not make anew.
+    no_mask_N111 = torch.ones(last_3N1.shape[1], 1, 1, 1, dtype=torch.bool, device=last_3N1.device)
+
+    def step(ids_N: torch.Tensor, place: int) -> torch.Tensor:
+        output = model(
+            input_ids=ids_N[:, None],
+            position_ids=last_3N1 + place,
+            attention_mask=no_mask_N111,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.logits[:, -1]
+
+    return step
 
 
 # ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,8 +166,28 @@ class Packed:
     responses: int
     length: int
 
+    @contextmanager
+    def scored_alone(self, model: PreTrainedModel) -> Iterator[torch.Tensor]:
+        """Inside, the model's head is given the responses alone, [B, T], and not the prompts before them,
+        which have no labels: TRL's head reads every place that it is given, except on a GPU (trl 1.16).
+
+        Yields:
+            the labels of the responses, int[B, T].
+        """
+        scored = self.responses * self.length
+
+        def cut(module: Any, args: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[:, -scored:]
+            return output
+
+        hook = model.base_model.register_forward_hook(cut)
+        try:
+            yield self.labels[:, -scored:]
+        finally:
+            hook.remove()
+
     def unpack(self, values_BL: torch.Tensor) -> torch.Tensor:
-        """Reads [N, C], one value per token of a response, out of [B, L]."""
+        """Reads [N, C], one value per token of a response, out of [B, L] or [B, T]."""
         start = values_BL.shape[1] - self.responses * self.length
         return values_BL[:, start:].reshape(-1, self.length)
 
@@ -203,8 +240,3 @@ def _check_attention(model: PreTrainedModel) -> None:
             f"the model's attention was changed to {found!r} after it was made ready to share prompts; leave "
             "it as it is, or train with shared_prefix: off"
         )
-
-
-def _backbone(model: PreTrainedModel) -> Any:
-    """Returns the part of the model that counts positions, inside any adapters."""
-    return next(module for module in model.modules() if "rope_deltas" in vars(module))

@@ -275,16 +275,15 @@ class SharedPrefix:
         begin = int((prompt_mask_BP.shape[1] - prompt_mask_BP.sum(dim=1)).min())
         length = max(1, int(response_mask_NC.sum(dim=1).max()))
         prompts = Prompts(ids_NL[::count, begin:-keep], prompt_mask_BP[:, begin:], images)
-        packed = pack(
-            self._unwrapped(model), prompts, ids_NL[:, -keep:][:, :length], response_mask_NC[:, :length]
-        )
-        with self.accelerator.autocast():
-            outputs = model(**packed.inputs, shift_labels=packed.labels, fused_lm_head=True)
-        logps_BL = outputs.log_probs
-        entropies_BL = torch.zeros_like(logps_BL) if outputs.entropy is None else outputs.entropy
+        own = self._unwrapped(model)
+        packed = pack(own, prompts, ids_NL[:, -keep:][:, :length], response_mask_NC[:, :length])
+        with self.accelerator.autocast(), packed.scored_alone(own) as labels_BT:
+            outputs = model(**packed.inputs, shift_labels=labels_BT, fused_lm_head=True)
+        logps_BT = outputs.log_probs
+        entropies_BT = torch.zeros_like(logps_BT) if outputs.entropy is None else outputs.entropy
         rest = (0, keep - length)
         pad = torch.nn.functional.pad
-        return pad(packed.unpack(logps_BL), rest), pad(packed.unpack(entropies_BL), rest)
+        return pad(packed.unpack(logps_BT), rest), pad(packed.unpack(entropies_BT), rest)
 
 
 # ── images of prompts ────────────────────────────────────────────────────────────────────────────────────
