@@ -9,6 +9,7 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --requeue
+#SBATCH --signal=TERM@300  # five minutes before the end: a checkpoint is saved within the step
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 

@@ -86,7 +86,7 @@ def test_a_folder_becomes_a_table_in_which_ties_share_a_rank(capsys, photos, ran
         ("5", "photos/1.png", "0", "", "", ""),
     ]
     assert out.count("photos/") == 2  # --top
-    assert "1 files are no images" in err
+    assert "passed over, no images: 1" in err
     assert "wrote scores.csv: 6 images" in err
 
 

@@ -22,7 +22,7 @@ def photos(tmp_path, monkeypatch):
 def test_a_folder_is_all_images_below_it_by_name(photos):
     given = given_images(["photos"])
     assert given.files == ["photos/A.JPEG", "photos/b.png", "photos/in/c.webp"]
-    assert given.notes == ["photos: 2 files are no images, and were passed over"]
+    assert given.notes == ["photos: passed over, no images: 2"]
 
 
 def test_an_image_that_is_named_twice_is_one(photos):

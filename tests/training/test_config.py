@@ -509,3 +509,12 @@ def test_the_presets_have_the_papers_numbers():
     assert keys["prompts_per_step"] * keys["num_generations"] == 64
     assert (first.weights.in_order, second.weights.in_order) == ([1, 0, 1], [1, 1, 1])
     assert (first.mutation, second.mutation.k) == (None, 2)
+
+
+def test_a_task_is_read_from_its_file(path, tmp_path):
+    file = tmp_path / "task.yaml"
+    file.write_text("{name: ripeness, rule: ripeness, low: 1, high: 3, step: 1, delta: 1}")
+    config = load_config(path, [f"task={file}", "data=somewhere"])
+    assert config.task.rule == "ripeness"
+    with pytest.raises(ConfigError, match=r"none.yaml"):
+        load_config(path, [f"task={tmp_path / 'none.yaml'}", "data=x"])

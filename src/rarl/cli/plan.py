@@ -145,7 +145,7 @@ def _print_plan(
         )
     if measured:
         for arm, peak in measured.peak.items():
-            took = f"{measured.seconds[arm]:.3g} s a step, peak {_gb(peak)} GB"
+            took = f"{measured.seconds[arm]:.3g} s a step, peak at most {_gb(peak)} GB"
             say(f"measured on {measured.device}: {arm} {took}")
     for note in made.notes:
         say(f"note: {note}")

@@ -122,14 +122,21 @@ def rank(
     scoring = scoring_for(model, measured, method)
     asked = Asked.of(name, measured, {"method": scoring.method, "temperature": scoring.temperature})
     kept = None if out is None else Kept(out, asked, part)
+    listed = out is None and len(files) in scoring.listed
+    if method == "listed" and not listed:
+        known = ", ".join(map(str, scoring.listed))
+        raise ConfigError(
+            f"--method listed: a list has {known} images here, and no --out; these are {len(files):,}"
+        )
     checked_images(files, strict=strict)
     if process == 0:
-        print(scoring.sentence, file=sys.stderr)
+        said = "the order is that of the model's own list" if listed else scoring.of_values
+        print(said + scoring.chosen_on, file=sys.stderr)
 
     made = _Made(name, measured, method, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))
     with stopped, redirect_stdout(sys.stderr):
-        if kept is None and len(files) in scoring.listed:
+        if listed:
             ranking = made().rank(files, descending=descending)
         else:
             found = _scored(files, made, kept, part, process if processes > 1 else None)

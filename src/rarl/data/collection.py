@@ -145,7 +145,10 @@ def _load(root: str | os.PathLike[str], fault: Fault) -> Collection:
 def _load_task(file: Path) -> Task:
     keys = ", ".join(Task.__dataclass_fields__)
     if not file.is_file():
-        raise DataError(f"{file}: no such file; a collection needs one, with the keys {keys}")
+        raise DataError(
+            f"{file}: no such file; a collection needs one, with the keys {keys}. `rarl data prepare folder` "
+            "makes a collection of a folder of images"
+        )
     try:
         fields = read_yaml(file)
     except ConfigError as error:

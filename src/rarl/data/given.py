@@ -65,11 +65,11 @@ def _of_folder(folder: str, notes: list[str]) -> list[str]:
     walked = walk_files(Path(folder))
     images = [name for name in walked.files if Path(name).suffix.lower() in FILE_SUFFIXES]
     passed = {
-        "files are no images": len(walked.files) - len(images) + walked.no_photos.total(),
-        "links to folders are not followed": len(walked.links),
-        "names can't be written": len(walked.unreadable),
+        "no images": len(walked.files) - len(images) + walked.no_photos.total(),
+        "links to folders": len(walked.links),
+        "names that can't be written": len(walked.unreadable),
     }
-    notes += [f"{folder}: {count:,} {why}, and were passed over" for why, count in passed.items() if count]
+    notes += [f"{folder}: passed over, {why}: {count:,}" for why, count in passed.items() if count]
     return [os.path.join(folder, name) for name in images]
 
 

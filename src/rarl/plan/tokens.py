@@ -21,7 +21,7 @@ from rarl.models.loading import load_processor
 from rarl.models.processor import image_tokens, limit_pixels, prompt_tokens
 from rarl.plan.architecture import known_models, model_config
 from rarl.training.config import RunConfig
-from rarl.training.run import stage_groups
+from rarl.training.run import check_task, stage_groups
 from rarl.training.sections import Stage
 
 # Of the prompts of Table 1 and Qwen2.5-VL's tokenizer: characters in a token of the instructions, tokens that
@@ -88,7 +88,9 @@ def reading_of(config: RunConfig) -> Reading:
     )
     if config.pixels is not None:
         limit_pixels(processor, config.pixels)
-    note = "the tokenizer is not on this machine: the texts of prompts are estimated, to 4 %"
+    note = "the tokenizer is not on this machine: the texts of prompts are estimated"
+    if known["config"]["model_type"] != "smolvlm":
+        note += ", to 4 %"
     return Reading(processor, _estimated_text, (note,))
 
 
@@ -107,11 +109,13 @@ def stage_lengths(
         size: of every image, in pixels; None: that of the collection's images.
 
     Raises:
-        ConfigError: if there is neither a collection nor a size.
+        ConfigError: if there is neither a collection nor a size, or the collection is of another task.
         DataError: if the collection can't be read.
     """
     if size is None and config.data is not None and config.data.exists():
-        groups = stage_groups(config, stage, load_collection(config.data).split("train"))
+        collection = load_collection(config.data)
+        check_task(config, collection)
+        groups = stage_groups(config, stage, collection.split("train"))
         return _of_groups(config, groups, reading), ()
     size, note = _declared(config, size)
     one = image_tokens(reading.processor, *size)

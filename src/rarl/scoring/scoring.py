@@ -56,17 +56,28 @@ class Scoring:
         return self.temperatures.get("mean" if self.method == "greedy" else self.method, 1.0)
 
     @property
-    def sentence(self) -> str:
-        """What was chosen, in words."""
+    def of_values(self) -> str:
+        """Where values are from, in words."""
         over = "replies without reasoning" if self.method == "mean-fast" else "whole replies"
         what = f"values are means over {over}, with intervals at temperature {self.temperature:g}"
         if self.method == "greedy":
             what = "values are those of greedy replies"
+        return what
+
+    @property
+    def chosen_on(self) -> str:
+        """What it was chosen on, in words after others; empty where nothing was."""
+        return f" (chosen on {self.images} images of {self.split})" if self.split else ""
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, in words."""
+        what = self.of_values
         if self.listed:
             what += f"; lists of {', '.join(map(str, self.listed))} images in the order of the reply"
         if by_values := [count for count in self.lengths if count not in self.listed]:
             what += f"; lists of {', '.join(map(str, by_values))} by values"
-        return what + (f" (chosen on {self.images} images of {self.split})" if self.split else "")
+        return what + self.chosen_on
 
 
 def method_named(name: str, scoring: Scoring) -> Scoring:
@@ -79,7 +90,7 @@ def method_named(name: str, scoring: Scoring) -> Scoring:
         ConfigError: for another name, or `listed` where the model knows no lists.
     """
     if name in METHODS:
-        return replace(scoring, method=name)
+        return replace(scoring, method=name, split="")  # it was not what was chosen there
     if name == "values":
         return replace(scoring, listed=())
     if name == "listed":
@@ -148,7 +159,7 @@ def read_scoring(folder: Path) -> Scoring | None:
         ) from error
     if not right:
         raise DataError(
-            f"{path} says no scoring: a value is none that it can have; remove it, and the model "
+            f"{path} says no scoring: it has a value that is not allowed; remove it, and the model "
             "scores greedily"
         )
     return scoring

@@ -37,10 +37,12 @@ responses. Imitation has no such noise, and as few steps at that rate would leav
 
 
 def _task(given: Any) -> Task:
-    """A built-in task by its name, or a task of one's own as a mapping."""
+    """A built-in task by its name, or a task of one's own: the path of a task.yaml, or a mapping."""
     if isinstance(given, Task):
         return given
     try:
+        if isinstance(given, str) and given.endswith((".yaml", ".yml")):
+            return Task.from_dict(read_yaml_mapping(Path(given)), given)
         if isinstance(given, str):
             return task_named(given)
         if isinstance(given, dict):
@@ -48,7 +50,8 @@ def _task(given: Any) -> Task:
     except ConfigError as error:
         raise PydanticCustomError("said", "{text}", {"text": str(error)}) from error
     raise PydanticCustomError(
-        "said", "must be a task's name or a mapping of name, rule, low, high, step, delta"
+        "said",
+        "must be a task's name or a mapping of name, rule, low, high, step, delta, or a task.yaml's path",
     )
 
 

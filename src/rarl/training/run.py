@@ -352,6 +352,22 @@ def _measured_splits(config: RunConfig) -> list[tuple[str, Evaluation | Validati
     ]
 
 
+def check_task(config: RunConfig, collection: Collection) -> None:
+    """Refuses a collection of another task than the run's.
+
+    Raises:
+        ConfigError: with what differs.
+    """
+    if collection.task == config.task:
+        return
+    ours, theirs = config.task.to_dict(), collection.task.to_dict()
+    wrong = [f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+    file = Path(collection.root) / "task.yaml"
+    raise ConfigError(
+        f"task: the run's is not that of {file}: {'; '.join(wrong)}; `task: {file}` takes the collection's"
+    )
+
+
 def check_collection_fits(config: RunConfig, collection: Collection) -> None:
     """Refuses a collection that doesn't fit the run: one of another task, without a split that the run names,
     with too few images for its groups, or with only orders where the run needs values.
@@ -365,12 +381,7 @@ def check_collection_fits(config: RunConfig, collection: Collection) -> None:
                 f"{key}.split: {collection.root} has no split '{settings.split}', only "
                 f"{', '.join(collection.splits)}"
             )
-    if collection.task != config.task:
-        ours, theirs = config.task.to_dict(), collection.task.to_dict()
-        wrong = [f"{key} {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
-        raise ConfigError(
-            f"task: the run's is not that of {Path(collection.root) / 'task.yaml'}: {'; '.join(wrong)}"
-        )
+    check_task(config, collection)
     _check_orders(config, collection)
     if config.evaluation.by:
         read_columns(collection, config.evaluation.split, config.evaluation.by)

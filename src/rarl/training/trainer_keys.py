@@ -148,7 +148,7 @@ def batch_problem(keys: dict[str, Any], max_steps: int, *, processes: int = 1) -
         return (
             f"a step has {responses} responses ({trainer.prompts_per_step} prompts x "
             f"{trainer.num_generations}), which gradient_accumulation_steps x processes ({parts}) "
-            "does not divide"
+            "does not divide: change one of them, so that it does"
         )
     # TRL 1.16 generates once for `cycle` micro-batches and doesn't save what it generated: a run continued
     # from within a cycle generates anew, and departs from the run that was not interrupted.
