@@ -58,7 +58,7 @@ def moments(generator: random.Random, seconds: float) -> Iterator[tuple[str, Cal
     places = (
         ("in a checkpoint's writing", "torch", "save", 12, True),
         ("in a checkpoint's writing", "torch", "save", 12, False),
-        ("before its digests", "rarl.training.sealing", "write_digests", 4, True),
+        ("before its digests", "rarl.training.keeping.sealing", "write_digests", 4, True),
         ("at a stage's border", "rarl.training.run", "train_stage", 1, True),
         ("in the final save", "rarl.training.arms", "finish", 1, True),
         ("after the final save", "rarl.training.arms", "finish", 1, False),

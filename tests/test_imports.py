@@ -153,7 +153,7 @@ LIGHT = [
     "rarl",
     "rarl.cli",
     "rarl.training.config",
-    "rarl.training.checkpoints",
+    "rarl.training.keeping.checkpoints",
     "rarl.data",
     "rarl.data.sources.digits",
     "rarl.models.loading",

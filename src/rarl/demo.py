@@ -14,8 +14,8 @@ from rarl.models.pretraining import copy_base, make_base
 from rarl.report.model_card import write_model_cards
 from rarl.report.page import write_report
 from rarl.report.tables import results_table
-from rarl.training.checkpoints import is_finished
 from rarl.training.config import config_from
+from rarl.training.keeping.checkpoints import is_finished
 from rarl.training.run import begin_run, train_and_evaluate
 
 CONFIG = Path(__file__).with_name("demo.yaml")

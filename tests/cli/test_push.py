@@ -9,7 +9,7 @@ from helpers.runs import make_run
 from rarl.cli import main
 from rarl.errors import ConfigError
 from rarl.evaluation.results import load_metrics
-from rarl.models import hub
+from rarl.models.folders import hub
 
 
 def train(run: Path, *options: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from rarl.errors import ConfigError, ModelError
-from rarl.models import hub
+from rarl.models.folders import hub
 
 REFUSED = HfHubHTTPError("403 Forbidden\nmore", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
 

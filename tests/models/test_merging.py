@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from rarl.cli import main
 from rarl.errors import ModelError
+from rarl.models.folders.merging import adapter_base, merge_adapter
 from rarl.models.loading import load_model, load_processor
-from rarl.models.merging import adapter_base, merge_adapter
 
 ALPHA, RANK = 6, 4
 

@@ -8,7 +8,7 @@ import pytest
 
 from rarl.errors import ConfigError
 from rarl.files import finish, unfinished, write_text
-from rarl.training.checkpoints import (
+from rarl.training.keeping.checkpoints import (
     DEEPSPEED,
     FULL,
     PLAIN,

@@ -14,9 +14,9 @@ from helpers.training import cpu_arguments, run_config
 from rarl.errors import ConfigError
 from rarl.method.mutation import Mutation
 from rarl.models.loading import load_model, load_processor
-from rarl.training.checkpoints import check_output
 from rarl.training.config import load_config
 from rarl.training.defaults import DEFAULTS, MUTATION_DEFAULTS
+from rarl.training.keeping.checkpoints import check_output
 from rarl.training.trainer import RARLConfig, RARLTrainer
 
 ROWS = (*DEFAULTS, *MUTATION_DEFAULTS)

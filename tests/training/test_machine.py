@@ -12,8 +12,8 @@ from helpers import ROOT
 from helpers.training import run_config
 from rarl.errors import ConfigError
 from rarl.models.loading import use_one_thread
-from rarl.training import machine
-from rarl.training.machine import check_machine
+from rarl.training.engines import machine
+from rarl.training.engines.machine import check_machine
 from rarl.training.run import train_and_evaluate
 
 STAGES = [{"name": "a", "images": [1], "weights": {"ranking": 0}, "max_steps": 1}]

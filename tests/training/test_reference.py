@@ -11,7 +11,7 @@ from rarl.models.loading import load_model
 from rarl.training import arms
 from rarl.training import run as stages
 from rarl.training.callbacks import ProgressLines
-from rarl.training.checkpoints import check_output
+from rarl.training.keeping.checkpoints import check_output
 
 FIRST = {"name": "first", "images": [2], "max_steps": 2, "reference": "base"}
 SECOND = {"name": "second", "images": [2], "max_steps": 2, "reference": "base"}

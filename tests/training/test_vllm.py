@@ -9,8 +9,8 @@ import trl.generation.vllm_generation as generation
 
 from helpers.grpo import PERFECT, ids_of, ours
 from helpers.sharing import pictures
-from rarl.training import vllm
-from rarl.training.vllm import close_vllm, one_token_an_image
+from rarl.training.engines import vllm
+from rarl.training.engines.vllm import close_vllm, one_token_an_image
 
 IMAGE = 7
 RUNS = [

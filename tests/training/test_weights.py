@@ -11,7 +11,7 @@ from helpers.training import run_config, same, weights
 from rarl.errors import ConfigError, ModelError
 from rarl.models.loading import load_model
 from rarl.training import arms
-from rarl.training.weights import check_engine, check_saving, merge_adapter
+from rarl.training.engines.weights import check_engine, check_saving, merge_adapter
 
 
 def trainer_of(**given):

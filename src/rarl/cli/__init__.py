@@ -148,9 +148,9 @@ def train(
     the model of the last stage."""
     from rarl.cli.arguments import checked_model
     from rarl.data.collection import load_collection
-    from rarl.models.hub import check_push, push
-    from rarl.training.checkpoints import check_output
+    from rarl.models.folders.hub import check_push, push
     from rarl.training.config import check_trainer_fields, load_config
+    from rarl.training.keeping.checkpoints import check_output
 
     run = load_config(config, overrides or [])
     quiet_loading(checked_model(run.model))

@@ -1,4 +1,4 @@
-"""The command `rarl merge`. The work is in `rarl.models.merging`, the upload in `rarl.models.hub`."""
+"""The command `rarl merge`. The work is in `rarl.models.folders`: `merging`, and the upload in `hub`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +25,9 @@ def merge(
 
     It is computed on the CPU in float32, and saved in the precision of the base.
     """
-    from rarl.models.hub import check_push, push
+    from rarl.models.folders.hub import check_push, push
+    from rarl.models.folders.merging import merge_adapter
     from rarl.models.loading import adapter_base
-    from rarl.models.merging import merge_adapter
 
     quiet_loading(adapter_base(adapter))
     if out.exists():

@@ -94,8 +94,8 @@ def rank(
 
     An image that gets no value is a row that says why; the exit code is then 1.
     """
-    from rarl.data.given import given_images
     from rarl.files import locked
+    from rarl.ranking.given import given_images
     from rarl.ranking.kept import Asked, Kept
     from rarl.ranking.sheet import check_sheet, draw_sheet
     from rarl.ranking.table import check_suffix, ranking_of

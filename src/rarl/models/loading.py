@@ -1,7 +1,7 @@
 """Loads a model and its processor by folder or by hub name; `tiny` names the embedded base that ships with
 the package. For a folder nothing is downloaded, and a folder that is not a model is refused before torch is
 imported. It may be a stranger's: no code of its is run unless that is asked for, and whatever is wrong with
-it is one sentence (`checking.py`, `trial.py`). This module trains nothing, and imports torch and transformers
+it is one sentence (`folders`). This module trains nothing, and imports torch and transformers
 only when they are needed."""
 
 import ctypes
@@ -18,7 +18,7 @@ from rarl.errors import ModelError, RarlError
 from rarl.files import read_yaml_mapping
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS, Task
-from rarl.models.checking import (
+from rarl.models.folders.checking import (
     ADAPTER,
     check_adapter,
     check_folder,

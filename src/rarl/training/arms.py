@@ -25,7 +25,7 @@ from rarl.data.groups import Group
 from rarl.errors import ConfigError, ModelError
 from rarl.files import finish, unfinished
 from rarl.method.replies import continuation, reference_reply
-from rarl.models.checking import check_unchanged
+from rarl.models.folders.checking import check_unchanged
 from rarl.models.limits import longest_first
 from rarl.models.loading import check_model, is_small, load_model, load_processor
 from rarl.models.processor import reply_opening
@@ -41,16 +41,16 @@ from rarl.training.callbacks import (
     kept_step,
     training_record,
 )
-from rarl.training.checkpoints import is_finished, last_complete_checkpoint
 from rarl.training.config import RunConfig, reply_length
-from rarl.training.resuming import Resuming
-from rarl.training.sealing import Sealing
+from rarl.training.engines.weights import check_engine, check_saving, merge_adapter, save_weights
+from rarl.training.keeping.checkpoints import is_finished, last_complete_checkpoint
+from rarl.training.keeping.resuming import Resuming
+from rarl.training.keeping.sealing import Sealing
+from rarl.training.keeping.stopping import LogWindow, Stopping
 from rarl.training.sections import Stage, Weights
-from rarl.training.stopping import LogWindow, Stopping
 from rarl.training.trackers import follow, leave, tracker_arguments
 from rarl.training.trainer import RARLConfig, RARLTrainer
 from rarl.training.trainer_keys import machine_defaults, process_count
-from rarl.training.weights import check_engine, check_saving, merge_adapter, save_weights
 
 TRAINING_ARGS = "training_args.bin"
 """A pickle of all arguments, which transformers writes beside weights; a model folder needs none."""

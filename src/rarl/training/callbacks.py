@@ -28,8 +28,8 @@ from rarl.files import finish, progress_bar, unfinished, write_text
 from rarl.method.rewards import TERMS, score
 from rarl.method.tasks import Task
 from rarl.training.config import RunConfig
+from rarl.training.engines.weights import save_weights, whole_for_generation
 from rarl.training.sections import Weights
-from rarl.training.weights import save_weights, whole_for_generation
 
 # ── progress: a bar, and a line for each log ─────────────────────────────────────────────────────────────
 

@@ -228,7 +228,7 @@ def check_trainer_fields(config: RunConfig) -> None:
             wrong type;
             then for what TRL refuses together.
     """
-    from rarl.training.machine import check_machine
+    from rarl.training.engines.machine import check_machine
 
     check_machine(config)
     problems = field_problems("trainer", config.trainer, grpo_fields())

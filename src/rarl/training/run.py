@@ -36,7 +36,6 @@ from rarl.models.whole import whole_models
 from rarl.scoring.scoring import read_scoring, write_scoring
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
-from rarl.training.checkpoints import check_output, check_still_there, is_begun, is_finished
 from rarl.training.config import (
     RunConfig,
     check_trainer_fields,
@@ -45,9 +44,10 @@ from rarl.training.config import (
     reply_length,
     trained_arms,
 )
-from rarl.training.same_data import keep_digests
+from rarl.training.engines.vllm import close_vllm
+from rarl.training.keeping.checkpoints import check_output, check_still_there, is_begun, is_finished
+from rarl.training.keeping.same_data import keep_digests
 from rarl.training.sections import Evaluation, Stage, Validation
-from rarl.training.vllm import close_vllm
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────
 

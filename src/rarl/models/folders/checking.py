@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rarl.digests import DIGESTS, damage
 from rarl.errors import ModelError, RarlError
 from rarl.method.prompts import messages
-from rarl.models.trial import ends
+from rarl.models.folders.trial import ends
 
 ADAPTER = "adapter_config.json"
 _SETTINGS_LIMIT = 2**24  # bytes of a file of settings; those of models have some thousands

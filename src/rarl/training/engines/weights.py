@@ -1,6 +1,6 @@
 """The weights of an arm, from its trainer to its folder, whichever engine holds them: one process, DDP, FSDP
-or DeepSpeed. What else a model folder has is written in arms.py, and which checkpoint is whole is decided in
-checkpoints.py."""
+or DeepSpeed. What else a model folder has is written in `rarl.training.arms`, and which checkpoint is whole
+is decided in `rarl.training.keeping`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 from trl.models.utils import unwrap_model_for_generation
 
 from rarl.errors import ConfigError
-from rarl.models.merging import write_merged
+from rarl.models.folders.merging import write_merged
 from rarl.models.whole import whole_models
-from rarl.training.checkpoints import DEEPSPEED, PLAIN, engine_of
+from rarl.training.keeping.checkpoints import DEEPSPEED, PLAIN, engine_of
 
 
 def check_saving(trainer: Any) -> None:
@@ -75,7 +75,7 @@ def whole_for_generation(trainer: Any) -> Iterator[Any]:
 
 
 def merge_adapter(start: str | Path, adapter: Path, folder: Path, dtype: str) -> None:
-    """Writes the weights of `start` with the adapter merged into them (`rarl.models.merging`), so that the
+    """Writes the weights of `start` with the adapter merged into them (`rarl.models.folders.merging`). The
     next stage can start from it with an adapter of its own. One process calls it; it waits for no other."""
     with whole_models():
         write_merged(start, adapter, folder, getattr(torch, dtype))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.files import new_folder
-from rarl.models.checking import check_unchanged
+from rarl.models.folders.checking import check_unchanged
 from rarl.models.loading import adapter_base, check_model, load_model, load_processor, with_adapter
 
 KEPT = ("task.yaml", "training.json")

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from rarl.data.given import given_images
 from rarl.errors import DataError
 from rarl.method.tasks import DIGITS
+from rarl.ranking.given import given_images
 
 
 @pytest.fixture

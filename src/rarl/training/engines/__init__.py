@@ -1,0 +1,1 @@
+"""What trains: what a run asks of the machine, the weights that an engine holds, and the vLLM of a run."""
