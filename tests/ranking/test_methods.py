@@ -13,6 +13,7 @@ from rarl.errors import ConfigError
 from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.models.loading import BASE_FOLDER
 from rarl.ranking.ranker import Ranker
+from rarl.ranking.table import Ranked, Ranking
 from rarl.scoring.scoring import Scoring, scoring_for, write_scoring
 
 CHOSEN = Scoring(
@@ -92,3 +93,28 @@ def test_the_command_says_how_it_asks_and_rows_of_another_method_are_refused(
         main([*command, "--method", "greedy"])
     assert stopped.value.code != 0
     assert 'another option, {"method": "mean"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("listed", "the order is that of the model's own list (chosen on 50"),
+        ("no ranking", "no ranking of all images, so each was scored alone; values are means"),
+    ],
+)
+def test_the_command_says_whose_order_it_is(
+    model: Path,
+    photos: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reply: str,
+    said: str,
+) -> None:
+    def listed(self: Ranker, pictures: list[str], names: list[str], descending: bool) -> Ranking | None:
+        rows = [Ranked(place, name, 1.0, "listed") for place, name in enumerate(names, start=1)]
+        return Ranking(DIGITS, rows) if reply == "listed" else None
+
+    monkeypatch.setattr(Ranker, "_listed", listed)
+    with pytest.raises(SystemExit):
+        main(["rank", str(model), *map(str, photos)])
+    assert said in capsys.readouterr().err

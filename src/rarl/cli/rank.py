@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rarl.ranking.measured import Measured
     from rarl.ranking.ranker import Ranker
 
+LISTED = "the order is that of the model's own list"
+UNLISTED = "the model's list was no ranking of all images, so each was scored alone"
+
 
 def rank(
     model: MODEL,
@@ -129,9 +132,8 @@ def rank(
             f"--method listed: a list has {known} images here, and no --out; these are {len(files):,}"
         )
     checked_images(files, strict=strict)
-    if process == 0:
-        said = "the order is that of the model's own list" if listed else scoring.of_values
-        print(said + scoring.chosen_on, file=sys.stderr)
+    if process == 0 and not listed:
+        print(scoring.of_values + scoring.chosen_on, file=sys.stderr)
 
     made = _Made(name, measured, method, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))
@@ -146,6 +148,10 @@ def rank(
                 raise typer.Exit(1 if failed and processes == 1 else 0)
             ranking = ranking_of(measured, ((file, found[file]) for file in files), descending=descending)
         made.say_lenient()
+        if listed:
+            own = any(row.method == "listed" for row in ranking)
+            said = LISTED if own else f"{UNLISTED}; {scoring.of_values}"
+            print(said + scoring.chosen_on, file=sys.stderr)
     if kept is not None:
         with locked(kept.out.parent, kept.out.name, wait=True):
             ranking.save(kept.out)
