@@ -289,3 +289,12 @@ def test_lines_that_are_of_no_group_write_nothing(tmp_path, logs):
     state = SimpleNamespace(is_world_process_zero=True, global_step=1)
     GroupLog(None, path).on_log(None, state, None, logs=logs)
     assert not path.exists()
+
+
+def test_a_log_for_which_nothing_was_generated_has_no_group(tmp_path):
+    """Such as the last one of a run that was killed between its last step and its end."""
+    state = SimpleNamespace(is_world_process_zero=True, global_step=4)
+    GroupLog(SimpleNamespace(_inputs=[]), tmp_path / GROUPS_FILE).on_log(
+        None, state, None, logs={"reward": 1.0}
+    )
+    assert not (tmp_path / GROUPS_FILE).exists()
