@@ -198,7 +198,7 @@ class GroupLog(TrainerCallback):
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A run that was killed after its last step has a log at its end, and nothing was generated for it here.
+        # A run that was killed after its last step logs at its end, and nothing was generated for that here.
         if state.is_world_process_zero and "reward" in kwargs["logs"] and self._trainer._inputs:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **self._group()}) + "\n")
