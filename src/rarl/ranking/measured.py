@@ -4,6 +4,10 @@ task's grid. How it is asked is up to `ranker`."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from rarl.scoring.distribution import Distributions
+
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
@@ -20,17 +24,16 @@ class Distribution:
     @property
     def mean(self) -> float:
         """The expected value."""
-        return sum(value * share for value, share in zip(self.values, self.probabilities, strict=True))
+        return float(self._row.mean[0])
 
     @property
     def median(self) -> float:
         """The least value that half of the probability is at or below."""
-        below = 0.0
-        for value, share in zip(self.values, self.probabilities, strict=True):
-            below += share
-            if below >= 0.5 * sum(self.probabilities):
-                return value
-        return self.values[-1]
+        return float(self._row.median[0])
+
+    @property
+    def _row(self) -> Distributions:
+        return Distributions(np.array(self.values, float), np.array([self.probabilities], float))
 
 
 @dataclass(frozen=True, slots=True)
