@@ -14,9 +14,10 @@ from rarl.models.pretraining import copy_base, make_base
 from rarl.report.model_card import write_model_cards
 from rarl.report.page import write_report
 from rarl.report.tables import results_table
+from rarl.training.checking import begin_run
 from rarl.training.config import config_from
 from rarl.training.keeping.checkpoints import is_finished
-from rarl.training.run import begin_run, train_and_evaluate
+from rarl.training.run import train_and_evaluate
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 

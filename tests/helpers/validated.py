@@ -7,11 +7,8 @@ from rich.console import Console
 from helpers.training import constant, log
 from rarl.data.collection import load_collection
 from rarl.training import arms
-from rarl.training import run as stages
-from rarl.training.callbacks import (
-    SCORE_KEY,
-    validation_groups,
-)
+from rarl.training.callbacks import SCORE_KEY, validation_groups
+from rarl.training.config import stage_groups
 
 STAGE = {"name": "rarl", "images": [2], "max_steps": 5, "mutation": {"k": 2, "probability": 0.8}}
 ASKED = {"every": 2, "prompts": 2, "images": [1, 2]}
@@ -26,7 +23,7 @@ def train(config, arm="rarl", console=None):
     rows, held_out = collection.split("train"), validation_groups(config, collection)
     config.output.mkdir(parents=True, exist_ok=True)
     folder = config.output / arm
-    [groups] = [stages.stage_groups(config, stage, rows) for stage in config.stages]
+    [groups] = [stage_groups(config, stage, rows) for stage in config.stages]
     if arm == "sft":
         arms.train_sft(config, groups, folder, console, held_out)
     else:

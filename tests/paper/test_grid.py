@@ -25,8 +25,7 @@ from rarl.paper.grid import (
     train_cell,
 )
 from rarl.paper.results import measured
-from rarl.training.config import config_from, reply_length
-from rarl.training.run import stage_groups
+from rarl.training.config import config_from, reply_length, stage_groups
 
 ARMS = list(PAPER_ARMS)
 TWO = ["rarl_no_mutation", "rarl"]

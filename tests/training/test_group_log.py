@@ -11,7 +11,7 @@ from helpers.training import quiet, run_config
 from rarl.data.collection import load_collection
 from rarl.training import arms
 from rarl.training.callbacks import GROUPS_FILE, GroupLog, ProgressLines
-from rarl.training.run import stage_groups
+from rarl.training.config import stage_groups
 
 WEIGHTS = {"regression": 2, "ranking": 0.5, "format": 0.25}
 

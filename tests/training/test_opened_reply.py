@@ -31,7 +31,7 @@ from rarl.models.loading import load_model, load_processor
 from rarl.models.processor import reply_opening
 from rarl.ranking.ranker import Ranker
 from rarl.training.arms import sft_dataset, sft_trainer
-from rarl.training.run import check_run
+from rarl.training.checking import check_run
 from rarl.training.trainer import RARLConfig, RARLTrainer
 
 OPENINGS = pytest.mark.parametrize("opening", [OPEN, CLOSED], ids=["open", "closed"])

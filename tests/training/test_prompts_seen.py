@@ -6,7 +6,7 @@ import pytest
 from helpers.training import quiet, run_config
 from rarl.data.collection import load_collection
 from rarl.training import arms
-from rarl.training.run import stage_groups
+from rarl.training.config import stage_groups
 from rarl.training.trainer_keys import generated_prompts, steps_for_prompts
 
 # Keys, steps, prompts. A step has 2 prompts.

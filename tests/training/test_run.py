@@ -23,8 +23,7 @@ from helpers.whole_runs import (
 from rarl.models.loading import load_model
 from rarl.scoring.scoring import read_scoring
 from rarl.training import run as stages
-from rarl.training.config import config_from
-from rarl.training.run import stage_groups
+from rarl.training.config import config_from, stage_groups
 
 
 def test_a_run_leaves_its_models_its_results_and_nothing_else(whole_run):

@@ -17,8 +17,8 @@ from rarl.training.callbacks import (
     ValidationCallback,
     validation_groups,
 )
+from rarl.training.checking import check_and_begin
 from rarl.training.config import check_trainer_fields
-from rarl.training.run import check_and_begin
 
 
 def answer(*listed):

@@ -19,6 +19,7 @@ from rarl.method.rewards import TERMS
 from rarl.paper.arms import PAPER_ARMS, PaperArm, PaperStage
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups
+from rarl.training.checking import begin_run, check_run
 from rarl.training.config import (
     RunConfig,
     check_trainer_fields,
@@ -26,9 +27,10 @@ from rarl.training.config import (
     config_from,
     load_config,
     reply_length,
+    stage_groups,
 )
 from rarl.training.keeping.checkpoints import is_finished
-from rarl.training.run import begin_run, check_run, evaluate_arm, forget_results, stage_groups
+from rarl.training.run import evaluate_arm, forget_results
 from rarl.training.trainer_keys import steps_for_prompts
 
 

@@ -36,9 +36,9 @@ from rarl.paper.published import PublishedTable
 from rarl.paper.results import differences, measured, over_seeds
 from rarl.paper.tables import RESULTS, write_grid_report
 from rarl.report.tables import TextTable
+from rarl.training.checking import check_collection_fits
 from rarl.training.config import RunConfig, check_trainer_fields, config_from, reply_length
 from rarl.training.keeping.checkpoints import is_finished
-from rarl.training.run import check_collection_fits
 
 
 @dataclass(frozen=True)

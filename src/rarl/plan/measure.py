@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 
 from rarl.training.arms import train_sft, train_stage
-from rarl.training.config import RunConfig, config_from
+from rarl.training.checking import check_and_begin
+from rarl.training.config import RunConfig, config_from, stage_groups
 from rarl.training.keeping.checkpoints import is_finished
-from rarl.training.run import check_and_begin, stage_groups
 
 LEAST_STEPS = 3  # the first of them is not counted
 

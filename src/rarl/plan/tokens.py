@@ -20,8 +20,8 @@ from rarl.models.limits import prompt_lengths
 from rarl.models.loading import load_processor
 from rarl.models.processor import image_tokens, limit_pixels, prompt_tokens
 from rarl.plan.architecture import known_models, model_config
-from rarl.training.config import RunConfig
-from rarl.training.run import check_task, stage_groups
+from rarl.training.checking import check_task
+from rarl.training.config import RunConfig, stage_groups
 from rarl.training.sections import Stage
 
 # Of the prompts of Table 1 and Qwen2.5-VL's tokenizer: characters in a token of the instructions, tokens that

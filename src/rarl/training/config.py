@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from rarl.data.collection import Row
+from rarl.data.groups import Group, training_groups
 from rarl.errors import ConfigError, Problem, Section, problems_of, refuse
 from rarl.files import parse_yaml, read_yaml_mapping, yaml_text
 from rarl.method.tasks import TASKS, Task, task_named
@@ -289,6 +291,14 @@ def lengths_of(config: RunConfig, arm: str) -> list[int]:
     if any(stage.start == "sft" for stage in seen):
         seen = config.stages
     return sorted({count for stage in seen for count in stage.images if count > 1})
+
+
+def stage_groups(config: RunConfig, stage: Stage, rows: Sequence[Row]) -> list[Group]:
+    """The prompts that a stage generates responses for, in order. The same seed and stage name give the same
+    prompts."""
+    at_once, prompts = config.trainer_for(stage)["prompts_per_step"], config.prompts_of(stage)
+    seed = f"{config.seed}:{stage.name}"
+    return training_groups(rows, stage.images, at_once, -(-prompts // at_once), seed)[:prompts]
 
 
 def completion_length(config: RunConfig, stage: Stage) -> int:

@@ -17,8 +17,8 @@ from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
 from rarl.models.loading import load_processor
 from rarl.training import run as stages
+from rarl.training.checking import begin_run, check_and_begin
 from rarl.training.config import completion_length, config_from
-from rarl.training.run import begin_run, check_and_begin
 
 
 @pytest.fixture
