@@ -17,7 +17,8 @@ import numpy as np
 
 from rarl.data.collection import Row
 from rarl.data.groups import Group, disjoint_groups, draw_groups
-from rarl.evaluation.metrics import bootstrap_resamples, expanded_interval, list_tau, mae
+from rarl.evaluation.intervals import bootstrap_resamples, expanded_interval
+from rarl.evaluation.metrics import list_tau, mae
 
 LISTS = 200
 """The default of `rarl evaluate --lists`."""

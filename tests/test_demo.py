@@ -11,10 +11,10 @@ from rich.console import Console
 import rarl.demo
 from rarl.demo import CONFIG, run_demo
 from rarl.errors import ConfigError
-from rarl.files import read_yaml_mapping
 from rarl.training import run as stages
 from rarl.training.callbacks import ProgressLines
 from rarl.training.config import config_from
+from rarl.yaml_files import read_yaml_mapping
 
 ARMS = ["sft", "regression", "rarl"]
 

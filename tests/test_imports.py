@@ -14,7 +14,7 @@ FILES = sorted((SOURCE / "rarl").rglob("*.py"))
 # The first prefix that fits decides, the longest first. A module that is on no floor is a mistake.
 FLOORS = {
     **dict.fromkeys(("errors", "method.equations", "method.tasks", "method.replies"), 0),
-    **dict.fromkeys(("digests", "disk", "files", "method", "signals"), 1),
+    **dict.fromkeys(("digests", "disk", "files", "method", "progress", "signals", "yaml_files"), 1),
     **dict.fromkeys(("data", "models"), 2),
     "shared_prefix": 3,
     "scoring": 3,

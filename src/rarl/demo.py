@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from rarl.data.sources.digits import prepare_digits
-from rarl.files import locked, read_yaml_mapping
-from rarl.models.loading import use_one_thread
+from rarl.files import locked
 from rarl.models.pretraining import copy_base, make_base
+from rarl.models.threads import use_one_thread
 from rarl.report.model_card import write_model_cards
 from rarl.report.page import write_report
 from rarl.report.tables import results_table
@@ -18,6 +18,7 @@ from rarl.training.checking import begin_run
 from rarl.training.config import config_from
 from rarl.training.keeping.checkpoints import is_finished
 from rarl.training.run import train_and_evaluate
+from rarl.yaml_files import read_yaml_mapping
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 

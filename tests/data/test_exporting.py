@@ -14,9 +14,9 @@ from rarl.cli import main
 from rarl.data.collection import load_collection
 from rarl.data.exporting import Engine, export
 from rarl.errors import DataError
-from rarl.files import yaml_text
 from rarl.method.labels import columns_of
 from rarl.method.prompts import SYSTEM, messages
+from rarl.yaml_files import yaml_text
 
 ENGINES: tuple[Engine, ...] = ("verl", "swift", "easyr1", "openrlhf")
 TASK = {"name": "fruit", "rule": "ripeness", "low": 0, "high": 9, "step": 1, "delta": 2}

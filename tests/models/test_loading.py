@@ -14,7 +14,6 @@ from PIL import Image
 
 from helpers import SHARED_DATA
 from rarl.errors import ModelError
-from rarl.files import yaml_text
 from rarl.method.prompts import INSTRUCT, SYSTEM, messages
 from rarl.method.tasks import AGE, DIGITS
 from rarl.models.loading import (
@@ -25,6 +24,7 @@ from rarl.models.loading import (
     model_digest,
     trained_task,
 )
+from rarl.yaml_files import yaml_text
 
 QWEN = SHARED_DATA / "qwen2.5-vl-7b"
 

@@ -15,7 +15,7 @@ from rarl.method.prompts import messages
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import DIGITS, Task
 from rarl.models.generation import greedy_replies
-from rarl.models.loading import load_model, load_processor, use_one_thread_for
+from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
 
 TOKENIZER = load_processor("tiny").tokenizer
@@ -162,23 +162,3 @@ def test_the_base_writes_the_format_and_reads_roughly(digits, tiny_processor):
     values = [(reply.values(1)[0], row.value) for reply, row in zip(replies, rows, strict=True)]
     errors = [abs(value - truth) for value, truth in values if value is not None]
     assert 0.5 < sum(errors) / len(errors) < 2.4  # 2.5 is the error of always answering 4 or 5
-
-
-@pytest.mark.parametrize(("size", "threads"), [(2**20, 1), (2**23, 2)])
-def test_commands_use_one_thread_for_a_model_so_small(tiny, tmp_path, size, threads):
-    """With more threads sums of floats would depend on the number of cores. A larger model keeps all
-    threads."""
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(bytes(size))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        use_one_thread_for(tmp_path)
-        assert torch.get_num_threads() == threads
-        use_one_thread_for("tiny")
-        assert torch.get_num_threads() == 1
-        torch.set_num_threads(2)
-        use_one_thread_for("Qwen/Qwen2.5-VL-3B-Instruct")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

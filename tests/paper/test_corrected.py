@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from helpers.grids import grid_entry, results_of
-from rarl.evaluation.metrics import bootstrap_resamples, expanded_interval
+from rarl.evaluation.intervals import bootstrap_resamples, expanded_interval
 from rarl.method.tasks import DIGITS
 from rarl.paper.results import bootstrap_p, holm, paired_entry, student_p
 from rarl.paper.tables import differences_table

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from rarl.demo import CONFIG
 from rarl.errors import ConfigError
-from rarl.files import read_yaml_mapping, yaml_text
 from rarl.models.pretraining import copy_base
 from rarl.paper import grid as grid_module
 from rarl.paper.arms import PAPER_ARMS
@@ -26,6 +25,7 @@ from rarl.paper.grid import (
 )
 from rarl.paper.results import measured
 from rarl.training.config import config_from, reply_length, stage_groups
+from rarl.yaml_files import read_yaml_mapping, yaml_text
 
 ARMS = list(PAPER_ARMS)
 TWO = ["rarl_no_mutation", "rarl"]

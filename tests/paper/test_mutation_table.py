@@ -7,10 +7,10 @@ import pytest
 
 from helpers.grids import results_of
 from helpers.reproducing import RECIPE
-from rarl.files import read_yaml_mapping
 from rarl.paper.mutation_table import MUTATION_TABLE, REPRODUCED_TABLES, effort_table, reproduced
 from rarl.paper.tables import published_tables
 from rarl.training.config import config_from
+from rarl.yaml_files import read_yaml_mapping
 
 OWN = ("rarl_no_mutation", "dynamic_sampling", "rarl_shaped", "rarl_own_statistics", "rarl")
 

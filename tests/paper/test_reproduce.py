@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from helpers.reproducing import CELLS, RESULTS, SHOWN, TRAINED, command, contents, first_seed_of
-from rarl.files import read_yaml_mapping
 from rarl.report.record import load_records
+from rarl.yaml_files import read_yaml_mapping
 
 # ── what it leaves ───────────────────────────────────────────────────────────────────────────────────────
 

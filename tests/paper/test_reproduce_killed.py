@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from helpers.reproducing import CELLS, TRAINED, contents, first_seed_of
-from rarl.files import read_yaml_mapping
+from rarl.yaml_files import read_yaml_mapping
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_results(whole, of_one_seed, small, recipe, tmp_path):

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from helpers import ROOT
 from rarl.errors import ConfigError
-from rarl.files import read_yaml_mapping
 from rarl.method.tasks import AGE, DIGITS, Task
 from rarl.training.config import RunConfig, check_trainer_fields, config_from, load_config, reply_length
+from rarl.yaml_files import read_yaml_mapping
 
 RUN = """\
 task: digits

@@ -84,7 +84,7 @@ def _make_collection(
     from rich.console import Console
 
     from rarl.data.prepare import preparation_lines, prepare_collection
-    from rarl.files import counted
+    from rarl.progress import counted
 
     shares = parse_shares(parts)
     if os.path.lexists(out):
@@ -321,7 +321,7 @@ def check_data(
     from rarl.data.check import check_collection
     from rarl.data.check.report import print_check, save_histograms
     from rarl.data.collection import inspect_collection
-    from rarl.files import counted
+    from rarl.progress import counted
 
     numbers = parse_counts(images)
     of_image, of_prompt = _costs(model)

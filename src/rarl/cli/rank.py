@@ -182,7 +182,7 @@ class _Made:
         self._ranker: Ranker | None = None
 
     def __call__(self) -> "Ranker":
-        from rarl.models.loading import use_one_thread_for, use_own_gpu
+        from rarl.models.threads import use_one_thread_for, use_own_gpu
         from rarl.ranking.ranker import Ranker
 
         use_one_thread_for(self._model)
@@ -240,7 +240,7 @@ def _speed_shown() -> "Iterator[Callable[[int, int], None]]":
     """A progress bar with images a second, and what it came to in a line at the end."""
     from rich.console import Console
 
-    from rarl.files import counted
+    from rarl.progress import counted
 
     calls: list[tuple[float, int]] = []
     with counted(Console(stderr=True), "scoring", unit="images") as move:

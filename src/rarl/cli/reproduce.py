@@ -86,8 +86,8 @@ def reproduce(
         )
     runs, here, further = parse_seeds(seeds), parse_shard(shard), arms or ()
 
-    from rarl.files import read_yaml_mapping
     from rarl.training.config import apply_override
+    from rarl.yaml_files import read_yaml_mapping
 
     if config is None and model not in (None, "tiny"):
         raise ConfigError(

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from rarl.data import SPLITS
 from rarl.data.listing import ListedFolder
 from rarl.errors import ConfigError, DataError
-from rarl.files import read_jsonl, read_yaml, yaml_text
+from rarl.files import read_jsonl
 from rarl.method.tasks import Task
+from rarl.yaml_files import read_yaml, yaml_text
 
 METADATA = "metadata.jsonl"
 ORDERS = "orders.jsonl"

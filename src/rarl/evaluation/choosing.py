@@ -16,15 +16,8 @@ from rarl.errors import DataError
 from rarl.evaluation.asking import in_shares
 from rarl.evaluation.evaluate import ask, refused_rows
 from rarl.evaluation.expected import distributions_of, own_scoring, row_batches
-from rarl.evaluation.metrics import (
-    bootstrap_interval,
-    calibration_error,
-    filled,
-    list_tau,
-    mae,
-    srcc,
-    tau_values,
-)
+from rarl.evaluation.intervals import bootstrap_interval
+from rarl.evaluation.metrics import calibration_error, filled, list_tau, mae, srcc, tau_values
 from rarl.evaluation.prediction import predict
 from rarl.method.tasks import Task
 from rarl.scoring.candidates import has_grid

@@ -1,8 +1,8 @@
 """The metrics of section 4.1, one row each, and the functions behind those of single images and of one list:
 MAE, exact accuracy and SRCC for single images, Kendall's tau for lists, and beside them off-by-one accuracy,
-PLCC and bootstrap intervals. Which lists are drawn, and what a whole arm comes to, is decided elsewhere."""
+PLCC and calibration. Their intervals are in intervals.py; which lists are drawn, and what a whole arm comes
+to, is decided elsewhere."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, stdtrit
 from scipy.stats import rankdata
 
 from rarl.method.equations import kendall_tau, pairs_against_truth
@@ -299,77 +298,6 @@ def list_lengths(keys: Iterable[str], name: str = "tauN") -> list[int]:
     """The numbers of images for which some of these keys have the metric, ascending."""
     found = (metric_of(key) for key in set(keys))
     return sorted({count for row, count in found if row.name == name and count is not None})
-
-
-# ── intervals ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-RESAMPLES = 1000
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[..., float] = np.mean,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """The expanded percentile interval of a statistic over rows drawn with replacement.
-
-    Rows must not share images: they are resampled as independent.
-
-    Args:
-        values: one number per row (an error, a hit, the tau of a list), or for a statistic of pairs one
-            `(predicted, truth)` per row.
-        statistic: takes the numbers, or the columns as `statistic(predicted, truths)`, as `srcc` does.
-        seed: of the generator that draws; the same seed gives the same interval.
-        resamples: how often the rows are drawn.
-        level: the share of such intervals that hold the true number, between 0 and 1.
-
-    Returns:
-        The lower and the upper end; for one row both are its own number.
-
-    Raises:
-        ValueError: if there is no row.
-    """
-    rows = np.asarray(values, dtype=np.float64)
-    resampled = bootstrap_resamples(rows, statistic, seed=seed, resamples=resamples)
-    return expanded_interval(resampled, len(rows), level)
-
-
-def bootstrap_resamples(
-    values: ArrayLike, statistic: Callable[..., float] = np.mean, *, seed: int, resamples: int = RESAMPLES
-) -> np.ndarray:
-    """The statistic of each resample, [resample]; arguments and errors as for `bootstrap_interval`."""
-    rows = np.asarray(values, dtype=np.float64)
-    if len(rows) == 0:
-        raise ValueError("an interval needs at least one row")
-    generator = np.random.default_rng(seed)
-    columns = rows.reshape(len(rows), -1).T
-    if statistic is np.mean and len(columns) == 1:  # several resamples at once, which is many times as fast
-        at_once = max(1, 100_000 // len(rows))
-        sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
-        drawn = (generator.integers(len(rows), size=(size, len(rows))) for size in sizes)
-        return np.concatenate([columns[0][places].mean(axis=1) for places in drawn])
-    samples = (columns[:, generator.integers(len(rows), size=len(rows))] for _ in range(resamples))
-    return np.array([statistic(*sample) for sample in samples])
-
-
-def expanded_interval(resampled: np.ndarray, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval that a bootstrap of `rows` rows gives: the percentiles of its resamples, further out the
-    fewer rows there are.
-
-    A plain percentile interval is narrower than Student's t, by quantiles of the normal distribution in place
-    of those of t and by a deviation that divides by n in place of n - 1. Its quantiles are Phi(z); these are
-    Phi(sqrt(n / (n - 1)) t), with t of n - 1 degrees of freedom (Hesterberg 2015, "What Teachers Should Know
-    About the Bootstrap").
-    """
-    share = (1 - level) / 2
-    if rows > 1:
-        share = float(ndtr(math.sqrt(rows / (rows - 1)) * stdtrit(rows - 1, share)))
-    low, high = np.quantile(resampled, [share, 1 - share])
-    return float(low), float(high)
 
 
 def _checked_pair(predicted: ArrayLike, truths: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

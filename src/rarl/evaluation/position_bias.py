@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rarl.evaluation.metrics import RESAMPLES, MetricEntry, bootstrap_interval, expanded_interval
+from rarl.evaluation.intervals import RESAMPLES, bootstrap_interval, expanded_interval
+from rarl.evaluation.metrics import MetricEntry
 from rarl.evaluation.prediction import Prediction
 
 

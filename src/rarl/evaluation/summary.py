@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from rarl.data.columns import NONE
+from rarl.evaluation.intervals import bootstrap_interval
 from rarl.evaluation.metrics import (
     LENIENT,
     METRICS,
     SINGLE_IMAGE_METRICS,
     Metric,
     MetricEntry,
-    bootstrap_interval,
     calibration_error,
     filled,
     metric_of,

@@ -4,10 +4,8 @@ imported. It may be a stranger's: no code of its is run unless that is asked for
 it is one sentence (`folders`). This module trains nothing, and imports torch and transformers
 only when they are needed."""
 
-import ctypes
 import hashlib
 import os
-import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from rarl.data.collection import TASK_FILE
 from rarl.errors import ModelError, RarlError
-from rarl.files import read_yaml_mapping
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS, Task
 from rarl.models.folders.checking import (
@@ -30,6 +27,7 @@ from rarl.models.folders.checking import (
     some,
     stored_weights,
 )
+from rarl.yaml_files import read_yaml_mapping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -367,39 +365,7 @@ def model_digest(name: str | Path) -> str | None:
     return found.hexdigest()[:16]
 
 
-def use_one_thread_for(model: str | Path) -> None:
-    """Calls `use_one_thread` if the model is small (`is_small`)."""
-    if is_small(model):
-        use_one_thread()
-
-
 def is_small(model: str | Path) -> bool:
     """Whether a model's weights are as small as those of the embedded model."""
     weights = Path(check_model(model)) / "model.safetensors"
     return weights.is_file() and weights.stat().st_size < SMALL_WEIGHTS
-
-
-def use_one_thread() -> None:
-    """Runs torch on one thread and one GPU, and keeps freed memory, for the rest of this process.
-
-    A model as small as the embedded one gains nothing from more threads or GPUs, and its sums of floats would
-    then depend on the number of cores. Giving freed memory back and taking it anew would cost a tenth of a
-    step; only glibc can be told not to.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**30)
-
-
-def use_own_gpu() -> None:
-    """Gives each process of torchrun the GPU of its number, in place of the first one."""
-    import torch
-
-    if torch.cuda.is_available() and (number := os.environ.get("LOCAL_RANK", "")).isdecimal():
-        torch.cuda.set_device(int(number))

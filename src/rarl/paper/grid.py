@@ -14,7 +14,6 @@ from rich.console import Console
 from rarl.data.collection import Collection
 from rarl.errors import ConfigError
 from rarl.evaluation.results import load_metrics
-from rarl.files import read_yaml_mapping
 from rarl.method.rewards import TERMS
 from rarl.paper.arms import PAPER_ARMS, PaperArm, PaperStage
 from rarl.training.arms import train_sft, train_stage
@@ -32,6 +31,7 @@ from rarl.training.config import (
 from rarl.training.keeping.checkpoints import is_finished
 from rarl.training.run import evaluate_arm, forget_results
 from rarl.training.trainer_keys import steps_for_prompts
+from rarl.yaml_files import read_yaml_mapping
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rarl.files import read_yaml_mapping
 from rarl.method.tasks import HeadlineMetric
+from rarl.yaml_files import read_yaml_mapping
 
 SOURCE = "arXiv 2601.20585"
 PUBLISHED_TABLES = ("table2", "table3", "table4", "table5", "table6")

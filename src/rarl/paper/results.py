@@ -13,7 +13,8 @@ from scipy.special import ndtri, stdtr
 from scipy.stats import t as student
 
 from rarl.errors import ConfigError, DataError
-from rarl.evaluation.metrics import METRICS, MetricEntry, bootstrap_resamples, expanded_interval
+from rarl.evaluation.intervals import bootstrap_resamples, expanded_interval
+from rarl.evaluation.metrics import METRICS, MetricEntry
 from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import load_metrics, read_predictions
 from rarl.evaluation.summary import guesses_and_truths

@@ -12,11 +12,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from rarl.data.collection import Collection, load_collection
-from rarl.files import write_text, yaml_text
+from rarl.files import write_text
 from rarl.method.prompts import messages
 from rarl.models.loading import EMBEDDED
 from rarl.report.tables import headline_table
 from rarl.training.config import RunConfig, reply_length, trained_arms
+from rarl.yaml_files import yaml_text
 
 CARD = "README.md"
 TAGS = ("image-text-to-text", "ordinal-regression", "ranking", "grpo", "trl", "rarl")

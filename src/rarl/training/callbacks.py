@@ -24,9 +24,10 @@ from rarl.evaluation.evaluate import ask
 from rarl.evaluation.metrics import metric_of
 from rarl.evaluation.prediction import predict
 from rarl.evaluation.summary import summarize
-from rarl.files import finish, progress_bar, unfinished, write_text
+from rarl.files import finish, unfinished, write_text
 from rarl.method.rewards import TERMS, score
 from rarl.method.tasks import Task
+from rarl.progress import progress_bar
 from rarl.training.config import RunConfig
 from rarl.training.engines.weights import save_weights, whole_for_generation
 from rarl.training.sections import Weights

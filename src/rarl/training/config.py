@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 from rarl.data.collection import Row
 from rarl.data.groups import Group, training_groups
 from rarl.errors import ConfigError, Problem, Section, problems_of, refuse
-from rarl.files import parse_yaml, read_yaml_mapping, yaml_text
 from rarl.method.tasks import TASKS, Task, task_named
 from rarl.training.defaults import RUN_DEFAULTS
 from rarl.training.sections import SFT, Evaluation, FolderPath, GRPOSection, LoRA, Stage, Validation
@@ -31,6 +30,7 @@ from rarl.training.trainer_keys import (
     schedule_problem,
     sft_fields,
 )
+from rarl.yaml_files import parse_yaml, read_yaml_mapping, yaml_text
 
 SFT_RATE, SFT_RATE_LORA = 2e-5, 1e-4
 """SFT's learning rate unless `sft.trainer` gives one, for all weights and for LoRA: usual rates for SFT of

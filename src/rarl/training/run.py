@@ -20,9 +20,10 @@ from rarl.disk import written_to
 from rarl.evaluation.choosing import choose
 from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import write_metrics, write_predictions
-from rarl.files import counted, locked
+from rarl.files import locked
 from rarl.models.loading import load_model, load_processor
 from rarl.models.whole import whole_models
+from rarl.progress import counted
 from rarl.scoring.scoring import read_scoring, write_scoring
 from rarl.training.arms import train_sft, train_stage
 from rarl.training.callbacks import validation_groups

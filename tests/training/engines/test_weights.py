@@ -1,5 +1,6 @@
 """From a trainer to a folder: which engines are refused, that nothing goes before everything is written, and
-what a merged adapter is to the last bit. Trainers are stand-ins; FSDP itself is in tests/training/test_fsdp.py."""
+what a merged adapter is to the last bit. Trainers are stand-ins; FSDP itself is in
+tests/training/test_fsdp.py."""
 
 from types import SimpleNamespace
 

@@ -24,12 +24,14 @@ from rarl.data.collection import TASK_FILE, Collection, task_text
 from rarl.data.images import open_image
 from rarl.data.sources.digits import prepare_digits
 from rarl.errors import DataError
-from rarl.files import counted, finish, unfinished
+from rarl.files import finish, unfinished
 from rarl.method.tasks import Task, steps_above
-from rarl.models.loading import BASE_FOLDER, use_one_thread
+from rarl.models.loading import BASE_FOLDER
 from rarl.models.pretraining.replies import reply_steps, train_replies
 from rarl.models.pretraining.tower import TOWER_STEPS, train_tower
+from rarl.models.threads import use_one_thread
 from rarl.models.tiny import build_model, build_processor
+from rarl.progress import counted
 
 MISLABELED = 0.9  # share of images whose label is moved, once and for all
 NOISE_SCALE = 2.0  # standard deviation of a move, in steps of the task's grid, before rounding

@@ -11,10 +11,10 @@ from typing import Any
 
 from rarl.digests import damage
 from rarl.errors import ConfigError, DiskError, joined, shown
-from rarl.files import read_yaml_mapping
 from rarl.method.mutation import Mutation
 from rarl.training.defaults import DEFAULTS_BEFORE, RUN_DEFAULTS
 from rarl.training.keeping.same_data import is_same_collection
+from rarl.yaml_files import read_yaml_mapping
 
 # The keys that may change between a run and its continuation: where it is, and what is measured after
 # training.
