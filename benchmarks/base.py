@@ -26,8 +26,7 @@ from rarl.evaluation.metrics import list_tau
 from rarl.method.prompts import messages
 from rarl.method.replies import END_THINK, parse
 from rarl.models.generation import greedy_replies
-from rarl.models.loading import load_model, load_processor
-from rarl.models.threads import use_one_thread_for
+from rarl.models.loading import load_model, load_processor, use_one_thread_for
 
 LONGEST = 110  # tokens of a reply; the template of 8 images has about 70
 SAMPLES = 8

@@ -152,7 +152,7 @@ ARMS = {"plain": plain, "before": before, "now": now}
 def run_arm(name: str, folder: Path, cores: int) -> None:
     """Scores a folder and prints the seconds and the values. Loading the model is not counted, starting
     processes is; one batch before warms up."""
-    from rarl.models.threads import use_one_thread_for
+    from rarl.models.loading import use_one_thread_for
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -178,7 +178,7 @@ def run_memory(folder: Path, number: int) -> None:
     import psutil
 
     from rarl import Ranker
-    from rarl.models.threads import use_one_thread_for
+    from rarl.models.loading import use_one_thread_for
 
     use_one_thread_for("tiny")
     first = [str(path) for path in sorted(folder.iterdir())]

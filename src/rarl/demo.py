@@ -9,8 +9,8 @@ from rich.console import Console
 
 from rarl.data.sources.digits import prepare_digits
 from rarl.files import locked
+from rarl.models.machine import use_one_thread
 from rarl.models.pretraining import copy_base, make_base
-from rarl.models.threads import use_one_thread
 from rarl.report.model_card import write_model_cards
 from rarl.report.page import write_report
 from rarl.report.tables import results_table

@@ -53,7 +53,7 @@ def ranker(monkeypatch):
                 yield [(place, said)]
 
     monkeypatch.setattr(rarl.ranking.ranker, "Ranker", Ranker)
-    monkeypatch.setattr("rarl.models.threads.use_one_thread_for", lambda model: None)
+    monkeypatch.setattr("rarl.models.loading.use_one_thread_for", lambda model: None)
     return Ranker
 
 

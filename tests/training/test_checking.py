@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -16,6 +17,7 @@ from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
 from rarl.models.loading import load_processor
+from rarl.training import checking
 from rarl.training import run as stages
 from rarl.training.checking import begin_run, check_and_begin
 from rarl.training.config import completion_length, config_from
@@ -151,6 +153,25 @@ def test_a_model_that_can_not_reply_is_known_before_anything_is_trained(config_o
             resume=False,
             console=quiet(),
         )
+
+
+def test_the_model_that_was_tried_is_gone_before_anything_is_trained(config_of, monkeypatch):
+    tried, alive = [], []
+
+    def load_model(*args, original=checking.load_model, **options):
+        model = original(*args, **options)
+        tried.append(weakref.ref(model))
+        return model
+
+    def train_arms(*args):
+        alive.extend(model() is not None for model in tried)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checking, "load_model", load_model)
+    monkeypatch.setattr(stages, "train_arms", train_arms)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train_and_evaluate(config_of(), resume=False, console=quiet())
+    assert alive == [False]
 
 
 @pytest.mark.parametrize(

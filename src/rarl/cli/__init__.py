@@ -172,7 +172,7 @@ def train(
         from accelerate import PartialState
         from rich.console import Console
 
-        from rarl.models.threads import use_one_thread_for
+        from rarl.models.loading import use_one_thread_for
         from rarl.report.model_card import write_model_cards
         from rarl.report.tables import results_table
         from rarl.training.run import train_and_evaluate

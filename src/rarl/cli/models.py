@@ -114,8 +114,7 @@ def evaluate_command(
 
         from rarl.evaluation.asking import join_processes
         from rarl.evaluation.evaluate import evaluate
-        from rarl.models.loading import load_model, load_processor
-        from rarl.models.threads import use_one_thread_for
+        from rarl.models.loading import load_model, load_processor, use_one_thread_for
         from rarl.progress import counted
 
         if served is None:

@@ -76,7 +76,7 @@ def plan(
         made = plan_run(run, cards=cards, card=card_memory * 1e9, size=size, gpu=not cpu)
         measured = None
         if measure:
-            from rarl.models.threads import use_one_thread_for
+            from rarl.models.loading import use_one_thread_for
             from rarl.plan.measure import measure as measure_run
 
             use_one_thread_for(run.model)  # as in training

@@ -182,7 +182,8 @@ class _Made:
         self._ranker: Ranker | None = None
 
     def __call__(self) -> "Ranker":
-        from rarl.models.threads import use_one_thread_for, use_own_gpu
+        from rarl.models.loading import use_one_thread_for
+        from rarl.models.machine import use_own_gpu
         from rarl.ranking.ranker import Ranker
 
         use_one_thread_for(self._model)

@@ -22,6 +22,7 @@ from transformers import (
 from rarl.errors import ModelError, RarlError
 from rarl.models.decoding import Choosing, decode
 from rarl.models.endpoint import Endpoint
+from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
 from rarl.models.positions import MODEL_TYPES, positions_of
 from rarl.models.processor import reply_opening, resizing_of
 
@@ -251,13 +252,10 @@ def _in_one_sentence() -> Iterator[None]:
     """Any error within becomes a `ModelError`: the numbers in a model's folder can contradict each other in
     ways that only its first reply shows."""
     try:
-        yield
+        with memory_for(TOO_MANY_PROMPTS):
+            yield
     except RarlError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            "the GPU's memory is too small for so many prompts at once: lower the batch size"
-        ) from error
     except Exception as error:
         line = (str(error).strip() or "no reason given").splitlines()[0][:300]
         raise ModelError(f"the model can't reply: {type(error).__name__}: {line}") from error

@@ -27,6 +27,7 @@ from rarl.models.folders.checking import (
     some,
     stored_weights,
 )
+from rarl.models.machine import memory_for, use_one_thread
 from rarl.yaml_files import read_yaml_mapping
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def load_model(
         trust_remote_code: whether a model may bring code of its own, which is then run.
 
     Raises:
-        ModelError: if there is no such model, it lacks weights, or it is not a vision-language model.
+        ModelError: if there is no such model, it lacks weights, it is not a vision-language model, or the
+            GPU's memory is too small for it.
     """
     import torch
 
@@ -127,9 +129,9 @@ def load_model(
             trust_remote_code=trust_remote_code,
         )
         return with_adapter(model, source, name, device)
-    with in_one_sentence(f"the model {name}", source):
+    with in_one_sentence(f"the model {name}", source), memory_for(f"the model {name}"):
         model = _whole_model(source, name, kind, attention, trust_remote_code)
-    return model.to(device or ("cuda" if gpu else "cpu")).eval()
+        return model.to(device or ("cuda" if gpu else "cpu")).eval()
 
 
 def _whole_model(source: str, name: str | Path, dtype: Any, attention: str | None, trusted: bool) -> Any:
@@ -363,6 +365,12 @@ def model_digest(name: str | Path) -> str | None:
                 file.seek(-_HASHED, os.SEEK_END)
             found.update(file.read(_HASHED))
     return found.hexdigest()[:16]
+
+
+def use_one_thread_for(model: str | Path) -> None:
+    """Calls `use_one_thread` if the model is small (`is_small`)."""
+    if is_small(model):
+        use_one_thread()
 
 
 def is_small(model: str | Path) -> bool:

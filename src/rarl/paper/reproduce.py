@@ -17,8 +17,8 @@ from rarl.data.sources.digits import prepare_digits
 from rarl.disk import written_to
 from rarl.errors import ConfigError
 from rarl.files import locked, write_text
+from rarl.models.machine import use_one_thread
 from rarl.models.pretraining import copy_base, make_base
-from rarl.models.threads import use_one_thread
 from rarl.paper.arms import PAPER_ARMS
 from rarl.paper.grid import (
     Cell,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
 from rarl.models.generation import Message, evaluating, inputs_of
+from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
 from rarl.models.processor import reply_opening
 from rarl.scoring.candidates import Candidates, candidates
 from rarl.scoring.distribution import Distributions
@@ -57,6 +58,9 @@ def distributions(
 
     Returns:
         Distributions of N rows.
+
+    Raises:
+        ModelError: if the GPU's memory is too small for a pass.
     """
     grid = np.array(task.grid)
     if not images:
@@ -73,7 +77,7 @@ def distributions(
     logs = np.empty((len(images), len(grid)))
     # Images of one size have prompts of one length, and little is padded.
     order = sorted(range(len(images)), key=lambda place: images[place].width * images[place].height)
-    with torch.inference_mode(), evaluating(model):
+    with torch.inference_mode(), evaluating(model), memory_for(TOO_MANY_PROMPTS):
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             some = _Batch(model, processor, question, [images[i] for i in batch], [found[i] for i in batch])

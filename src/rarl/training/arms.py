@@ -28,6 +28,7 @@ from rarl.method.replies import continuation, reference_reply
 from rarl.models.folders.checking import check_unchanged
 from rarl.models.limits import longest_first
 from rarl.models.loading import check_model, is_small, load_model, load_processor
+from rarl.models.machine import memory_for
 from rarl.models.processor import reply_opening
 from rarl.models.whole import whole_models
 from rarl.signals import AskedToStop, Stopped
@@ -55,9 +56,12 @@ from rarl.training.trainer_keys import machine_defaults, process_count
 TRAINING_ARGS = "training_args.bin"
 """A pickle of all arguments, which transformers writes beside weights; a model folder needs none."""
 
+_TRAINING = "a training with these settings: `rarl plan CONFIG.yaml` says what to change"
+
 # ── the two kinds of arms ─────────────────────────────────────────────────────────────────────────────────
 
 
+@memory_for(_TRAINING)
 def train_stage(
     config: RunConfig,
     stage: Stage,
@@ -74,6 +78,9 @@ def train_stage(
         groups: the prompts, step after step.
         folder: the model folder to write; its name is the arm's.
         held_out: the prompts of the validation; empty if the run has none.
+
+    Raises:
+        ModelError: if the GPU's memory is too small.
     """
     common = _common_arguments(config, folder.name)
     args = RARLConfig(**(common | config.grpo_arguments(stage, processes=process_count())))
@@ -99,10 +106,12 @@ def train_stage(
     _fit(trainer, lines, start, folder, config)
 
 
+@memory_for(_TRAINING)
 def train_sft(
     config: RunConfig, groups: list[Group], folder: Path, console: Console, held_out: Sequence[Group] = ()
 ) -> None:
-    """Trains the supervised baseline from the run's model, on each of `groups` once, into `folder`."""
+    """Trains the supervised baseline from the run's model, on each of `groups` once, into `folder`; errors
+    as for `train_stage`."""
     assert config.sft is not None
     # Unless it is told not to, TRL 1.16 cuts at 1,024 tokens, which may be among those of the images.
     common = _common_arguments(config, folder.name) | {"max_length": None}

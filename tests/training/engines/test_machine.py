@@ -11,7 +11,7 @@ from rich.console import Console
 from helpers import ROOT
 from helpers.training import run_config
 from rarl.errors import ConfigError
-from rarl.models.threads import use_one_thread
+from rarl.models.machine import use_one_thread
 from rarl.training.engines import machine
 from rarl.training.engines.machine import check_machine
 from rarl.training.run import train_and_evaluate

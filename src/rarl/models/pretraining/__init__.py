@@ -27,9 +27,9 @@ from rarl.errors import DataError
 from rarl.files import finish, unfinished
 from rarl.method.tasks import Task, steps_above
 from rarl.models.loading import BASE_FOLDER
+from rarl.models.machine import use_one_thread
 from rarl.models.pretraining.replies import reply_steps, train_replies
 from rarl.models.pretraining.tower import TOWER_STEPS, train_tower
-from rarl.models.threads import use_one_thread
 from rarl.models.tiny import build_model, build_processor
 from rarl.progress import counted
 

@@ -1,18 +1,16 @@
 """What a process takes of its machine for a model: one thread and one GPU for a small model, and with several
-processes a GPU for each. Nothing is loaded here."""
+processes a GPU for each; and the sentence where a GPU's memory is too small. How much memory a run needs is
+reckoned in `rarl.plan`."""
 
 import ctypes
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from rarl.models.loading import is_small
+from rarl.errors import ModelError
 
-
-def use_one_thread_for(model: str | Path) -> None:
-    """Calls `use_one_thread` if the model is small (`is_small`)."""
-    if is_small(model):
-        use_one_thread()
+TOO_MANY_PROMPTS = "so many prompts at once: lower the batch size"
 
 
 def use_one_thread() -> None:
@@ -39,3 +37,18 @@ def use_own_gpu() -> None:
 
     if torch.cuda.is_available() and (number := os.environ.get("LOCAL_RANK", "")).isdecimal():
         torch.cuda.set_device(int(number))
+
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Makes a `ModelError` of it if the GPU's memory is too small for what runs within.
+
+    Args:
+        what: takes the memory, and how to need less of it, such as `TOO_MANY_PROMPTS`.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"the GPU's memory is too small for {what}") from error
