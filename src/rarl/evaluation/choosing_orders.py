@@ -15,6 +15,7 @@ from rarl.data.groups import Group, disjoint_groups
 from rarl.errors import DataError
 from rarl.evaluation.metrics import bootstrap_interval, list_tau, mae, srcc, tau_values
 from rarl.evaluation.prediction import predict
+from rarl.method.replies import parse_leniently
 from rarl.method.tasks import Task
 from rarl.scoring.scoring import Scoring
 from rarl.scoring.windows import joined, values_in, windows_of
@@ -111,7 +112,7 @@ def _joined(values: Mapping[Row, float], group: Group, reply: str, task: Task) -
     """The values of the images of a list, joined with those that they get in it."""
     count = len(group.rows)
     own = [values[row] for row in group.rows]
-    found = joined(own, [range(count)], [values_in(reply, count, task)])
+    found = joined(own, [range(count)], [values_in(parse_leniently(reply, count), count, task)])
     return {row: value for row, value in zip(group.rows, found, strict=True) if value is not None}
 
 

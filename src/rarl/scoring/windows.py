@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rarl.method.replies import parse_leniently
+from rarl.method.replies import Reply
 from rarl.method.tasks import Task
 
 
@@ -28,13 +28,12 @@ def windows_of(count: int, length: int, seed: int = 0) -> list[list[int]]:
     return [filled[start : start + length] for start in range(0, count, length)]
 
 
-def values_in(reply: str, count: int, task: Task) -> list[float] | None:
-    """The values of a window's images in a reply, read leniently, within the task's range; None if it lists
-    not each image exactly once."""
-    said = parse_leniently(reply, count)
-    if not said.is_permutation(count):
+def values_in(reply: Reply, count: int, task: Task) -> list[float] | None:
+    """The values of the `count` images of a window, within the task's range; None if the reply lists not each
+    of them exactly once."""
+    if not reply.is_permutation(count):
         return None
-    return [min(max(value, task.low), task.high) for value in said.values(count) if value is not None]
+    return [min(max(value, task.low), task.high) for value in reply.values(count) if value is not None]
 
 
 def joined(
