@@ -148,6 +148,8 @@ def test_reasonings_are_not_sampled_of_a_model_that_follows_the_template(chosen)
         (right, lambda v: v, ((4,), (), "values")),
         # Alone it says 5 of all: what it says of them side by side orders the long list.
         (right, lambda v: 5, ((4,), (), "windows")),
+        # Joined values are better than the list, but not than the values: these are kept.
+        (backwards, lambda v: v, ((), (), "values")),
         # The order of its lists is wrong, and their values are right: they settle what values leave tied.
         (backwards, half, ((), (4,), "windows")),
         (reverse, lambda v: v, ((), (), "values")),

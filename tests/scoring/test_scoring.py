@@ -100,6 +100,6 @@ def test_it_says_what_was_chosen():
     sampled = Scoring("mean", "free", 4, lengths=(2, 3, 8), listed=(2,), windows=(8,), others="windows")
     assert sampled.sentence == (
         "values are means over whole replies after 4 sampled reasonings each, with intervals at temperature "
-        "1; lists of 2 images in the order of the reply; lists of 3 by values; lists of 8 by values joined with "
-        "those in the list; longer lists by values joined with those in windows of 8"
+        "1; lists of 2 images in the order of the reply; lists of 3 by values; lists of 8 by values joined "
+        "with those in the list; longer lists by values joined with those in windows of 8"
     )

@@ -65,8 +65,9 @@ def with_orders(
     """`scoring` with the orders that are chosen, and the numbers behind them.
 
     A list that the model knows has its own order, unless that of the values has a higher mean tau, or that of
-    the joined values a higher one still. All other lists go by values, or by joined ones if their SRCC in the
-    long list is higher. All beyond the 95 % interval of the paired difference: over lists, and over windows.
+    the joined values one that is higher than both. All other lists go by values, or by joined ones if their
+    SRCC in the long list is higher. All beyond the 95 % interval of the paired difference: over lists, and
+    over windows.
 
     Args:
         values: of each image, by the method of `scoring`.
@@ -87,7 +88,8 @@ def with_orders(
         in_windows[f"tau{count}"] = float(np.mean(taus["windows"]))
         if _is_higher(taus["values"], taus["listed"], seed):
             orders[count] = "values"
-        if len(groups) >= LEAST_WINDOWS and _is_higher(taus["windows"], taus[orders[count]], seed):
+        gains = [_is_higher(taus["windows"], taus[other], seed) for other in ("listed", "values")]
+        if len(groups) >= LEAST_WINDOWS and all(gains):
             orders[count] = "windows"
     others: Literal["values", "windows"] = "values"
     if windows:
