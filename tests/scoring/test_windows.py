@@ -4,7 +4,7 @@ import pytest
 
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import Task
-from rarl.scoring.windows import joined, values_in, windows_of
+from rarl.scoring.windows import joined, values_in, window_length, windows_of
 
 TASK = Task("toy", "brightness", low=0, high=10, step=1, delta=2)
 
@@ -15,6 +15,14 @@ def test_every_image_is_in_a_window(count, length, number):
     assert [len(window) for window in windows] == [length] * number
     assert all(len(set(window)) == length for window in windows)
     assert {place for window in windows for place in window} == set(range(count))
+
+
+@pytest.mark.parametrize(
+    ("known", "count", "length"),
+    [((2, 3, 4, 5, 8), 99, 4), ((2, 8), 99, 2), ((8,), 99, 8), ((2, 4), 3, 2), ((4,), 3, 0), ((), 9, 0)],
+)
+def test_a_window_has_about_four_images_if_the_model_knows_so_few(known, count, length):
+    assert window_length(known, count) == length
 
 
 def test_windows_are_drawn_with_a_seed():

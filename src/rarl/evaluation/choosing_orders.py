@@ -18,7 +18,7 @@ from rarl.evaluation.prediction import predict
 from rarl.method.replies import parse_leniently
 from rarl.method.tasks import Task
 from rarl.scoring.scoring import Scoring
-from rarl.scoring.windows import joined, values_in, windows_of
+from rarl.scoring.windows import joined, values_in, window_length, windows_of
 
 MOST_LISTS = 50  # of each number of images; no image is in two of them
 LEAST_WINDOWS = 10
@@ -38,11 +38,10 @@ def lists_of(rows: Sequence[Row], lengths: Sequence[int], seed: int) -> dict[int
 
 
 def windows_in(rows: Sequence[Row], lengths: Sequence[int], seed: int) -> list[Group]:
-    """The images as one long list, in windows of the greatest of these lengths: each image in one, whatever
-    its value. Images that are left over are in none, and there are no windows if they would be too few.
-
-    At most one prompt for two images."""
-    length = max(lengths, default=0)
+    """The images as one long list, in windows of `window_length`: each image in one, whatever its value.
+    Images that are left over are in none, and there are no windows if they would be too few. That is at most
+    one prompt for two images."""
+    length = window_length(lengths, len(rows))
     windows: list[Group] = []
     for rule in dict.fromkeys(row.rule for row in rows):
         same = [row for row in rows if row.rule == rule]

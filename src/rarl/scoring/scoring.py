@@ -12,6 +12,7 @@ from rarl.files import write_text
 from rarl.method.tasks import Task
 from rarl.models.loading import trained_task
 from rarl.scoring.candidates import has_grid
+from rarl.scoring.windows import window_length
 
 SCORING_FILE = "scoring.json"
 
@@ -72,8 +73,8 @@ class Scoring:
         """How many images the windows of a list of `count` have; 0 where its order is not by windows."""
         if count in self.windows:
             return count
-        known = [length for length in self.lengths if length <= count]
-        return max(known) if self.others == "windows" and known and count not in self.lengths else 0
+        by_values = self.others == "values" or count in self.lengths
+        return 0 if by_values else window_length(self.lengths, count)
 
     @property
     def of_values(self) -> str:
@@ -102,7 +103,8 @@ class Scoring:
         if self.windows:
             what += f"; lists of {', '.join(map(str, self.windows))} by values joined with those in the list"
         if self.others == "windows":
-            what += f"; longer lists by values joined with those in windows of {max(self.lengths)}"
+            length = window_length(self.lengths, max(self.lengths))
+            what += f"; longer lists by values joined with those in windows of {length}"
         return what + self.chosen_on
 
 
