@@ -76,7 +76,7 @@ def test_a_file_of_before_reads_as_it_was_meant(tmp_path):
         (Scoring(lengths=(2, 4), listed=(2, 4)), {2: 0, 3: 0, 4: 0, 9: 0}),
         (Scoring(lengths=(2, 4), windows=(2,), listed=(4,)), {1: 0, 2: 2, 3: 0, 4: 0, 9: 0}),
         (Scoring(lengths=(2, 4), listed=(2,), others="windows"), {1: 0, 2: 0, 3: 2, 4: 0, 9: 4}),
-        (method_named("windows", Scoring(lengths=(4, 8), listed=(4,))), {3: 0, 4: 4, 5: 4, 8: 8, 99: 4}),
+        (method_named("windows", Scoring(lengths=(4, 8), listed=(4,))), {3: 0, 4: 4, 5: 4, 8: 8, 99: 8}),
         (method_named("values", Scoring(lengths=(2,), windows=(2,), others="windows")), {2: 0, 5: 0}),
     ],
 )
@@ -101,5 +101,5 @@ def test_it_says_what_was_chosen():
     assert sampled.sentence == (
         "values are means over whole replies after 4 sampled reasonings each, with intervals at temperature "
         "1; lists of 2 images in the order of the reply; lists of 3 by values; lists of 8 by values joined "
-        "with those in the list; longer lists by values joined with those in windows of 3"
+        "with those in the list; longer lists by values joined with those in windows of 8"
     )

@@ -103,8 +103,7 @@ class Scoring:
         if self.windows:
             what += f"; lists of {', '.join(map(str, self.windows))} by values joined with those in the list"
         if self.others == "windows":
-            length = window_length(self.lengths, max(self.lengths))
-            what += f"; longer lists by values joined with those in windows of {length}"
+            what += f"; longer lists by values joined with those in windows of {max(self.lengths)}"
         return what + self.chosen_on
 
 

@@ -13,16 +13,11 @@ import numpy as np
 from rarl.method.replies import Reply
 from rarl.method.tasks import Task
 
-LENGTH = 4
-"""The best number of images of a window: replies to longer lists are less often rankings of all images, and
-those to pairs see less."""
-
 
 def window_length(known: Sequence[int], count: int) -> int:
-    """How many images the windows of a list of `count` have: the length nearest to `LENGTH` that the model
-    knows, of those that the list suffices for; 0 if there is none."""
-    fitting = [length for length in sorted(known) if length <= count]
-    return min(fitting, key=lambda length: abs(length - LENGTH), default=0)
+    """How many images the windows of a list of `count` have: the longest list that the model knows, of those
+    that the images suffice for, since it takes the fewest prompts; 0 if there is none."""
+    return max((length for length in known if length <= count), default=0)
 
 
 def windows_of(count: int, length: int, seed: int = 0) -> list[list[int]]:
