@@ -35,6 +35,7 @@ def test_it_reads_back(tmp_path):
         {"listed": [4]},
         {"lengths": 3},
         {"measured": {"mean": 1}},
+        {"measured": {"mean": {"mae": "low"}}},
         {"sampled": -1},
         {"sampled": "4"},
         {"windows": [3]},

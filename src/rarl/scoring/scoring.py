@@ -88,6 +88,18 @@ class Scoring:
         return what
 
     @property
+    def of_windows(self) -> str:
+        """What windows came to in the long list that they were chosen by, in words; empty where none was
+        asked."""
+        found = self.measured.get("windows", {})
+        if not {"images", "srcc", "srcc_values"} <= found.keys():
+            return ""
+        return (
+            f"a list of {found['images']:.0f} images has SRCC {found['srcc_values']:.3f} by values, and "
+            f"{found['srcc']:.3f} joined with those in windows"
+        )
+
+    @property
     def chosen_on(self) -> str:
         """What it was chosen on, in words after others; empty where nothing was."""
         return f" (chosen on {self.images} images of {self.split})" if self.split else ""
@@ -185,6 +197,7 @@ def read_scoring(folder: Path) -> Scoring | None:
             and set(scoring.windows) <= set(scoring.lengths) - set(scoring.listed)
             and scoring.others in ("values", "windows")
             and all(isinstance(numbers, dict) for numbers in scoring.measured.values())
+            and all(isinstance(n, int | float) for some in scoring.measured.values() for n in some.values())
         )
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
