@@ -142,7 +142,7 @@ def rank(
     checked_images(files, strict=strict)
     if process == 0 and not listed:
         joined = f"; the order is by values joined with those in lists of {length}" if length else ""
-        print(scoring.of_values + joined + scoring.chosen_on, file=sys.stderr)
+        print(scoring.of_values + scoring.chosen_on + joined, file=sys.stderr)
 
     made = _Made(name, measured, method, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))
