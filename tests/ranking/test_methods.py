@@ -98,6 +98,20 @@ def test_the_command_says_how_it_asks_and_rows_of_another_method_are_refused(
     assert 'another option, {"method": "mean"' in capsys.readouterr().err
 
 
+def test_rows_after_sampled_reasonings_are_known_from_others(
+    model: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    write_scoring(folder, replace(CHOSEN, reasoning="free", sampled=2))
+    with pytest.raises(SystemExit) as stopped:
+        main(["rank", str(folder), *map(str, photos[:2]), "--out", str(tmp_path / "s.json")])
+    assert stopped.value.code == 0
+    assert "after 2 sampled reasonings each" in capsys.readouterr().err
+    with open(tmp_path / "s.json.rows.jsonl") as rows:
+        assert json.loads(rows.readline())["options"] == {"method": "mean", "temperature": 2.0, "sampled": 2}
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
