@@ -1,6 +1,7 @@
 """What is chosen on validation, by models that are functions: values, orders, temperature, and when nothing
 can be chosen."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,9 +29,9 @@ def greys(tmp_path_factory):
 @pytest.fixture
 def chosen(greys, monkeypatch):
     """`chosen(alone, listed, mean, fast)`: what is chosen for a model whose replies and whose likeliest
-    values are these functions of what it is shown."""
+    values are these functions of what it is shown; of `sampled`, after several reasonings."""
 
-    def run(alone, listed, mean, fast, **options):
+    def run(alone, listed, mean, fast, sampled=None, **options):
         def values_in(images):
             return [round(picture.getpixel((0, 0))[0] / 20) for picture in images]
 
@@ -39,7 +40,7 @@ def chosen(greys, monkeypatch):
             return [alone(group[0]) if len(group) == 1 else listed(group) for group in groups]
 
         def scored(model, processor, images, task, scoring, **more):
-            how = mean if scoring.method == "mean" else fast
+            how = fast if scoring.method == "mean-fast" else sampled if scoring.sampled else mean
             found = np.full((len(images), 11), 0.01)
             for row, value in zip(found, values_in(images), strict=True):
                 row[how(value)] += 0.89
@@ -62,6 +63,12 @@ def said(value):
 def half(value):
     """The neighbour below of odd values: many images tie."""
     return value - value % 2
+
+
+def backwards(values):
+    """The right values, listed in the reverse order."""
+    entries = json.loads(right(values).split("<answer>")[1].split("</answer>")[0])
+    return f"<answer>{json.dumps(entries[::-1])}</answer>"
 
 
 def reverse(values):
@@ -90,7 +97,7 @@ def test_what_is_better_on_validation_is_chosen(chosen, alone, listed, mean, fas
     scoring = chosen(alone, listed, mean, fast)
     assert (scoring.method, scoring.listed, scoring.lengths) == (method, lists, (4,))
     assert (scoring.split, scoring.images, scoring.reasoning) == ("validation", 44, "template")
-    assert scoring.measured.keys() == {"greedy", "mean", "mean-fast", "listed"}
+    assert scoring.measured.keys() == {"greedy", "mean", "mean-fast", "listed", "windows"}
 
 
 def test_the_numbers_behind_it_are_kept(chosen):
@@ -108,9 +115,69 @@ def test_a_list_too_long_for_the_split_is_not_asked(chosen):
     assert scoring.measured["listed"].keys() == {"tau2"}
 
 
-def test_a_model_that_reasons_freely(chosen):
-    scoring = chosen(lambda v: said(v).replace("Picture 1: ", "I see "), right, lambda v: v, half)
-    assert scoring.reasoning == "free"
+@pytest.mark.parametrize(
+    ("after_one", "after_several", "number"),
+    [
+        (lambda v: v, lambda v: v, 0),  # as good: it would cost four times as much
+        (half, lambda v: v, 4),
+        (lambda v: v, half, 0),
+    ],
+)
+def test_reasonings_are_sampled_where_they_are_shown_to_be_better(chosen, after_one, after_several, number):
+    scoring = chosen(
+        lambda v: said(v).replace("Picture 1: ", "I see "), right, after_one, lambda v: 5, after_several
+    )
+    assert (scoring.reasoning, scoring.sampled) == ("free", number)
+    assert scoring.temperatures.keys() == {"mean", "mean-fast"}
+    used = scoring.measured["mean-sampled" if number else "mean"]
+    assert used["tau4"] == 1
+    assert scoring.is_sampled == (scoring.method == "mean" and number > 0)
+
+
+def test_reasonings_are_not_sampled_of_a_model_that_follows_the_template(chosen):
+    def never(value):
+        raise AssertionError("a sampled reasoning was asked for")
+
+    assert chosen(lambda v: said(half(v)), right, lambda v: v, half, never).sampled == 0
+
+
+@pytest.mark.parametrize(
+    ("listed", "mean", "orders"),
+    [
+        # Its lists are right, and so are its values: nothing is gained by joining them.
+        (right, lambda v: v, ((4,), (), "values")),
+        # Alone it says 5 of all: what it says of them side by side orders the long list.
+        (right, lambda v: 5, ((4,), (), "windows")),
+        # Joined values are better than the list, but not than the values: these are kept.
+        (backwards, lambda v: v, ((), (), "values")),
+        # The order of its lists is wrong, and their values are right: they settle what values leave tied.
+        (backwards, half, ((), (4,), "windows")),
+        (reverse, lambda v: v, ((), (), "values")),
+        (lambda values: "no idea", lambda v: 5, ((4,), (), "values")),
+    ],
+)
+def test_windows_are_chosen_where_they_gain(chosen, listed, mean, orders):
+    scoring = chosen(lambda v: said(mean(v)), listed, mean, mean)
+    assert (scoring.listed, scoring.windows, scoring.others) == orders
+    numbers = scoring.measured["windows"]
+    assert numbers["images"] == 44
+    assert (numbers["srcc"] > numbers["srcc_values"]) == (orders[2] == "windows")
+
+
+def test_too_few_windows_choose_nothing(chosen, monkeypatch):
+    monkeypatch.setattr(rarl.evaluation.choosing, "MOST_IMAGES", 39)
+    scoring = chosen(lambda v: said(5), right, lambda v: 5, lambda v: 5)
+    assert scoring.others == "values"
+    assert scoring.measured["windows"].keys() == {"tau4"}
+
+
+def test_a_model_without_lists_is_asked_for_no_windows(chosen):
+    seen = []
+    scoring = chosen(
+        lambda v: said(5), right, half, half, lengths=[], progress=lambda done, total: seen.append(total)
+    )
+    assert set(seen) == {44 * 3}
+    assert (scoring.windows, scoring.others, scoring.measured["windows"]) == ((), "values", {})
 
 
 def test_without_a_split_the_paper_is_followed(chosen):
@@ -120,7 +187,7 @@ def test_without_a_split_the_paper_is_followed(chosen):
 def test_progress_ends_at_its_total(chosen):
     seen = []
     chosen(said, right, half, half, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (44 * 3 + 11, 44 * 3 + 11)
+    assert seen[-1] == (44 * 3 + 11 + 11, 44 * 3 + 11 + 11)  # lists, and windows of 4
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 

@@ -1,4 +1,4 @@
-"""Greedy replies don't depend on how prompts are batched or on the model's own generation config, never
+"""Replies don't depend on how prompts are batched or on the model's own generation config, never
 contain an image placeholder, and leave no trace on the model. All tests use a real, untrained tiny model."""
 
 import random
@@ -12,7 +12,13 @@ from rarl.errors import ModelError
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
 from rarl.models.decoding import Choosing
-from rarl.models.generation import greedy_replies, greedy_replies_so_far, inputs_of, vision_tokens
+from rarl.models.generation import (
+    greedy_replies,
+    greedy_replies_so_far,
+    inputs_of,
+    sampled_replies,
+    vision_tokens,
+)
 from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import build_model, build_processor
 
@@ -209,3 +215,36 @@ def test_replies_of_all_lengths_are_those_of_generate(monkeypatch):
     found.append(replies(model, processor, images, max_new_tokens=64))
     assert found[0] == found[1]
     assert max(map(len, found[0])) > 2 * min(map(len, found[0]))
+
+
+# ── sampled ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sampled(model, processor, images, seeds, batch_size=64, max_new_tokens=12):
+    prompts = [prompt(len(group)) for group in images]
+    options = {"seeds": seeds, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    return sampled_replies(model, processor, prompts, images, **options)
+
+
+def test_a_sampled_reply_depends_on_its_seed_and_not_on_its_batch(model, processor):
+    images, seeds = pictures(), [5, 6, 7, 8, 9, 5, 6, 7, 8]
+    found = sampled(model, processor, images, seeds)
+    assert found != replies(model, processor, images)
+    assert found != sampled(model, processor, images, [seed + 100 for seed in seeds])
+    alone = [sampled(model, processor, [g], [s])[0] for g, s in zip(images, seeds, strict=True)]
+    assert alone == found
+    assert sampled(model, processor, images, seeds, batch_size=2) == found
+
+
+def test_tokens_are_sampled_as_often_as_they_are_probable(model, processor):
+    """Three of four are `a`; a placeholder of images, which would be likelier, is none."""
+    a, b = processor.tokenizer.convert_tokens_to_ids(["a", "b"])
+    _prefer(model)
+    with torch.no_grad():
+        model.lm_head.bias.fill_(-1e4)
+        model.lm_head.bias[model.config.image_token_id] = 5
+        model.lm_head.bias[[a, b]] = torch.tensor([3.0, 1.0]).log()
+    [picture] = pictures((1,))
+    found = sampled(model, processor, [picture] * 400, range(400), 400, max_new_tokens=2)
+    assert set(found) == {"aa", "ab", "ba", "bb"}
+    assert sum(text.count("a") for text in found) / 800 == pytest.approx(0.75, abs=0.05)

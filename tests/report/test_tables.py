@@ -1,6 +1,7 @@
 """The table of results: the layout of Table 2, every number with its interval, for terminals and Markdown."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -140,6 +141,13 @@ def test_expected_values_of_the_arms_that_have_them():
         "| + RARL | 0.25<br>0.12–0.50 | 0.750<br>0.50–1.00 | 0.062<br>0.05–0.10 | 87.5<br>75.0–100.0 |\n"
     )
     assert table.notes[1:] == (f"RARL as chosen: {chosen['rarl'].sentence}.",)
+    windows = {"images": 176.0, "srcc": 0.9375, "srcc_values": 0.95}
+    chosen = {"rarl": replace(chosen["rarl"], measured={"windows": windows})}
+    table = expected_table({**METRICS, "arms": arms}, "tiny", chosen)
+    assert table.notes[1].endswith(
+        "(chosen on 200 images of validation); a list of 176 images has SRCC 0.950 by values, and 0.938 "
+        "joined with those in windows."
+    )
     assert expected_table(METRICS, "tiny", chosen) is None
 
 

@@ -14,6 +14,7 @@ from rarl.errors import ConfigError
 from rarl.method.prompts import messages
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import DIGITS, Task
+from rarl.models.generation import sampled_replies
 from rarl.models.loading import load_model
 from rarl.scoring import expected
 from rarl.scoring.expected import distributions
@@ -183,3 +184,24 @@ def test_a_method_by_name(name, method, listed):
 def test_a_method_that_there_is_not(name, scoring, message):
     with pytest.raises(ConfigError, match=message):
         method_named(name, scoring)
+
+
+def test_after_sampled_reasonings_the_mean_of_their_distributions_is_taken(model, tiny_processor, images):
+    """The fourth image has the same distribution alone: draws are of a sample's place, not of its batch."""
+    several = Scoring("mean", reasoning="free", sampled=3)
+    options = {"batch_size": 4, "max_new_tokens": 40}
+    mean = values_of(model, tiny_processor, images, DIGITS, several, **options).distributions
+    alone = values_of(model, tiny_processor, images[3:], DIGITS, several, **options).distributions
+    assert alone.probabilities[0] == pytest.approx(mean.probabilities[3], abs=1e-5)
+    prompts = [messages(1, DIGITS.rule, DIGITS.value_range)] * 4
+    groups = [[image] for image in images]
+    parts = []
+    for place in range(3):
+        replies = sampled_replies(model, tiny_processor, prompts, groups, seeds=[place] * 4, **options)
+        parts.append(
+            distributions(
+                model, tiny_processor, images, DIGITS, reasoning=replies, batch_size=4
+            ).probabilities
+        )
+    assert mean.probabilities == pytest.approx(np.mean(parts, axis=0))
+    assert np.abs(parts[0] - parts[1]).max() > 0.05  # a reasoning that was sampled decides much

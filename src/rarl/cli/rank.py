@@ -72,7 +72,7 @@ def rank(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="greedy|mean|mean-fast|listed|values",
+            metavar="greedy|mean|mean-fast|listed|values|windows",
             help="How images are scored, or few of them put in order; default: as the model's folder says.",
         ),
     ] = None,
@@ -123,7 +123,9 @@ def rank(
             print(note, file=sys.stderr)
     files = list(given.files)
     scoring = scoring_for(model, measured, method)
-    asked = Asked.of(name, measured, {"method": scoring.method, "temperature": scoring.temperature})
+    options: dict[str, object] = {"method": scoring.method, "temperature": scoring.temperature}
+    options |= {"sampled": scoring.sampled} if scoring.is_sampled else {}
+    asked = Asked.of(name, measured, options)
     kept = None if out is None else Kept(out, asked, part)
     listed = out is None and len(files) in scoring.listed
     if method == "listed" and not listed:
@@ -131,9 +133,16 @@ def rank(
         raise ConfigError(
             f"--method listed: a list has {known} images here, and no --out; these are {len(files):,}"
         )
+    length = scoring.window(len(files)) if out is None else 0
+    if method == "windows" and not length:
+        raise ConfigError(
+            f"--method windows: a list has {min(scoring.lengths)} images or more here, and no --out; these "
+            f"are {len(files):,}"
+        )
     checked_images(files, strict=strict)
     if process == 0 and not listed:
-        print(scoring.of_values + scoring.chosen_on, file=sys.stderr)
+        joined = f"; the order is by values joined with those in lists of {length}" if length else ""
+        print(scoring.of_values + scoring.chosen_on + joined, file=sys.stderr)
 
     made = _Made(name, measured, method, batch_size, trust_remote_code)
     stopped = nullcontext() if kept is None else continued_by(shlex.join(["rarl", *sys.argv[1:]]))
@@ -146,7 +155,11 @@ def rank(
                 # Other processes have the rest. Torchrun would end them if this one did not end with 0.
                 failed = any(said.value is None for said in found.values())
                 raise typer.Exit(1 if failed and processes == 1 else 0)
-            ranking = ranking_of(measured, ((file, found[file]) for file in files), descending=descending)
+            if length:
+                scores = [found[file] for file in files]
+                ranking = made().rank_by_values(files, scores, descending=descending)
+            else:
+                ranking = ranking_of(measured, ((f, found[f]) for f in files), descending=descending)
         made.say_lenient()
         if listed:
             own = any(row.method == "listed" for row in ranking)
@@ -174,7 +187,7 @@ def rank(
 
 
 class _Made:
-    """The ranker, made when it is first needed: that takes torch."""
+    """The ranker, made once it is needed: that takes torch."""
 
     def __init__(self, model: str, task: Task, method: str | None, batch_size: int, trusted: bool) -> None:
         self._model, self._task, self._method = model, task, method
@@ -182,6 +195,8 @@ class _Made:
         self._ranker: Ranker | None = None
 
     def __call__(self) -> "Ranker":
+        if self._ranker is not None:
+            return self._ranker
         from rarl.models.loading import use_one_thread_for
         from rarl.models.machine import use_own_gpu
         from rarl.ranking.ranker import Ranker

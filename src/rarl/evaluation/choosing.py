@@ -1,32 +1,35 @@
 """How a model scores and ranks best, chosen on a split that is neither trained on nor reported: by greedy
-replies or means of distributions (`rarl.scoring`), with reasoning or without; and lists in the order of the
-model's own list or of the values. What is chosen is a `Scoring`. The paper scores greedily (section 4.1)."""
+replies or means of distributions (`rarl.scoring`), without reasoning, after one, or after several; and in
+which order it puts lists (`choosing_orders`). What is chosen is a `Scoring`. The paper scores greedily
+(section 4.1)."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.data.collection import Collection, Row
-from rarl.data.groups import Group, disjoint_groups
-from rarl.errors import DataError
+from rarl.data.groups import Group
 from rarl.evaluation.asking import in_shares
+from rarl.evaluation.choosing_orders import lists_of, taus_by, windows_in, with_orders
 from rarl.evaluation.evaluate import ask, refused_rows
 from rarl.evaluation.expected import distributions_of, own_scoring, row_batches
 from rarl.evaluation.intervals import bootstrap_interval
-from rarl.evaluation.metrics import calibration_error, filled, list_tau, mae, srcc, tau_values
+from rarl.evaluation.metrics import calibration_error, filled, mae, srcc
 from rarl.evaluation.prediction import predict
 from rarl.method.tasks import Task
 from rarl.scoring.candidates import has_grid
 from rarl.scoring.distribution import Distributions
-from rarl.scoring.scoring import Method, Scoring
+from rarl.scoring.scoring import METHODS, Method, Scoring
 from rarl.scoring.values import LEVEL
 
 MOST_IMAGES = 200
-MOST_LISTS = 50  # of each number of images; no image is in two of them
+SAMPLED = 4
+"""Reasonings that are sampled of a model that reasons freely: what they add to the error by chance is half of
+that of one, for four times its cost; to halve it again would cost sixteen times as much."""
+AFTER_SAMPLED = "mean-sampled"
 TEMPERATURES = np.geomspace(0.5, 8.0, 33)
 
 
@@ -47,9 +50,9 @@ def choose(
     What is expected to be best is kept unless something else is better beyond the 95 % interval of the paired
     difference, so that the noise of a small split decides nothing:
 
-    - The value of an image is the `mean`; see `best_method`.
-    - A list has the order of the model's own, or where that is no ranking of all images, of their values. It
-      has that of the values always if their mean tau is higher.
+    - The value of an image is the `mean`; see `best_method`. Of a model that reasons freely it is the one
+      after its greedy reasoning, or after `SAMPLED` that are sampled, by the same rule.
+    - The order of a list is the model's own; see `with_orders`.
     - The temperature is the one with the highest likelihood of the true values.
 
     Without a split, or one of orders alone, nothing is chosen: values and orders are those of greedy replies.
@@ -67,9 +70,10 @@ def choose(
     rows = [row for row in collection.split(split) if row.path not in refused]
     if len(rows) > MOST_IMAGES:
         rows = random.Random(f"{seed}:scoring").sample(rows, MOST_IMAGES)
-    lists = {count: drawn for count in known if (drawn := _lists(rows, count, seed))}
+    lists, windows = lists_of(rows, known, seed), windows_in(rows, known, seed)
+    groups = [*(group for some in lists.values() for group in some), *windows]
     methods: list[Method] = ["mean-fast", "mean"] if has_grid(task) else []
-    total = len(rows) * (1 + len(methods)) + sum(map(len, lists.values()))
+    total = len(rows) * (1 + len(methods)) + len(groups)
     done = 0
 
     def count_on(number: int) -> None:
@@ -86,59 +90,54 @@ def choose(
         count_on(1)
     scoring = own_scoring(list(replies.values()), task)
     given = [predict(Group((row,)), replies[row]).read_leniently().values[0] for row in rows]
-    values: dict[Method, list[float]] = {"greedy": filled(given, task)}
-    found: dict[Method, Distributions] = {}
-    for method in methods:
-        by_method = replace(scoring, method=method)
+    values: dict[str, list[float]] = {"greedy": filled(given, task)}
+    ways: dict[str, Scoring] = {method: replace(scoring, method=method) for method in methods}
+    if methods and scoring.reasoning == "free":
+        ways[AFTER_SAMPLED] = replace(scoring, method="mean", sampled=SAMPLED)
+        total += len(rows)
+    found: dict[str, Distributions] = {}
+    for name, way in ways.items():
 
-        def answer(batch: Sequence[Row], by_method: Scoring = by_method) -> list[Distributions]:
-            return distributions_of(model, processor, batch, task, by_method, replies, max_new_tokens).rows()
+        def answer(batch: Sequence[Row], way: Scoring = way) -> list[Distributions]:
+            return distributions_of(model, processor, batch, task, way, replies, max_new_tokens).rows()
 
         parts: dict[Row, Distributions] = {}
         batches = row_batches(rows, replies, batch_size)
-        for batch, own in zip(batches, in_shares(batches, answer), strict=True):
-            parts |= zip(batch, own, strict=True)
+        for batch, each in zip(batches, in_shares(batches, answer), strict=True):
+            parts |= zip(batch, each, strict=True)
             count_on(len(batch))
-        found[method] = Distributions.joined([parts[row] for row in rows])
-        values[method] = found[method].mean.tolist()
-    positions: dict[int, list[Sequence[int | None] | None]] = {}
-    for count, groups in lists.items():
-        positions[count] = []
-        for group, text in ask(model, processor, groups, task, batch_size, max_new_tokens, shared=True):
-            said = predict(group, text).read_leniently()
-            positions[count].append(said.positions if said.valid else None)
+        found[name] = Distributions.joined([parts[row] for row in rows])
+        values[name] = found[name].mean.tolist()
+    answers: dict[Group, str] = {}
+    for asked in (*lists.values(), windows):
+        for group, text in ask(model, processor, asked, task, batch_size, max_new_tokens, shared=True):
+            answers[group] = text
             count_on(1)
 
     truths = [row.value for row in rows]
-    by_row = {method: dict(zip(rows, some, strict=True)) for method, some in values.items()}
+    by_row = {name: dict(zip(rows, some, strict=True)) for name, some in values.items()}
     measured: dict[str, dict[str, float]] = {
-        method: _numbers(some, truths, task, lists) for method, some in by_row.items()
+        name: _numbers(some, truths, task, lists) for name, some in by_row.items()
     }
-    temperatures: dict[str, float] = {m: temperature_for(some, truths) for m, some in found.items()}
-    for method, some in found.items():
-        measured[method] |= _calibration(some.tempered(temperatures[method]), truths)
-    chosen = best_method(values, truths, seed)
-    by_values: set[int] = set()
-    measured["listed"] = {}
-    for count, groups in lists.items():
-        taus = _taus(by_row[chosen], groups)
-        own = [
-            tau if places is None else list_tau(places, group.values)
-            for tau, places, group in zip(taus, positions[count], groups, strict=True)
-        ]
-        measured["listed"][f"tau{count}"] = float(np.mean(own))
-        by_values |= {count} if _is_higher(taus, own, seed) else set()
-    return Scoring(
-        method=chosen,
-        reasoning=scoring.reasoning,
-        temperatures=temperatures,
+    temperatures: dict[str, float] = {name: temperature_for(some, truths) for name, some in found.items()}
+    for name, own in found.items():
+        measured[name] |= _calibration(own.tempered(temperatures[name]), truths)
+    if AFTER_SAMPLED in found and is_better(values[AFTER_SAMPLED], values["mean"], truths, seed):
+        scoring = ways[AFTER_SAMPLED]
+        values["mean"], temperatures["mean"] = values[AFTER_SAMPLED], temperatures[AFTER_SAMPLED]
+    of_methods = {method: values[method] for method in METHODS if method in values}
+    scoring = replace(
+        scoring,
+        method=best_method(of_methods, truths, seed),
+        temperatures={method: number for method, number in temperatures.items() if method in METHODS},
         lengths=known,
-        listed=tuple(count for count in known if count not in by_values),
         split=split,
         seed=seed,
         images=len(rows),
         measured=measured,
     )
+    chosen = dict(zip(rows, values[scoring.method], strict=True))
+    return with_orders(scoring, chosen, lists, windows, answers, task, seed)
 
 
 def best_method(values: Mapping[Method, Sequence[float]], truths: Sequence[float], seed: int) -> Method:
@@ -152,17 +151,22 @@ def best_method(values: Mapping[Method, Sequence[float]], truths: Sequence[float
     """
     if "mean" not in values:
         return "greedy"
-    target, mean = np.array(truths), np.array(values["mean"])
-    better: list[Method] = []
-    for method in (name for name in values if name != "mean"):
-        other = np.array(values[method])
-        closer = bootstrap_interval(abs(mean - target) - abs(other - target), seed=seed)
-        # Of ranks alone: whole numbers are ranked in a fraction of the time.
-        ranks = [np.unique(column, return_inverse=True)[1] for column in (other, mean, target)]
-        ordered = bootstrap_interval(np.column_stack(ranks), _gain_in_srcc, seed=seed)
-        signs = [(low > 0) - (high < 0) for low, high in (closer, ordered)]
-        better += [method] if max(signs) > 0 and min(signs) >= 0 else []
+    better = [
+        name for name in values if name != "mean" and is_better(values[name], values["mean"], truths, seed)
+    ]
     return max(better, key=lambda method: srcc(values[method], truths), default="mean")
+
+
+def is_better(values: Sequence[float], others: Sequence[float], truths: Sequence[float], seed: int) -> bool:
+    """Whether some values are better than others of the same images beyond the 95 % interval of the paired
+    difference, in MAE or SRCC, and in neither worse."""
+    some, kept, target = np.array(values), np.array(others), np.array(truths)
+    closer = bootstrap_interval(abs(kept - target) - abs(some - target), seed=seed)
+    # Of ranks alone: whole numbers are ranked in a fraction of the time.
+    ranks = [np.unique(column, return_inverse=True)[1] for column in (some, kept, target)]
+    ordered = bootstrap_interval(np.column_stack(ranks), _gain_in_srcc, seed=seed)
+    signs = [(low > 0) - (high < 0) for low, high in (closer, ordered)]
+    return max(signs) > 0 and min(signs) >= 0
 
 
 def _gain_in_srcc(some: np.ndarray, others: np.ndarray, truths: np.ndarray) -> float:
@@ -178,32 +182,13 @@ def temperature_for(found: Distributions, truths: Sequence[float]) -> float:
     return float(f"{TEMPERATURES[int(np.argmin(losses))]:.3g}")
 
 
-def _is_higher(some: ArrayLike, others: ArrayLike, seed: int) -> bool:
-    """Whether the mean of some numbers is higher, beyond the 95 % interval of the paired difference."""
-    low, _ = bootstrap_interval(np.asarray(some) - np.asarray(others), seed=seed)
-    return low > 0
-
-
-def _lists(rows: Sequence[Row], count: int, seed: int) -> list[Group]:
-    """Lists of so many of these images; none if there are too few."""
-    try:
-        return disjoint_groups(rows, count, MOST_LISTS, seed)
-    except DataError:
-        return []
-
-
 def _numbers(
     values: Mapping[Row, float], truths: Sequence[float], task: Task, lists: Mapping[int, Sequence[Group]]
 ) -> dict[str, float]:
     """MAE and SRCC of these values, and tau of lists that are sorted by them."""
     given = np.clip(list(values.values()), task.low, task.high)
     numbers = {"mae": mae(given, truths), "srcc": srcc(given, truths)}
-    return numbers | {f"tau{n}": float(np.mean(_taus(values, groups))) for n, groups in lists.items()}
-
-
-def _taus(values: Mapping[Row, float], groups: Sequence[Group]) -> list[float]:
-    """Kendall's tau of each list, sorted by the values of its images."""
-    return [tau_values(range(len(g.rows)), [values[row] for row in g.rows], g.values) for g in groups]
+    return numbers | {f"tau{n}": float(np.mean(taus_by(values, groups))) for n, groups in lists.items()}
 
 
 def _calibration(found: Distributions, truths: Sequence[float]) -> dict[str, float]:

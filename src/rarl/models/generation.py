@@ -1,11 +1,11 @@
-"""Greedy replies of a vision-language model to prompts with images, for evaluation and use.
+"""Replies of a vision-language model to prompts with images, for evaluation and use: greedy, or sampled.
 Decoding is always the same, whatever the model's own generation config says, so that arms can be compared.
 Sampling during training is left to TRL; `vision_tokens` says what no reply may have in either."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from transformers import (
     BatchFeature,
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     ProcessorMixin,
     StoppingCriteria,
@@ -121,6 +123,69 @@ def greedy_replies_so_far(
             for i, text in zip(batch, texts, strict=True):
                 replies[i] = None if text is None else opening + text
     return replies
+
+
+def sampled_replies(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    questions: Sequence[Sequence[Message]],
+    groups: Sequence[Sequence[Image.Image]],
+    *,
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    """A reply to each question, sampled at temperature 1 from the whole vocabulary but for `vision_tokens`.
+
+    Each reply has draws of its own, so it does not depend on the others of its batch, except for rounding.
+
+    Args:
+        questions, groups: the chat messages and the images of each, as for `greedy_replies_so_far`.
+        seeds: of the draws of each reply; the same seed takes the same draws.
+        max_new_tokens, batch_size: as there.
+
+    Raises:
+        ModelError: as there.
+    """
+    replies = [""] * len(questions)
+    settings = _settings(model, processor, max_new_tokens)
+    opening, generate = reply_opening(processor), cast(Any, model).generate
+    with torch.no_grad(), evaluating(model):
+        for batch in _batches(groups, batch_size):
+            with _in_one_sentence():
+                inputs = inputs_of(processor, [questions[i] for i in batch], [groups[i] for i in batch])
+                inputs = inputs.to(model.device)
+                draws_NC = torch.stack([_draws(seeds[i], max_new_tokens) for i in batch])
+                # Of the logits it leaves one token, so the greedy settings take it.
+                drawing: Any = LogitsProcessorList([_Drawing(draws_NC, inputs["input_ids"].shape[1])])
+                whole: torch.Tensor = generate(**inputs, generation_config=settings, logits_processor=drawing)
+            texts = processor.tokenizer.batch_decode(
+                whole[:, inputs["input_ids"].shape[1] :],
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
+            )
+            for i, text in zip(batch, texts, strict=True):
+                replies[i] = opening + text
+    return replies
+
+
+def _draws(seed: int, count: int) -> torch.Tensor:
+    """Uniform numbers from 0 up to 1, float[C]."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+
+
+class _Drawing(LogitsProcessor):
+    """Chooses each token by the inverse of its distribution function at the row's next draw."""
+
+    def __init__(self, draws_NC: torch.Tensor, start: int) -> None:
+        self._draws_NC, self._start = draws_NC, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        below_NV = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        draws_N = self._draws_NC[:, input_ids.shape[1] - self._start].to(below_NV) * below_NV[:, -1]
+        # To the right: a token without probability, such as one of vision, is never taken.
+        tokens_N1 = torch.searchsorted(below_NV, draws_N[:, None], right=True)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens_N1, 0.0)
 
 
 def _replies_of(

@@ -5,6 +5,7 @@ was never trained on the format can be used, too. How good a model is at it is m
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,9 +22,10 @@ from rarl.models.loading import load_model, load_processor, trained_task
 from rarl.models.processor import image_tokens, resizing_of
 from rarl.ranking.batches import Pool, Waiting
 from rarl.ranking.measured import Distribution, Measured
-from rarl.ranking.table import Ranked, Ranking, ranking_of
+from rarl.ranking.table import Method, Ranked, Ranking, ranking_of
 from rarl.scoring.scoring import scoring_for
 from rarl.scoring.values import values_of
+from rarl.scoring.windows import joined, values_in, windows_of
 
 NO_VALUE = "the model's reply has no value"
 
@@ -38,8 +40,8 @@ class Ranker:
         model: a model folder, a hub name, or `tiny` for the embedded base.
         task: the rule, the value range and the step that the prompt names; by default what the model was
             trained on, as its folder says.
-        method: how images are scored, `greedy`, `mean` or `mean-fast`, or lists are put in order, `listed` or
-            `values` (`rarl.scoring.scoring`); by default as the model's folder says.
+        method: how images are scored, `greedy`, `mean` or `mean-fast`, or lists are put in order, `listed`,
+            `values` or `windows` (`rarl.scoring.scoring`); by default as the model's folder says.
         batch_size: the most prompts in one pass; fewer if their images have many tokens.
         max_new_tokens: where a reply is cut that does not end by itself.
         strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
@@ -49,7 +51,7 @@ class Ranker:
             `rarl.data.opening.open_all`.
 
     Attributes:
-        scoring: how images are scored, and which lists go into one prompt.
+        scoring: how images are scored, and which lists go into one prompt or several.
         problems: why images of the last call could not be shown to the model, by their place from 0.
         read_leniently: of how many replies of the last call only the lenient reading had a list; see
             `rarl.method.replies.parse_leniently`.
@@ -109,8 +111,9 @@ class Ranker:
         The model sees a list of a length in `scoring.listed` in one prompt, in the order given, and the order
         in which it lists the images is the ranking (`listed`). If its reply does not list each image exactly
         once, and for any other number of images, every image is scored alone and the values are sorted
-        (`values`). Images of equal value then share a rank, and stay in the order given. Images without a
-        value come last and have no rank.
+        (`values`); where `scoring.window` says so, they are first joined with those that the images get in
+        lists of that length (`windows`, see `rarl.scoring.windows`). Images of equal value then share a rank,
+        and stay in the order given. Images without a value come last and have no rank.
 
         Args:
             images: as in `score`.
@@ -122,15 +125,33 @@ class Ranker:
         pictures = self._begin(images)
         if not pictures:
             raise DataError("there are no images to rank: give at least one")
-        names: list[str | int] = [
-            str(picture) if isinstance(picture, str | os.PathLike) else place
-            for place, picture in enumerate(pictures)
-        ]
         if len(pictures) in self.scoring.listed:
-            listed = self._listed(pictures, names, descending)
+            listed = self._listed(pictures, _names(pictures), descending)
             if listed is not None:
                 return listed
-        return ranking_of(self.task, zip(names, self._scores(pictures), strict=True), descending=descending)
+        return self.rank_by_values(pictures, self._scores(pictures), descending=descending)
+
+    def rank_by_values(
+        self, pictures: Sequence[Picture], scores: Sequence[Measured], *, descending: bool = False
+    ) -> Ranking:
+        """The images in the order of the values that each got alone, joined where `scoring.window` says so
+        with those in windows. These are asked here, in one round.
+
+        Args:
+            scores: of each picture, as in `score`.
+        """
+        shown = [place for place, said in enumerate(scores) if said.problem in (None, NO_VALUE)]
+        length = self.scoring.window(len(shown))
+        if length:
+            windows = [[shown[i] for i in window] for window in windows_of(len(shown), length)]
+            inside = list(self._values_in(pictures, windows))
+            values = joined([said.value for said in scores], windows, inside)
+            scores = [
+                said if value is None else Measured(value) for said, value in zip(scores, values, strict=True)
+            ]
+        measured = zip(_names(pictures), scores, strict=True)
+        method: Method = "windows" if length else "values"
+        return ranking_of(self.task, measured, descending=descending, method=method)
 
     def measure(self, images: Sequence[Image.Image], *, hasty: bool = False) -> list[Measured | None]:
         """What the model says of each image, all asked for in one batch. Every number of `score`, and of
@@ -249,8 +270,8 @@ class Ranker:
     def _listed(
         self, pictures: Sequence[Picture], names: Sequence[str | int], descending: bool
     ) -> Ranking | None:
-        """The ranking that the model itself lists in one reply; None if it lists not each image once, or
-        fewer than two can be shown to it."""
+        """The ranking that the model itself lists in one reply; None if it lists not each image once, or so
+        few can be shown to it that it is not asked for their list."""
         shown: dict[int, Image.Image] = {}
         for place, image in enumerate(open_all(pictures, self._resizing, 0)):
             problem = self._problem(image, picture_name(pictures[place], place))
@@ -258,8 +279,8 @@ class Ranker:
                 self.problems[place] = str(problem)
             else:
                 shown[place] = image
-        if len(shown) < 2:
-            return None
+        if len(shown) not in self.scoring.listed:
+            return None  # a list of another length, which the model may not know
         question = messages(len(shown), self.task.rule, self.task.value_range)
         [reply] = self._replies([question], [list(shown.values())])
         if reply is None or reply.items is None or not reply.is_permutation(len(shown)):
@@ -274,6 +295,28 @@ class Ranker:
             Ranked(None, names[place], None, "listed", problem) for place, problem in self.problems.items()
         ]
         return Ranking(self.task, rows, descending)
+
+    def _values_in(
+        self, pictures: Sequence[Picture], windows: Sequence[Sequence[int]]
+    ) -> Iterator[list[float] | None]:
+        """The values of the pictures of each window; None where its reply is no ranking of them.
+
+        Raises:
+            DataError: if a file can't be opened any more.
+        """
+        length = len(windows[0])
+        question = messages(length, self.task.rule, self.task.value_range)
+        images = open_all(
+            [pictures[place] for some in windows for place in some], self._resizing, self.workers
+        )
+        waiting: list[list[Image.Image]] = []
+        for number in range(1, len(windows) + 1):
+            waiting.append([_or_error(image) for image in islice(images, length)])
+            tokens = len(waiting) * sum(map(self._tokens, waiting[-1]))
+            if tokens > _TOKENS or len(waiting) == self.batch_size or number == len(windows):
+                for reply in self._replies([question] * len(waiting), waiting):
+                    yield None if reply is None else values_in(reply, length, self.task)
+                waiting = []
 
     def _problem(self, image: Image.Image | DataError, name: str) -> str | None:
         """Why an image can't be shown to the model; None if it can."""
@@ -308,3 +351,17 @@ class Ranker:
             self.read_leniently += text is not None and reply != parse(text)
             replies.append(reply)
         return replies
+
+
+def _names(pictures: Sequence[Picture]) -> list[str | int]:
+    """The path of each picture, or of one that was given in another way its place, from 0."""
+    return [
+        str(picture) if isinstance(picture, str | os.PathLike) else place
+        for place, picture in enumerate(pictures)
+    ]
+
+
+def _or_error(image: Image.Image | DataError) -> Image.Image:
+    if isinstance(image, DataError):
+        raise image
+    return image

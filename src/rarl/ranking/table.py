@@ -23,6 +23,7 @@ from rarl.ranking.measured import Measured
 if TYPE_CHECKING:
     import pandas
 
+Method = Literal["listed", "values", "windows"]
 COLUMNS = ("rank", "file", "value", "low", "high", "problem")
 SUFFIXES = (".csv", ".parquet", ".json")
 SHOWN = 100
@@ -39,7 +40,8 @@ class Ranked:
         image: the path as given; for an image that was given in another way, its place in the input, from 0.
         value: what the model gave it, in units of the task; `None` if it gave none.
         method: `listed` if the model itself put all images in order in one reply; the values may then fail to
-            ascend with the ranks. `values` if every image was scored alone and the values were sorted.
+            ascend with the ranks. `values` if every image was scored alone and the values were sorted;
+            `windows` if they were first joined with those that the images got in lists.
         problem: why it has no value; `None` if it has one.
         interval: the ends of the interval that the model is sure of, where it gives one.
     """
@@ -47,7 +49,7 @@ class Ranked:
     rank: int | None
     image: str | int
     value: float | None
-    method: Literal["listed", "values"]
+    method: Method
     problem: str | None = None
     interval: tuple[float, float] | None = None
 
@@ -166,13 +168,18 @@ class Ranking(Sequence[Ranked]):
 
 
 def ranking_of(
-    task: Task, measured: Iterable[tuple[str | int, Measured]], *, descending: bool = False
+    task: Task,
+    measured: Iterable[tuple[str | int, Measured]],
+    *,
+    descending: bool = False,
+    method: Method = "values",
 ) -> Ranking:
     """The ranking of images by value. Images of equal value share a rank and stay in the order given.
 
     Args:
         measured: the path of each image, or its place in the input, and what was measured.
         descending: begin with the highest value.
+        method: of all rows.
     """
     images = list(measured)
     scored = [(image, said, said.value) for image, said in images if said.value is not None]
@@ -182,10 +189,8 @@ def ranking_of(
     for place, (image, said, value) in enumerate(scored, start=1):
         if value != last:
             rank, last = place, value
-        rows.append(Ranked(rank, image, value, "values", None, said.interval))
-    rows += [
-        Ranked(None, image, None, "values", said.problem) for image, said in images if said.value is None
-    ]
+        rows.append(Ranked(rank, image, value, method, None, said.interval))
+    rows += [Ranked(None, image, None, method, said.problem) for image, said in images if said.value is None]
     return Ranking(task, rows, descending)
 
 

@@ -264,7 +264,9 @@ def expected_table(
         'it. "in 80 %" says how many true values lie in the interval that has 80 % of the probability, or '
         "more, since it ends on the grid; ECE is the calibration error of the likeliest value.",
         *(
-            f"{names[arm].removeprefix('+ ')} as chosen: {scorings[arm].sentence}."
+            f"{names[arm].removeprefix('+ ')} as chosen: "
+            + "; ".join(filter(None, (scorings[arm].sentence, scorings[arm].of_windows)))
+            + "."
             for arm in names
             if arm in scorings
         ),

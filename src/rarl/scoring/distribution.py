@@ -34,6 +34,11 @@ class Distributions:
         """The rows of several, of one grid, one after the other."""
         return cls(parts[0].grid, np.concatenate([part.probabilities for part in parts]))
 
+    @classmethod
+    def averaged(cls, several: "list[Distributions]") -> "Distributions":
+        """The mean of several of the same images, of one grid: a mixture in equal parts."""
+        return cls(several[0].grid, np.mean([some.probabilities for some in several], axis=0))
+
     def __len__(self) -> int:
         return len(self.probabilities)
 
