@@ -14,6 +14,11 @@ HOW = {"mutation": "mutation/fraction", "resample": "resample/rounds"}  # and th
 LOGGED = ("loss", "kl", "entropy", "policy/kl", "policy/entropy", "reward", "mutation/fraction")
 
 
+def level(completions, **columns):
+    """Equal throughout some groups."""
+    return [float(len(str(completion)) // 80) for completion in completions]
+
+
 def play(collection, out, how):
     """Two steps, in this process alone or in one of two, which `python test_trainer_processes.py` starts."""
     from rarl.data.collection import load_collection
@@ -25,7 +30,8 @@ def play(collection, out, how):
     calls = []
     given = {"mutation_probability": 0.5} if how == "mutation" else {"stagnant": how}
     given |= {"per_device_train_batch_size": 8 // world, "max_completion_length": 80}
-    given |= {"max_steps": 2, "ddp_backend": "gloo" if world > 1 else None, "rewards": REWARDS}
+    given |= {"max_steps": 2, "ddp_backend": "gloo" if world > 1 else None}
+    given["rewards"] = REWARDS if how == "mutation" else [level]
     with pytest.MonkeyPatch.context() as patch:
         recording(patch, calls)
         steps = Steps(trainer_of(dataset, folder, "on", **given))
