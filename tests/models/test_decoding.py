@@ -1,11 +1,14 @@
 """Which settings are decoded by the plain loop, what it chooses, and when it ends. That whole models give the
 tokens of `generate` is in `test_generation.py` and in `tests/shared_prefix/test_packing.py`."""
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
-from rarl.models.decoding import Choosing, decode
+from rarl.errors import ModelError
+from rarl.models.decoding import Choosing, Drawn, decode, drawn
 from rarl.models.loading import load_model
 
 PLAIN = {"max_new_tokens": 5, "eos_token_id": 2, "pad_token_id": 0, "do_sample": False}
@@ -124,3 +127,64 @@ def test_responses_that_go_on_go_on_alone():
     found = decode(told.step, torch.tensor([1, 1, 1, 1]), GREEDY, keep=told.keep)
     assert found.tolist() == [[2, 0, 0, 0], [5, 6, 4, 2], [9, 0, 0, 0], [4, 9, 0, 0]]
     assert told.asked == [[1, 1, 1, 1], [5, 4], [6], [4]]
+
+
+# ── tokens by given numbers ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_number_says_which_token_is_drawn_the_likeliest_first():
+    scores = torch.tensor([0.1, 0.2, 0.4, 0.0, 0.3]).log().expand(6, -1)
+    numbers = torch.tensor([0.0, 0.39, 0.41, 0.51, 0.71, 1 - 2**-24])
+    assert drawn(scores, numbers).tolist() == [2, 2, 0, 1, 4, 4]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    scores = torch.tensor([[0.0, 1.0, 2.0, -1.0, 0.5]])
+    numbers = torch.arange(0.5, 10_000) / 10_000
+    often = drawn(scores.expand(10_000, -1), numbers).bincount(minlength=5) / 10_000
+    assert torch.allclose(often, scores[0].softmax(dim=-1), atol=2e-4)
+
+
+def test_scores_that_are_no_numbers_are_an_error():
+    with pytest.raises(ModelError, match="no numbers"):
+        drawn(torch.tensor([[0.0, float("nan")]]), torch.tensor([0.5]))
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 20, "top_p": 0.9}, {"min_p": 0.1, "repetition_penalty": 1.1}])
+def test_a_row_is_the_same_whatever_stands_beside_it(model, cut):
+    """By transformers' own `generate`, whatever it does to the scores before."""
+    ids = torch.randint(100, 600, (3, 5), generator=torch.Generator().manual_seed(1))
+    numbers = torch.rand(3, 6, generator=torch.Generator().manual_seed(2))
+    config = GenerationConfig(**SAMPLED | {"temperature": 1.3} | cut | {"max_new_tokens": 6, "min_new_tokens": 6})
+
+    def said(rows):
+        given = {"input_ids": ids[rows], "attention_mask": torch.ones_like(ids[rows])}
+        return Drawn(model.generate, numbers[rows])(**given, generation_config=config)[:, 5:]
+
+    whole = said([0, 1, 2])
+    assert torch.equal(whole, torch.cat([said([0]), said([2, 1]).flip(0)]))
+    assert len({tuple(row) for row in whole.tolist()}) == 3
+    drawn_now = Drawn(model.generate, 1 - numbers)
+    other = drawn_now(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    assert not torch.equal(whole, other[:, 5:])
+
+
+def test_responses_that_go_on_alone_keep_their_numbers():
+    """The third row's first number draws 5, its second and third 2."""
+    sampled = dataclasses.replace(GREEDY, temperature=1.0)
+    numbers = torch.tensor([[0.0] * 4, [0.0] * 4, [0.0, 0.5, 0.5, 0.5]])
+
+    class Undecided(Told):
+        def step(self, ids, place):
+            """Two tokens are as likely as each other."""
+            token = super().step(ids, place)
+            return (token + token.roll(1, dims=1)).log()
+
+    told = [Undecided([2, 7, 7, 7], [2, 7, 7, 7], [5, 4, 4, 2]) for _ in range(2)]
+    found = [
+        decode(each.step, torch.tensor([1, 1, 1]), sampled, keep=keep, draws_NC=numbers)
+        for each, keep in zip(told, (None, told[1].keep), strict=True)
+    ]
+    assert torch.equal(*found)
+    assert found[0].tolist()[2] == [5, 5, 5, 3]
+    assert [len(ids) for ids in told[1].asked] == [3, 1, 1, 1]

@@ -188,7 +188,7 @@ def test_a_step_of_generation_is_that_of_the_whole_sequence(paddings, count, key
         now = slice(step, step + 1)
         assert cache.get_seq_length() == length + step
         own_key, own_value = cache.update(key[:, :, now], value[:, :, now], 0)
-        assert own_key.shape[2] == own_value.shape[2] == step + 1
+        assert own_key.shape[3] == own_value.shape[3] == step + 1
         mask = torch.arange(length + step + 1) >= torch.tensor(paddings)[:, None]
         mask = mask.repeat_interleave(count, dim=0)[:, None, None]
         with sharing(cache):
@@ -216,9 +216,9 @@ def test_a_step_in_half_precision_gives_half_precision():
     halves = [each.detach().bfloat16() for each in states(1, 4, 2)]
     cache = cache_of(*halves[1:])
     query, key, value = (each.detach().bfloat16() for each in states(3, 1, 2, seed=1))
-    key, value = cache.update(key, value, 0)
+    kept = cache.update(key, value, 0)
     with sharing(cache):
-        output = attention(2, query, key, value, None)
+        output = attention(2, query, *kept, None)
     assert output.dtype == torch.bfloat16
     for row in range(3):
         whole = [
@@ -247,17 +247,18 @@ def test_without_a_shared_prompt_it_is_sdpa(key_heads, masked):
 def test_a_cache_is_shared_inside_alone_and_after_an_error_too():
     query, key, value = (each.detach() for each in states(2, 1, 2))
     plain = attention(2, query, key, value, None)
+    own = [each.transpose(0, 1)[None].contiguous() for each in (key, value)]  # as a cache has them
 
     def cache(seed):
         return cache_of(*(each.detach() for each in states(1, 3, 2, seed=seed)[1:]))
 
     def stopped():
         with sharing(cache(1)):
-            outer = attention(2, query, key, value, None)
+            outer = attention(2, query, *own, None)
             assert not torch.equal(outer, plain)
             with sharing(cache(2)):
-                assert not torch.equal(attention(2, query, key, value, None), outer)
-            assert torch.equal(attention(2, query, key, value, None), outer)
+                assert not torch.equal(attention(2, query, *own, None), outer)
+            assert torch.equal(attention(2, query, *own, None), outer)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -285,9 +286,9 @@ def test_a_step_in_half_precision_is_rounded_once(dtype, autocast):
     query, key, value = (each.detach().to(stored) for each in states(3, 1, 2, seed=1))
     prompt_key, query, key = prompt_key + 10, query + 10, key + 10
     cache = cache_of(prompt_key, prompt_value)
-    key, value = cache.update(key, value, 0)
+    kept = cache.update(key, value, 0)
     with torch.autocast("cpu", dtype=dtype, enabled=autocast), sharing(cache):
-        output = attention(2, query, key, value, None)
+        output = attention(2, query, *kept, None)
     assert output.dtype == stored
     half_a_unit = torch.finfo(stored).eps / 2
     for row in range(3):

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from helpers.sharing import GROUPS, Steps, pictures, recording, replaying, trainer_of
+from helpers.sharing import GROUPS, Steps, pictures, recording, trainer_of
 from rarl.training.trainer import REWARDS
 
+HOW = {"mutation": "mutation/fraction", "resample": "resample/rounds"}  # and the metric that says so
 LOGGED = ("loss", "kl", "entropy", "policy/kl", "policy/entropy", "reward", "mutation/fraction")
 
 
-def play(collection, out):
+def level(completions, **columns):
+    """Equal throughout some groups."""
+    return [float(len(str(completion)) // 80) for completion in completions]
+
+
+def play(collection, out, how):
     """Two steps, in this process alone or in one of two, which `python test_trainer_processes.py` starts."""
     from rarl.data.collection import load_collection
 
@@ -21,31 +27,35 @@ def play(collection, out):
     folder = Path(out) / f"rank{rank}of{world}"
     folder.mkdir(parents=True)
     dataset = pictures(load_collection(collection), folder, GROUPS)
-    calls = json.loads((Path(out) / "calls.json").read_text())
-    size = 8 // world
-    given = {"per_device_train_batch_size": size, "mutation_probability": 0.5, "max_completion_length": 80}
-    given |= {"max_steps": 2, "ddp_backend": "gloo" if world > 1 else None, "rewards": REWARDS}
+    calls = []
+    given = {"mutation_probability": 0.5} if how == "mutation" else {"stagnant": how}
+    given |= {"per_device_train_batch_size": 8 // world, "max_completion_length": 80}
+    given |= {"max_steps": 2, "ddp_backend": "gloo" if world > 1 else None}
+    given["rewards"] = REWARDS if how == "mutation" else [level]
     with pytest.MonkeyPatch.context() as patch:
-        replaying(patch, [call[rank * size : (rank + 1) * size] for call in calls])
+        recording(patch, calls)
         steps = Steps(trainer_of(dataset, folder, "on", **given))
     seen = {
-        "logs": [{key: log[key] for key in LOGGED} for log in steps.logs[:2]],
+        "calls": calls,
+        "logs": [{key: log[key] for key in (*LOGGED, HOW[how])} for log in steps.logs[:2]],
         "weights": {name: weight.flatten().tolist() for name, weight in steps.weights.items()},
     }
     (folder / "seen.json").write_text(json.dumps(seen))
     return seen
 
 
-def test_two_processes_are_as_one(digits, dataset, tmp_path, in_two_processes):
-    calls = []
-    with pytest.MonkeyPatch.context() as patch:
-        recording(patch, calls)
-        trainer_of(dataset, tmp_path / "record", "on", max_steps=2, max_completion_length=40).train()
-    (tmp_path / "calls.json").write_text(json.dumps(calls))
-    alone = in_two_processes(__file__, digits.root, tmp_path, alone=lambda: play(digits.root, tmp_path))
+@pytest.mark.parametrize("how", HOW)
+def test_two_processes_are_as_one(digits, tmp_path, in_two_processes, how):
+    """They draw the same texts, and learn the same from them."""
+    alone = in_two_processes(
+        *(__file__, digits.root, tmp_path, how), alone=lambda: play(digits.root, tmp_path, how)
+    )
     first, second = (json.loads((tmp_path / f"rank{rank}of2" / "seen.json").read_text()) for rank in (0, 1))
+    texts = [[row for call in seen.pop("calls") for row in call] for seen in (alone, first, second)]
+    assert sorted(texts[0]) == sorted(texts[1] + texts[2])
+    assert len({tuple(row) for row in texts[0]}) > 12
     assert first == second
-    assert any(log["mutation/fraction"] > 0 for log in alone["logs"])
+    assert any(log[HOW[how]] > 0 for log in alone["logs"])
     for own, expected in zip(first["logs"], alone["logs"], strict=True):
         assert own == pytest.approx(expected, abs=1e-5)
     for name, weights in alone["weights"].items():
@@ -53,4 +63,4 @@ def test_two_processes_are_as_one(digits, dataset, tmp_path, in_two_processes):
 
 
 if __name__ == "__main__":
-    play(sys.argv[1], sys.argv[2])
+    play(sys.argv[1], sys.argv[2], sys.argv[3])

@@ -1,16 +1,30 @@
 """Tokens one after the other, as `generate` of transformers 5.23 chooses them, without what it does around
 each: in a small model that is most of the time. Only plain greedy decoding and plain sampling are here;
 `Choosing.of` says for which settings, and the others are left to `generate`. What a model is given for a
-token, and what is kept between two, is up to who calls."""
+token, and what is kept between two, is up to who calls.
+
+Where the numbers by which tokens are drawn are given (`Drawn`), a response is the same whatever stands beside
+it in its batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from rarl.errors import ModelError
 
 _READ = {
     *("max_new_tokens", "min_new_tokens", "eos_token_id", "pad_token_id", "suppress_tokens"),
@@ -55,7 +69,9 @@ class Choosing:
             model: where a setting is missing in `config`, its own generation config counts.
             generate: the method that would be called; it may be the model's own, or an adapter's.
         """
-        if getattr(generate, "__func__", None) is not GenerationMixin.generate or _in_step(model):
+        if isinstance(generate, Drawn):
+            generate = generate.generate
+        if not _is_plain(generate) or _in_step(model):
             return None
         whole = model._prepare_generation_config(config)[0].to_dict()
         neutral = GenerationConfig._get_default_generation_params() | _NEUTRAL
@@ -75,8 +91,12 @@ class Choosing:
             temperature=whole["temperature"] if whole["do_sample"] else None,
         )
 
-    def next(self, logits_NV: torch.Tensor, place: int) -> torch.Tensor:
-        """The next token of each response, int[N], which has `place` tokens so far."""
+    def next(self, logits_NV: torch.Tensor, place: int, draws_N: torch.Tensor | None = None) -> torch.Tensor:
+        """The next token of each response, int[N], which has `place` tokens so far.
+
+        Args:
+            draws_N: from [0, 1), by which tokens are drawn; None to draw by torch's generator.
+        """
         scores_NV = logits_NV.to(dtype=torch.float32, copy=True)
         if self.suppressed:
             scores_NV[:, list(self.suppressed)] = -torch.inf
@@ -86,7 +106,82 @@ class Choosing:
             return scores_NV.argmax(dim=-1)
         if self.temperature != 1:
             scores_NV /= self.temperature
-        return torch.multinomial(scores_NV.softmax(dim=-1), num_samples=1).squeeze(1)
+        if draws_N is None:
+            return torch.multinomial(scores_NV.softmax(dim=-1), num_samples=1).squeeze(1)
+        return drawn(scores_NV, draws_N)
+
+
+# ── tokens by given numbers ──────────────────────────────────────────────────────────────────────────────
+
+
+def drawn(scores_NV: torch.Tensor, draws_N: torch.Tensor) -> torch.Tensor:
+    """The token of each row, int[N], at which the cumulated probabilities of its scores pass a number from
+    [0, 1). The likeliest token is counted first: rounding that moves the borders between the others then
+    seldom turns a token.
+
+    Raises:
+        ModelError: if there are scores that are no numbers.
+    """
+    likely_NV = scores_NV.softmax(dim=-1)
+    first_N1, token_N1 = likely_NV.max(dim=-1, keepdim=True)
+    if not bool(first_N1.isfinite().all()):
+        raise ModelError("the model's probabilities of the next token are no numbers: its weights broke down")
+    others_NV = likely_NV.scatter(1, token_N1, 0.0).cumsum(dim=-1)
+    beyond_N1 = draws_N[:, None] * (first_N1 + others_NV[:, -1:]) - first_N1
+    found_N1 = torch.searchsorted(others_NV, beyond_N1, right=True)
+    # Rounded, a draw can be the whole, which no token passes.
+    is_other_N1 = (beyond_N1 >= 0) & (beyond_N1 < others_NV[:, -1:])
+    return torch.where(is_other_N1, found_N1, token_N1).squeeze(1)
+
+
+class Drawn:
+    """A model's `generate` that draws by given numbers.
+
+    Args:
+        generate: the model's own, or an adapter's.
+        draws_NC: from [0, 1), for each row of a call and each of its new tokens.
+    """
+
+    def __init__(self, generate: Callable[..., Any], draws_NC: torch.Tensor) -> None:
+        self.generate, self.draws_NC = generate, draws_NC
+
+    def __call__(self, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> Any:
+        given = LogitsProcessorList([_Draws(self.draws_NC, generation_config)])
+        return self.generate(*args, generation_config=generation_config, logits_processor=given, **kwargs)
+
+
+class _Draws(LogitsProcessor):
+    """Leaves the token alone that is drawn by the given numbers, as the last of what changes the scores:
+    transformers puts what cuts a distribution behind a processor that is given to it."""
+
+    def __init__(self, draws_NC: torch.Tensor, config: GenerationConfig) -> None:
+        self._draws_NC, self._place = draws_NC, 0
+        self._cuts = LogitsProcessorList()
+        if config.temperature not in (None, 1.0):
+            self._cuts.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_k:
+            self._cuts.append(TopKLogitsWarper(config.top_k))
+        if config.top_p is not None and config.top_p < 1:
+            self._cuts.append(TopPLogitsWarper(config.top_p))
+        if config.min_p is not None:
+            self._cuts.append(MinPLogitsWarper(config.min_p))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen_N = drawn(self._cuts(input_ids, scores.float()), self._draws_NC[:, self._place])
+        self._place += 1
+        alone = torch.full_like(scores, -torch.inf)
+        return alone.scatter(1, chosen_N[:, None], 0.0)
+
+
+def _is_plain(generate: Any) -> bool:
+    """Whether a method is transformers' own, or that of an adapter which does nothing else."""
+    function, owner = getattr(generate, "__func__", None), getattr(generate, "__self__", None)
+    if getattr(function, "__module__", "") == "peft.peft_model":
+        adapter = owner.active_peft_config  # type: ignore[union-attr]
+        if adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None) is not None:
+            return False
+        function = getattr(owner.get_base_model().generate, "__func__", None)  # type: ignore[union-attr]
+    return function is GenerationMixin.generate
 
 
 def _in_step(model: Any) -> bool:
@@ -103,6 +198,7 @@ def decode(
     *,
     share: float = 1,
     keep: Callable[[torch.Tensor], None] | None = None,
+    draws_NC: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The new tokens of N responses, int[N, C], padded on the right after their ends.
 
@@ -112,17 +208,20 @@ def decode(
         first_N: the tokens that responses begin after: the last of each prompt.
         share: of the responses, how many must have ended for all to end.
         keep: forgets all responses but these, int[M], which go on alone when half of the others have ended.
-            Not for sampling, where each draws in turn.
+            Where tokens are drawn, it needs `draws_NC`.
+        draws_NC: from [0, 1), by which each token is drawn; None to draw by torch's generator.
     """
     ids_N, found = first_N, []
     ends = torch.tensor(choosing.ends, device=first_N.device)
     ended_N = torch.zeros(len(first_N), dtype=torch.bool, device=first_N.device)
     going_M = None  # the rows that `step` still has; None for all
     for place in range(choosing.most):
+        draws_N = None if draws_NC is None else draws_NC[:, place]
         if going_M is None:
-            ids_N = choosing.next(step(ids_N, place), place).masked_fill(ended_N, choosing.padding)
+            ids_N = choosing.next(step(ids_N, place), place, draws_N).masked_fill(ended_N, choosing.padding)
         else:
-            next_M = choosing.next(step(ids_N[going_M], place), place)
+            draws_M = None if draws_N is None else draws_N[going_M]
+            next_M = choosing.next(step(ids_N[going_M], place), place, draws_M)
             ids_N = torch.full_like(ids_N, choosing.padding).index_copy(0, going_M, next_M)
             ids_N.masked_fill_(ended_N, choosing.padding)
         found.append(ids_N)

@@ -26,6 +26,7 @@ from rarl.models.decoding import Choosing, decode
 from rarl.models.endpoint import Endpoint
 from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
 from rarl.models.positions import MODEL_TYPES, positions_of
+from rarl.models.token_passes import Sequences, TokenPasses, can_pass
 from rarl.models.processor import reply_opening, resizing_of
 
 Message = dict[str, Any]
@@ -230,15 +231,30 @@ class _Passes:
         self._positions = positions_of(model, inputs["input_ids"], mask, inputs["image_grid_thw"])
         self._mask = None if bool(mask.all()) else torch.nn.functional.pad(mask, (0, most), value=1)
         self._cache = DynamicCache(config=model.config.get_text_config())
+        self._of_tokens: TokenPasses | None = None
+        self._sequences: Sequences | None = None
 
     def step(self, ids: torch.Tensor, place: int) -> torch.Tensor:
         """The logits that follow the prompts, and then each token."""
-        given: Mapping[str, Any] = {"input_ids": ids[:, None]} if place else self._inputs
+        if place == 0:
+            logits = self._pass(self._inputs, self._positions, 0)
+            if can_pass(self._model):
+                mask = None if self._mask is None else self._inputs["attention_mask"].bool()
+                self._sequences = Sequences(self._cache, mask)
+                self._of_tokens = TokenPasses(
+                    self._model, self._positions[:, :, -1:], self._sequences.attend
+                )
+            return logits
+        if self._of_tokens is not None:
+            return self._of_tokens(ids, place)
+        return self._pass({"input_ids": ids[:, None]}, self._positions[:, :, -1:] + place, place)
+
+    def _pass(self, given: Mapping[str, Any], positions: torch.Tensor, place: int) -> torch.Tensor:
         length = self._positions.shape[2]
         output = self._model(
             **dict(given)
             | {
-                "position_ids": self._positions[:, :, -1:] + place if place else self._positions,
+                "position_ids": positions,
                 "attention_mask": None if self._mask is None else self._mask[:, : length + place],
             },
             past_key_values=self._cache,
@@ -248,6 +264,11 @@ class _Passes:
         return output.logits[:, -1]
 
     def keep(self, rows: torch.Tensor) -> None:
+        """Forgets all responses but these."""
+        if self._of_tokens is not None and self._sequences is not None:
+            self._of_tokens.keep(rows)
+            self._sequences.keep(rows)
+            return
         self._cache.batch_select_indices(rows)
         self._positions = self._positions[:, rows]
         self._mask = None if self._mask is None else self._mask[rows]

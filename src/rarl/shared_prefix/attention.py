@@ -5,7 +5,7 @@ passes without a shared prompt go to "sdpa" unchanged. The suffixes of tensors a
 `rarl.shared_prefix`."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,11 @@ class Packing:
 
 
 class _PrefixLayer(DynamicLayer):
-    """One layer's keys and values: those of B prompts once, and those of their N responses as they grow."""
+    """One layer's keys and values: those of B prompts once, and those of their N responses as they grow.
+
+    The latter stand in the order in which a step multiplies them: [B, K, G, C, D], prompt by prompt, in it by
+    heads, in these by responses. A step then moves its one token alone, and never what was said before it.
+    """
 
     def __init__(self, prompt: Any) -> None:
         super().__init__()
@@ -84,22 +88,22 @@ class _PrefixLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes the new ones behind the last, and returns all. Room that is full is doubled, so that most
-        tokens copy nothing."""
+        """Writes the new ones, [N, K, 1, D], behind the last, and returns all, [B, K, G, C, D]. Room that is
+        full is doubled, so that most tokens copy nothing."""
+        prompts, heads, _, size = self.prompt.keys.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            rows, heads, _, size = key_states.shape
+            shape = (prompts, heads, len(key_states) // prompts, _ROOM, size)
             dtype = _computed_in(key_states.dtype)
-            self._room = [key_states.new_empty(rows, heads, _ROOM, size, dtype=dtype) for _ in range(2)]
-            self.keys, self.values = (room[:, :, :0] for room in self._room)
+            self._room = [key_states.new_empty(shape, dtype=dtype) for _ in range(2)]
+            self.keys, self.values = (room[..., :0, :] for room in self._room)
         assert self.keys is not None
-        start = self.keys.shape[2]
-        end = start + key_states.shape[2]
-        while end > self._room[0].shape[2]:
-            self._room = [torch.cat([states, torch.empty_like(states)], dim=2) for states in self._room]
+        start = self.keys.shape[-2]
+        if start == self._room[0].shape[-2]:
+            self._room = [torch.cat([states, torch.empty_like(states)], dim=-2) for states in self._room]
         for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, start:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self._room)
+            room[..., start, :] = states.view(prompts, -1, heads, size).transpose(1, 2)
+        self.keys, self.values = (room[..., : start + 1, :] for room in self._room)
         return self.keys, self.values
 
 
@@ -125,6 +129,15 @@ class SharedPrefixCache(DynamicCache):
         super().__init__()
         self.padding_B1S = None if bool(mask_BS.all()) else ~mask_BS[:, None]
         self.layers: list[Any] = [_PrefixLayer(layer) for layer in prompts.layers]
+
+    def attend(
+        self, number: int, query_NHD: torch.Tensor, key_NKD: torch.Tensor, value_NKD: torch.Tensor
+    ) -> torch.Tensor:
+        """The attention of a layer for one token of each response, [N, H, D]; key and value are kept."""
+        layer = self.layers[number]
+        own = layer.update(key_NKD, value_NKD)
+        scaling = query_NHD.shape[-1] ** -0.5
+        return _step_attention(query_NHD, *own, layer.prompt, self.padding_B1S, scaling)
 
 
 _CACHE: ContextVar[SharedPrefixCache | None] = ContextVar("shared_prefix_cache", default=None)
@@ -167,10 +180,8 @@ def _shared_attention(
     cache = _CACHE.get()
     if cache is not None:
         prompt = cache.layers[module.layer_idx].prompt
-        with torch.autocast(query.device.type, enabled=False):
-            return _step_attention(
-                query, key, value, prompt.keys, prompt.values, cache.padding_B1S, kwargs["scaling"]
-            ), None
+        read = _step_attention(query[:, :, 0], key, value, prompt, cache.padding_B1S, kwargs["scaling"])
+        return read[:, None], None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -219,43 +230,45 @@ def _packed_attention(
 
 
 def _step_attention(
-    query_NH1D: torch.Tensor,
-    key_NKCD: torch.Tensor,
-    value_NKCD: torch.Tensor,
-    prompt_key_BKSD: torch.Tensor,
-    prompt_value_BKSD: torch.Tensor,
+    query_NHD: torch.Tensor,
+    key_BKGCD: torch.Tensor,
+    value_BKGCD: torch.Tensor,
+    prompt: Any,
     padding_B1S: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
-    """Attention of one new token of each response, [N, 1, H, D], to its prompt's keys and to its own so far
-    (C). A prompt's keys are read once for its G responses and never copied G times.
+    """Attention of one new token of each response, [N, H, D], to its prompt's keys and to its own so far (C).
+    A prompt's keys are read once for its G responses and never copied G times.
 
     Half precision is computed in float32, as which the cache has it. There the products of its numbers are
     exact, and they are rounded once, at the end: to half a unit in the last place of the exact attention,
     which is closer than "sdpa" comes.
+
+    Args:
+        prompt: the layer of the prompts' cache, with `keys` and `values` [B, K, S, D].
     """
-    dtype = query_NH1D.dtype
-    query_NH1D = query_NH1D.to(key_NKCD.dtype)  # the cache has both of one
-    prompts, heads, shared, size = prompt_key_BKSD.shape
-    rows, own = len(query_NH1D), key_NKCD.shape[2]
-    # Products of three dimensions, in which prompts, or responses, are one with heads of keys.
-    query_NKRD = (query_NH1D * scaling).view(rows, heads, -1, size)
-    query_BKGRD = query_NKRD.unflatten(0, (prompts, -1)).transpose(1, 2)
-    to_prompt_XXS = torch.bmm(
-        query_BKGRD.reshape(prompts * heads, -1, size), prompt_key_BKSD.flatten(0, 1).mT
-    )
-    if padding_B1S is not None:
-        padding_X1S = padding_B1S.to(to_prompt_XXS.device).repeat_interleave(heads, dim=0)
-        to_prompt_XXS.masked_fill_(padding_X1S, float("-inf"))
-    to_own_XRC = torch.bmm(query_NKRD.flatten(0, 1), key_NKCD.flatten(0, 1).mT)
-    to_prompt_BKGRS = to_prompt_XXS.view(*query_BKGRD.shape[:-1], shared)
-    to_own_BGKRC = to_own_XRC.view(prompts, -1, heads, query_NKRD.shape[2], own)
-    weights_BKGRL = torch.cat([to_prompt_BKGRS, to_own_BGKRC.transpose(1, 2)], dim=-1).softmax(dim=-1)
-    of_prompt_XXD = torch.bmm(
-        weights_BKGRL[..., :shared].flatten(2, 3).flatten(0, 1), prompt_value_BKSD.flatten(0, 1)
-    )
-    own_weights_XRC = weights_BKGRL[..., shared:].transpose(1, 2).reshape(to_own_XRC.shape)
-    of_own_XRD = torch.bmm(own_weights_XRC, value_NKCD.flatten(0, 1))
-    of_prompt_BGKRD = of_prompt_XXD.view(query_BKGRD.shape).transpose(1, 2)
-    output_BGKRD = of_prompt_BGKRD + of_own_XRD.view(of_prompt_BGKRD.shape)
-    return output_BGKRD.reshape(rows, 1, -1, size).to(dtype)
+    with _in_float32(query_NHD.device.type):
+        prompts, heads, count, own, size = key_BKGCD.shape
+        rows = prompts * heads * count
+        query_BGKRD = (query_NHD.to(key_BKGCD.dtype) * scaling).view(prompts, count, heads, -1, size)
+        # Products of three dimensions: X is all of B, K and G, and Y is B and K.
+        query_XRD = query_BGKRD.transpose(1, 2).reshape(rows, -1, size)
+        query_YQD = query_XRD.view(prompts * heads, -1, size)
+        to_prompt_YQS = torch.bmm(query_YQD, prompt.keys.flatten(0, 1).mT)
+        if padding_B1S is not None:
+            padding_Y1S = padding_B1S.to(to_prompt_YQS.device).repeat_interleave(heads, dim=0)
+            to_prompt_YQS.masked_fill_(padding_Y1S, float("-inf"))
+        shared = to_prompt_YQS.shape[2]
+        to_own_XRC = torch.bmm(query_XRD, key_BKGCD.view(rows, own, size).mT)
+        scores_XRL = torch.cat([to_prompt_YQS.view(rows, -1, shared), to_own_XRC], dim=-1)
+        weights_XRL = scores_XRL.softmax(dim=-1)
+        weights_YQS = weights_XRL[..., :shared].reshape(to_prompt_YQS.shape)
+        read_XRD = torch.bmm(weights_XRL[..., shared:], value_BKGCD.view(rows, own, size))
+        read_XRD += torch.bmm(weights_YQS, prompt.values.flatten(0, 1)).view(read_XRD.shape)
+        read_BGKRD = read_XRD.view(prompts, heads, count, -1, size).transpose(1, 2)
+        return read_BGKRD.reshape(query_NHD.shape).to(query_NHD.dtype)
+
+
+def _in_float32(device: str) -> AbstractContextManager[Any]:
+    """Without autocast, where there is one."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -13,8 +13,9 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from rarl.errors import ModelError
-from rarl.models.decoding import Choosing, decode
+from rarl.models.decoding import Choosing, Drawn, decode
 from rarl.models.positions import MODEL_TYPES, backbone_of, image_places, positions_of
+from rarl.models.token_passes import TokenPasses, can_pass
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
@@ -74,7 +75,7 @@ def rollouts(
     Args:
         model: made ready by `share`.
         count: G.
-        generate: called in place of `model.generate`; None means that one.
+        generate: called in place of `model.generate`, such as a `Drawn`; None means that one.
 
     Returns:
         int[N, C]: the new tokens, a prompt's responses one after the other, padded on the right.
@@ -115,7 +116,8 @@ def rollouts(
         choosing = Choosing.of(model, generation_config, generate)
         if choosing is not None:
             step = _step_of(model, shared, last_3N1)
-            return decode(step, repeated["input_ids"][:, -1], choosing)
+            draws_NC = generate.draws_NC if isinstance(generate, Drawn) else None
+            return decode(step, repeated["input_ids"][:, -1], choosing, draws_NC=draws_NC)
         if prompts.images:  # generate counts the tokens of a response, and adds this
             backbone.rope_deltas = last_3N1[0] + 1 - repeated["attention_mask"].sum(dim=1, keepdim=True)
         ids_NL = generate(past_key_values=shared, **repeated)
@@ -131,6 +133,8 @@ def _step_of(
     Args:
         last_3N1: the position of each prompt's last token.
     """
+    if can_pass(model):
+        return TokenPasses(model, last_3N1, cache.attend)
     # The cache knows what is padding. A mask of four dimensions is one that the model does not make anew.
     no_mask_N111 = torch.ones(last_3N1.shape[1], 1, 1, 1, dtype=torch.bool, device=last_3N1.device)
 

@@ -39,6 +39,7 @@ from rarl.training.mutation.injection import Injecting, check_injection
 from rarl.training.mutation.own_statistics import OwnStatistics
 from rarl.training.mutation.references import References
 from rarl.training.reference import OtherReference
+from rarl.training.sampling import Sampling
 from rarl.training.trainer_keys import process_count, schedule_problem
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,6 +115,7 @@ class RARLTrainer(
     References,
     KeepsState,
     OtherReference,
+    Sampling,
     SharedPrefix,  # shared prefix
     Resuming,
     GRPOTrainer,

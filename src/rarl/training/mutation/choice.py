@@ -22,7 +22,7 @@ class Choosing:
     reward_weights: Any
     _metrics: Any
     _mutation: Mutation
-    _step: int
+    _place: str
     _parts: dict[str, list[list[float]]]
 
     @property
@@ -74,7 +74,6 @@ class Choosing:
         mutation = self._mutation.at(self.state.global_step / max(1, self.state.max_steps - 1))
         # A resumed run draws the same: the step's place in the accumulation cycle counts, not the number of
         # calls.
-        place = f"{self.state.global_step}:{self._step % self.args.gradient_accumulation_steps}"
         starts = range(0, len(rewards), size)
         for start in starts:
             group = self._sums_of_group(rewards, start)
@@ -83,7 +82,7 @@ class Choosing:
             def after(picked: Sequence[int], start: int = start) -> Numbers:
                 return self._sums_after(rewards, references, start, picked)
 
-            generator = random.Random(f"{self.args.seed}:{place}:{start}")
+            generator = random.Random(f"{self.args.seed}:{self._place}:{start}")
             picked = choose(group, of_references, mutation, generator, after)
             chosen.update(start + index for index in picked)
             stagnant_before += is_stagnant(group, of_references)

@@ -40,7 +40,7 @@ class DynamicSampling:
     num_generations: int
     _metrics: Any
     _inputs: list[dict[str, Any]]
-    _step: int
+    _place: str
     _responses: int
 
     def _start_resampling(self) -> None:
@@ -92,7 +92,8 @@ class DynamicSampling:
                         self._inputs[at - offset], prompts[at - offset] = dict(row), prompt
                         mine.append(at - offset)
             if mine:
-                ids = self._generated_for([prompts[at] for at in mine])
+                with self._rows_drawn([offset + at for at in mine], f"resample:{rounds}"):  # type: ignore[attr-defined]
+                    ids = self._generated_for([prompts[at] for at in mine])
                 for at, own in zip(mine, ids, strict=True):
                     completion_ids[at] = own
                     completions[at] = self._completion(own, as_text)  # type: ignore[attr-defined]
@@ -109,8 +110,7 @@ class DynamicSampling:
 
     def _drawn(self, number: int, count: int) -> list[dict[str, Any]]:
         """So many rows of the training data, for round `number` of this step."""
-        place = f"{self.state.global_step}:{self._step % self.args.gradient_accumulation_steps}"
-        generator = random.Random(f"{self.args.seed}:{place}:resample:{number}")
+        generator = random.Random(f"{self.args.seed}:{self._place}:resample:{number}")
         rows = len(self.train_dataset)
         return [self.train_dataset[generator.randrange(rows)] for _ in range(count)]
 
