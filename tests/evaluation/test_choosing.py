@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import rarl.evaluation.choosing
+import rarl.evaluation.choosing.choose
 import rarl.evaluation.evaluate
 from helpers.asking import TASK, image, right
 from rarl.data.writing import write_collection
-from rarl.evaluation.choosing import best_method, choose, temperature_for
+from rarl.evaluation.choosing.choose import best_method, choose, temperature_for
 from rarl.method.replies import reference_reply
 from rarl.scoring.distribution import Distributions
 from rarl.scoring.scoring import Scoring
@@ -165,7 +165,7 @@ def test_windows_are_chosen_where_they_gain(chosen, listed, mean, orders):
 
 
 def test_too_few_windows_choose_nothing(chosen, monkeypatch):
-    monkeypatch.setattr(rarl.evaluation.choosing, "MOST_IMAGES", 39)
+    monkeypatch.setattr(rarl.evaluation.choosing.choose, "MOST_IMAGES", 39)
     scoring = chosen(lambda v: said(5), right, lambda v: 5, lambda v: 5)
     assert scoring.others == "values"
     assert scoring.measured["windows"].keys() == {"tau4"}
@@ -192,7 +192,7 @@ def test_progress_ends_at_its_total(chosen):
 
 
 def test_more_images_than_are_needed_are_drawn_with_the_seed(chosen, monkeypatch):
-    monkeypatch.setattr(rarl.evaluation.choosing, "MOST_IMAGES", 9)
+    monkeypatch.setattr(rarl.evaluation.choosing.choose, "MOST_IMAGES", 9)
     first, again, other = (chosen(lambda v: said(half(v)), right, half, half, seed=n) for n in (0, 0, 1))
     assert first == again
     assert first.images == 9

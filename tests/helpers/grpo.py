@@ -9,7 +9,9 @@ from helpers.training import cpu_arguments
 from rarl.method.equations import final_reward
 from rarl.method.replies import reference_reply
 from rarl.method.rewards import format_reward, ranking_reward, regression_reward
+from rarl.models.generation import vision_tokens
 from rarl.models.loading import load_model, load_processor
+from rarl.training.engines.sampling import Sampling
 from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer
 
 # Replies to two pictures of digits 3 and 7, and what they earn (R_reg + R_rank + R_format).
@@ -46,16 +48,23 @@ def settings(folder, **given):
     )
 
 
+class Stock(Sampling, GRPOTrainer):
+    """TRL's own trainer, which samples what ours samples."""
+
+
 def stock(dataset, folder, model="tiny", **given):
     """TRL's own trainer with our rewards."""
     args = GRPOConfig(**settings(folder, **given))
-    return GRPOTrainer(
+    trainer = Stock(
         load_model(model, training=True),
         [regression_reward, ranking_reward, format_reward],
         args,
         train_dataset=dataset,
         processing_class=load_processor(model),
     )
+    banned = vision_tokens(trainer.model, trainer.processing_class)
+    trainer.generation_config.suppress_tokens = banned  # as RARLTrainer bans them
+    return trainer
 
 
 def ours(dataset, folder, mutation=None, eval_dataset=None, reward_funcs=None, peft_config=None, **given):

@@ -155,7 +155,9 @@ def test_a_row_is_the_same_whatever_stands_beside_it(model, cut):
     """By transformers' own `generate`, whatever it does to the scores before."""
     ids = torch.randint(100, 600, (3, 5), generator=torch.Generator().manual_seed(1))
     numbers = torch.rand(3, 6, generator=torch.Generator().manual_seed(2))
-    config = GenerationConfig(**SAMPLED | {"temperature": 1.3} | cut | {"max_new_tokens": 6, "min_new_tokens": 6})
+    config = GenerationConfig(
+        **SAMPLED | {"temperature": 1.3} | cut | {"max_new_tokens": 6, "min_new_tokens": 6}
+    )
 
     def said(rows):
         given = {"input_ids": ids[rows], "attention_mask": torch.ones_like(ids[rows])}

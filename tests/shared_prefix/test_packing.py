@@ -306,7 +306,9 @@ def generated(model, call):
     """The tokens, and the logits from which each was chosen."""
     logits = []
     head = model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda module, args, output: logits.append(output if output.ndim == 2 else output[:, -1]))
+    hook = head.register_forward_hook(
+        lambda module, args, output: logits.append(output if output.ndim == 2 else output[:, -1])
+    )
     tokens = call(model)
     hook.remove()
     return tokens, torch.stack(logits[-tokens.shape[1] :], dim=1)

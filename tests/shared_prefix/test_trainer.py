@@ -44,8 +44,8 @@ def test_ten_steps_are_those_of_trl(dataset, tmp_path):
     "given",
     [
         {"activation_checkpointing": True},
-        {"num_iterations": 2, "max_steps": 4},
-        {"mask_truncated_completions": True},
+        {"num_iterations": 2, "max_steps": 4, "seed": 2},
+        {"mask_truncated_completions": True, "max_completion_length": 32, "seed": 2},
         {"mutation_probability": 1.0, "max_completion_length": 80, "rewards": REWARDS},
         {"loss_type": "dapo", "pad_to_multiple_of": 16, "top_entropy_quantile": 0.5},
         {"beta": 0.0, "importance_sampling_level": "sequence", "scale_rewards": "batch"},
@@ -82,7 +82,7 @@ def test_accumulated_gradients_are_the_same(dataset, tmp_path, accumulation, pro
 def test_an_accumulated_batch_is_reused(dataset, tmp_path):
     """The old log-probs are kept for each micro-batch."""
     size = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    on_and_off(dataset, tmp_path, metrics=False, num_iterations=2, max_steps=4, **size)
+    on_and_off(dataset, tmp_path, metrics=False, num_iterations=2, max_steps=4, seed=2, **size)
 
 
 @pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
@@ -205,6 +205,8 @@ def test_the_same_seed_samples_the_same(dataset, texts, tmp_path, monkeypatch, h
         "max_steps": 3,
         "per_device_train_batch_size": 24,
         "activation_checkpointing": how == "checkpointing",
+        # An adapter's gradients are fifty times as large here, and at full rate rounding would turn a token.
+        "learning_rate": 1e-4 if how == "lora" else 0.02,
     }
     runs = []
     for shared in ("off", "on"):

@@ -166,11 +166,10 @@ class _Draws(LogitsProcessor):
         if config.min_p is not None:
             self._cuts.append(MinPLogitsWarper(config.min_p))
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
         chosen_N = drawn(self._cuts(input_ids, scores.float()), self._draws_NC[:, self._place])
         self._place += 1
-        alone = torch.full_like(scores, -torch.inf)
-        return alone.scatter(1, chosen_N[:, None], 0.0)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen_N[:, None], 0.0)
 
 
 def _is_plain(generate: Any) -> bool:

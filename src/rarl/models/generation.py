@@ -5,7 +5,7 @@ Sampling during training is left to TRL; `vision_tokens` says what no reply may 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +14,18 @@ from transformers import (
     BatchFeature,
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
     PreTrainedModel,
     ProcessorMixin,
     StoppingCriteria,
 )
 
 from rarl.errors import ModelError, RarlError
-from rarl.models.decoding import Choosing, decode
+from rarl.models.decoding import Choosing, Drawn, decode
 from rarl.models.endpoint import Endpoint
 from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
 from rarl.models.positions import MODEL_TYPES, positions_of
-from rarl.models.token_passes import Sequences, TokenPasses, can_pass
 from rarl.models.processor import reply_opening, resizing_of
+from rarl.models.token_passes import Sequences, TokenPasses, can_pass
 
 Message = dict[str, Any]
 
@@ -148,45 +146,27 @@ def sampled_replies(
     Raises:
         ModelError: as there.
     """
-    replies = [""] * len(questions)
     settings = _settings(model, processor, max_new_tokens)
-    opening, generate = reply_opening(processor), cast(Any, model).generate
+    settings.update(do_sample=True, top_k=0)
+    replies = [""] * len(questions)
+    opening = reply_opening(processor)
     with torch.no_grad(), evaluating(model):
         for batch in _batches(groups, batch_size):
+            numbers = [torch.Generator().manual_seed(seeds[i]) for i in batch]
+            draws_BC = torch.stack([torch.rand(max_new_tokens, generator=one) for one in numbers])
             with _in_one_sentence():
-                inputs = inputs_of(processor, [questions[i] for i in batch], [groups[i] for i in batch])
-                inputs = inputs.to(model.device)
-                draws_NC = torch.stack([_draws(seeds[i], max_new_tokens) for i in batch])
-                # Of the logits it leaves one token, so the greedy settings take it.
-                drawing: Any = LogitsProcessorList([_Drawing(draws_NC, inputs["input_ids"].shape[1])])
-                whole: torch.Tensor = generate(**inputs, generation_config=settings, logits_processor=drawing)
-            texts = processor.tokenizer.batch_decode(
-                whole[:, inputs["input_ids"].shape[1] :],
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            )
+                texts = _replies_of(
+                    model,
+                    processor,
+                    [questions[i] for i in batch],
+                    [groups[i] for i in batch],
+                    settings,
+                    draws_BC=draws_BC,
+                )
             for i, text in zip(batch, texts, strict=True):
+                assert text is not None
                 replies[i] = opening + text
     return replies
-
-
-def _draws(seed: int, count: int) -> torch.Tensor:
-    """Uniform numbers from 0 up to 1, float[C]."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
-
-
-class _Drawing(LogitsProcessor):
-    """Chooses each token by the inverse of its distribution function at the row's next draw."""
-
-    def __init__(self, draws_NC: torch.Tensor, start: int) -> None:
-        self._draws_NC, self._start = draws_NC, start
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        below_NV = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        draws_N = self._draws_NC[:, input_ids.shape[1] - self._start].to(below_NV) * below_NV[:, -1]
-        # To the right: a token without probability, such as one of vision, is never taken.
-        tokens_N1 = torch.searchsorted(below_NV, draws_N[:, None], right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens_N1, 0.0)
 
 
 def _replies_of(
@@ -195,11 +175,12 @@ def _replies_of(
     prompts: Sequence[Sequence[Message]],
     images: Sequence[Sequence[Image.Image]],
     settings: GenerationConfig,
-    share: float,
+    share: float = 1,
+    draws_BC: torch.Tensor | None = None,
 ) -> list[str | None]:
     """What the model adds to each prompt of one batch; None for replies that were not waited for."""
     inputs = inputs_of(processor, prompts, images).to(model.device)
-    new_tokens = _new_tokens(model, inputs, settings, share)
+    new_tokens = _new_tokens(model, inputs, settings, share, draws_BC)
     ended = _ended(new_tokens, settings.eos_token_id).tolist()
     whole = share == 1 or new_tokens.shape[1] >= settings.max_new_tokens
     texts = processor.tokenizer.batch_decode(
@@ -209,16 +190,24 @@ def _replies_of(
 
 
 def _new_tokens(
-    model: Any, inputs: Mapping[str, torch.Tensor], settings: GenerationConfig, share: float
+    model: Any,
+    inputs: Mapping[str, torch.Tensor],
+    settings: GenerationConfig,
+    share: float,
+    draws_BC: torch.Tensor | None,
 ) -> torch.Tensor:
     """What follows each prompt, int[B, C], padded on the right."""
-    choosing = Choosing.of(model, settings, model.generate)
+    generate = model.generate
+    if draws_BC is not None:
+        draws_BC = draws_BC.to(model.device)
+        generate = Drawn(generate, draws_BC)
+    choosing = Choosing.of(model, settings, generate)
     if choosing is not None and model.config.model_type in MODEL_TYPES:
-        passes = _Passes(model, inputs, choosing.most)
-        return decode(passes.step, inputs["input_ids"][:, -1], choosing, share=share, keep=passes.keep)
+        passes, last_B = _Passes(model, inputs, choosing.most), inputs["input_ids"][:, -1]
+        return decode(passes.step, last_B, choosing, share=share, keep=passes.keep, draws_NC=draws_BC)
     length = inputs["input_ids"].shape[1]
     stopping = None if share == 1 else [_Most(settings.eos_token_id, length, share)]
-    tokens = model.generate(**inputs, generation_config=settings, stopping_criteria=stopping)
+    tokens: torch.Tensor = generate(**inputs, generation_config=settings, stopping_criteria=stopping)
     return tokens[:, length:]
 
 
@@ -241,9 +230,7 @@ class _Passes:
             if can_pass(self._model):
                 mask = None if self._mask is None else self._inputs["attention_mask"].bool()
                 self._sequences = Sequences(self._cache, mask)
-                self._of_tokens = TokenPasses(
-                    self._model, self._positions[:, :, -1:], self._sequences.attend
-                )
+                self._of_tokens = TokenPasses(self._model, self._positions[:, :, -1:], self._sequences.attend)
             return logits
         if self._of_tokens is not None:
             return self._of_tokens(ids, place)

@@ -91,7 +91,8 @@ class TokenPasses:
         both_NXD = both_NXD * cos_N1D + both_NXD.roll(size // 2, dims=-1) * sin_N1D
         heads = query_NHD.shape[1]
         read_NHD = self._attend(number, both_NXD[:, :heads], both_NXD[:, heads:], value_NKD)
-        return attention.o_proj(read_NHD.reshape(rows, -1))  # type: ignore[no-any-return]
+        read_NE: torch.Tensor = attention.o_proj(read_NHD.reshape(rows, -1))
+        return read_NE
 
     def _rotation(self, hidden_NE: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines for the token at this place; the first half of the sines has its sign turned, as
@@ -116,40 +117,42 @@ class Sequences:
     """
 
     def __init__(self, cache: DynamicCache, mask_NP: torch.Tensor | None) -> None:
-        self._layers = [[layer.keys, layer.values] for layer in cache.layers]
-        self._ends = [keys.shape[2] for keys, _ in self._layers]
-        self._prompt = self._ends[0]
+        layers: list[Any] = list(cache.layers)
+        self._keys: list[torch.Tensor] = [layer.keys for layer in layers]
+        self._values: list[torch.Tensor] = [layer.values for layer in layers]
+        self._prompt = self._keys[0].shape[2]
+        self._ends = [self._prompt] * len(layers)
         self._mask_NL = mask_NP
 
     def attend(
         self, number: int, query_NHD: torch.Tensor, key_NKD: torch.Tensor, value_NKD: torch.Tensor
     ) -> torch.Tensor:
         """The attention of a layer for one token, [N, H, D]; key and value are kept."""
-        end, layer = self._ends[number], self._layers[number]
-        if end == layer[0].shape[2]:
+        end = self._ends[number]
+        if end == self._keys[number].shape[2]:
             self._make_room(number)
-        for kept_NKLD, state_NKD in zip(layer, (key_NKD, value_NKD), strict=True):
-            kept_NKLD[:, :, end] = state_NKD
+        self._keys[number][:, :, end] = key_NKD
+        self._values[number][:, :, end] = value_NKD
         self._ends[number] = end = end + 1
-        mask_NL = self._mask_NL
         read_NH1D = torch.nn.functional.scaled_dot_product_attention(
             query_NHD[:, :, None],
-            *(kept_NKLD[:, :, :end] for kept_NKLD in layer),
-            attn_mask=None if mask_NL is None else mask_NL[:, None, None, :end],
+            self._keys[number][:, :, :end],
+            self._values[number][:, :, :end],
+            attn_mask=None if self._mask_NL is None else self._mask_NL[:, None, None, :end],
             enable_gqa=query_NHD.shape[1] != key_NKD.shape[1],
         )
         return read_NH1D[:, :, 0]
 
     def keep(self, rows: torch.Tensor) -> None:
         """Forgets all responses but these."""
-        self._layers = [[kept[rows] for kept in layer] for layer in self._layers]
+        self._keys = [keys[rows] for keys in self._keys]
+        self._values = [values[rows] for values in self._values]
         self._mask_NL = None if self._mask_NL is None else self._mask_NL[rows]
 
     def _make_room(self, number: int) -> None:
         """For as many more tokens as there are after the prompt, so that most tokens copy nothing."""
         more = max(_AT_ONCE, self._ends[number] - self._prompt)
-        pad = torch.nn.functional.pad
-        self._layers[number][:] = [pad(kept, (0, 0, 0, more)) for kept in self._layers[number]]
+        for kept in (self._keys, self._values):
+            kept[number] = torch.nn.functional.pad(kept[number], (0, 0, 0, more))
         if self._mask_NL is not None and number == 0:
-            missing = self._layers[0][0].shape[2] - self._mask_NL.shape[1]
-            self._mask_NL = pad(self._mask_NL, (0, missing), value=True)
+            self._mask_NL = torch.nn.functional.pad(self._mask_NL, (0, more), value=True)

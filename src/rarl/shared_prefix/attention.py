@@ -135,9 +135,9 @@ class SharedPrefixCache(DynamicCache):
     ) -> torch.Tensor:
         """The attention of a layer for one token of each response, [N, H, D]; key and value are kept."""
         layer = self.layers[number]
-        own = layer.update(key_NKD, value_NKD)
+        keys, values = layer.update(key_NKD, value_NKD)
         scaling = query_NHD.shape[-1] ** -0.5
-        return _step_attention(query_NHD, *own, layer.prompt, self.padding_B1S, scaling)
+        return _step_attention(query_NHD, keys, values, layer.prompt, self.padding_B1S, scaling)
 
 
 _CACHE: ContextVar[SharedPrefixCache | None] = ContextVar("shared_prefix_cache", default=None)

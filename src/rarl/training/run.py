@@ -17,7 +17,7 @@ from rich.console import Console
 
 from rarl.data.collection import Collection
 from rarl.disk import written_to
-from rarl.evaluation.choosing import choose
+from rarl.evaluation.choosing.choose import choose
 from rarl.evaluation.evaluate import evaluate
 from rarl.evaluation.results import write_metrics, write_predictions
 from rarl.files import locked

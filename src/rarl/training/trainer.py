@@ -29,6 +29,7 @@ from rarl.models.processor import reply_opening
 # TRL's own, as it is with `shared_prefix: off`.
 from rarl.shared_prefix.trainer import SharedPrefix, torn_groups  # shared prefix
 from rarl.training.defaults import share_of_the_batch
+from rarl.training.engines.sampling import Sampling
 from rarl.training.engines.vllm import one_vllm
 from rarl.training.keeping.resuming import Resuming
 from rarl.training.mutation.choice import Choosing
@@ -39,7 +40,6 @@ from rarl.training.mutation.injection import Injecting, check_injection
 from rarl.training.mutation.own_statistics import OwnStatistics
 from rarl.training.mutation.references import References
 from rarl.training.reference import OtherReference
-from rarl.training.sampling import Sampling
 from rarl.training.trainer_keys import process_count, schedule_problem
 
 # ── arguments ────────────────────────────────────────────────────────────────────────────────────────────

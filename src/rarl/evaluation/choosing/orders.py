@@ -1,6 +1,6 @@
 """How a model puts lists in order best: as it lists them, by the values of their images, or by these joined
 with the values that images get in windows (`rarl.scoring.windows`). What is asked for it, and what is chosen
-of the answers; `choosing` does the asking."""
+of the answers; `choose` does the asking."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -34,7 +34,7 @@ class Sampling:
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         self._turn = 0
-        return super()._generate(prompts)  # type: ignore[misc,no-any-return]
+        return super()._generate(prompts)  # type: ignore[misc]
 
     def _generate_single_turn(self, prompt_ids: list[Any], *arguments: Any, **named: Any) -> Any:
         if not self.model.training or getattr(self, "use_vllm", False):

@@ -1,6 +1,6 @@
 """How a model scores and ranks best, chosen on a split that is neither trained on nor reported: by greedy
 replies or means of distributions (`rarl.scoring`), without reasoning, after one, or after several; and in
-which order it puts lists (`choosing_orders`). What is chosen is a `Scoring`. The paper scores greedily
+which order it puts lists (`orders`). What is chosen is a `Scoring`. The paper scores greedily
 (section 4.1)."""
 
 import random
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from rarl.data.collection import Collection, Row
 from rarl.data.groups import Group
 from rarl.evaluation.asking import in_shares
-from rarl.evaluation.choosing_orders import lists_of, taus_by, windows_in, with_orders
+from rarl.evaluation.choosing.orders import lists_of, taus_by, windows_in, with_orders
 from rarl.evaluation.evaluate import ask, refused_rows
 from rarl.evaluation.expected import distributions_of, own_scoring, row_batches
 from rarl.evaluation.intervals import bootstrap_interval
