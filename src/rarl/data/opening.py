@@ -1,6 +1,6 @@
-"""Images opened ahead of a model, in processes or threads beside it, in the order given. A file is decoded and
-resized there as the model's image processor would, to the same pixels, so that a photo of 12 megapixels is
-never passed on whole. Nothing is opened here itself: that is `rarl.data.images`."""
+"""Images opened ahead of a model, in processes or threads beside it, in the order given. A file is decoded
+and resized there as the model's image processor would, to the same pixels, so that a photo of 12 megapixels
+is never passed on whole. Nothing is opened here itself: that is `rarl.data.images`."""
 
 import math
 import os
@@ -189,7 +189,7 @@ def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Im
 def in_order(
     threads: Executor, work: Callable[[_Given], _Made], tasks: Iterable[_Given], most: int
 ) -> Iterator[_Made]:
-    """What `work` makes of each task, in order. Fewer than `most` are begun ahead of the one that is taken."""
+    """What `work` makes of each task, in order. At most `most` are begun that are not taken yet."""
     running: deque[Future[_Made]] = deque()
     for task in tasks:
         running.append(threads.submit(work, task))

@@ -21,7 +21,7 @@ def see_together(model: PreTrainedModel) -> None:
     attention of its own choice, is left as it is."""
     if model.config.model_type not in MODEL_TYPES:
         return
-    visual = model.base_model.visual
+    visual: Any = model.base_model.visual
     if visual.config._attn_implementation != "sdpa":
         return
     AttentionInterface.register(IMPLEMENTATION, _attention)
@@ -45,12 +45,11 @@ def _attention(
     """Attention within each part of a row, of tensors [1, heads, L, D]; parts begin at `cu_seq_lens_q`."""
     lengths, counts = torch.unique_consecutive(cu_seq_lens_q.diff(), return_counts=True)
     runs = (lengths * counts).tolist()  # parts of one length, beside one another
+    split = [tensor[0].split(runs, dim=1) for tensor in (query, key, value)]
     found = []
-    for length, *run in zip(lengths.tolist(), *(part.split(runs, dim=2) for part in (query, key, value))):
-        parts = [part[0].unflatten(1, (-1, length)).transpose(0, 1) for part in run]
-        out, _ = sdpa_attention_forward(
-            module, *parts, attention_mask=None, dropout=dropout, scaling=scaling, is_causal=False
-        )
+    for length, *run in zip(lengths.tolist(), *split, strict=True):
+        q, k, v = (tensor.unflatten(1, (-1, length)).transpose(0, 1) for tensor in run)
+        out, _ = sdpa_attention_forward(module, q, k, v, None, dropout, scaling, is_causal=False)
         found.append(out.flatten(0, 1))
     return torch.cat(found)[None], None
 

@@ -1,6 +1,6 @@
 """Batches measured at once, on a thread for each core. A model so small that torch computes it on one core
-would leave the others idle; its threads open the files, too. They share the weights. For a larger model, or on
-a GPU, there is one batch at a time, and files are opened in processes beside it (`rarl.data.opening`)."""
+would leave the others idle; its threads open the files, too. They share the weights. For a larger model, or
+on a GPU, there is one batch at a time, and files are opened in processes beside it (`rarl.data.opening`)."""
 
 import math
 from collections.abc import Iterator, Sequence
