@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from rarl.models.positions import MODEL_TYPES
+from rarl.models.positions import MODEL_TYPES, backbone_of
 
 # A name with "flash" gets all images in one row, with the places where each begins; any other, each apart.
 IMPLEMENTATION = "rarl_flash_like"
@@ -21,7 +21,7 @@ def see_together(model: PreTrainedModel) -> None:
     attention of its own choice, is left as it is."""
     if model.config.model_type not in MODEL_TYPES:
         return
-    visual: Any = model.base_model.visual
+    visual = backbone_of(model).visual
     if visual.config._attn_implementation != "sdpa":
         return
     AttentionInterface.register(IMPLEMENTATION, _attention)
