@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.families import write_family
 
+from helpers.families import write_family
 from rarl.models.loading import load_model
 from rarl.models.positions import MODEL_TYPES, backbone_of
 from rarl.models.vision import IMPLEMENTATION, see_together
