@@ -3,6 +3,7 @@ and what happens when a process dies."""
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_a_pil_image_of_a_damaged_file():
     assert "image 0: the image is damaged" in str(found)
 
 
-def test_processes_open_files_in_order_and_end(tmp_path):
+def test_processes_and_threads_open_files_in_order_and_end(tmp_path):
     paths = []
     for number in range(23):
         paths.append(tmp_path / f"{number}.png")
@@ -136,7 +137,11 @@ def test_processes_open_files_in_order_and_end(tmp_path):
             noise(30, 30, number).save(paths[-1])
     alone = list(open_all(paths, QWEN, workers=0))
     beside = list(open_all(paths, QWEN, workers=2))
-    for one, other in zip(alone, beside, strict=True):
+    blocks = Image.core.get_blocks_max()
+    with ThreadPoolExecutor(2) as threads:
+        on_threads = list(open_all(paths, QWEN, threads=threads))
+    assert Image.core.get_blocks_max() == blocks
+    for one, other in (*zip(alone, beside, strict=True), *zip(alone, on_threads, strict=True)):
         assert type(one) is type(other)
         if isinstance(one, DataError):
             assert str(one) == str(other)

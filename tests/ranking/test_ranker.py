@@ -20,6 +20,7 @@ from rarl.ranking.table import Ranked
 def ranker(monkeypatch):
     """A ranker that replies `ranker.answer(levels of grey)` and keeps the questions in `ranker.asked`."""
     monkeypatch.setattr(rarl.ranking.ranker, "load_model", lambda name, **options: None)
+    monkeypatch.setattr(rarl.ranking.ranker, "see_together", lambda model: None)
     monkeypatch.setattr(rarl.ranking.ranker, "load_processor", lambda name, **options: None)
     ranker = Ranker("any", DIGITS, batch_size=4)
     ranker.asked = []

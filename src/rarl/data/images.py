@@ -67,7 +67,8 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
         DataError: if it is missing, not a file, larger than `MAX_BYTES`, or can't be read.
     """
     with _file(path) as file:
-        return file.read(MAX_BYTES)
+        # As many as there are, and one to be sure: room for MAX_BYTES costs more than a small file.
+        return file.read(min(MAX_BYTES, os.fstat(file.fileno()).st_size + 1))
 
 
 def image_size(path: str | os.PathLike[str]) -> Size:

@@ -1,6 +1,6 @@
-"""Images opened ahead of a model, in processes beside it, in the order given. A process decodes a file and
-resizes it as the model's image processor would, to the same pixels, so that a photo of 12 megapixels is never
-passed on whole. Nothing is opened here itself: that is `rarl.data.images`."""
+"""Images opened ahead of a model, in processes or threads beside it, in the order given. A file is decoded
+and resized there as the model's image processor would, to the same pixels, so that a photo of 12 megapixels
+is never passed on whole. Nothing is opened here itself: that is `rarl.data.images`."""
 
 import math
 import os
@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,10 @@ LITTLE = 16_000_000
 
 _CHUNK = 4  # files that a process is asked for at once
 _AHEAD = 128  # small images that wait for the model; whole ones are fewer
+_BLOCKS = 8  # of memory that Pillow keeps: a quarter less time for a photo of 12 megapixels
+
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -128,26 +132,41 @@ def cores() -> int:
     return max(1, found // int(beside)) if beside.isdecimal() and int(beside) else found
 
 
+def are_many(pictures: Sequence[Picture]) -> bool:
+    """Whether pictures are files, and so many that opening several at once is worth its start."""
+    paths = [Path(picture) for picture in pictures if isinstance(picture, str | os.PathLike)]
+    return len(paths) == len(pictures) and (len(paths) >= FEW or sum(map(_bytes_of, paths)) >= LITTLE)
+
+
 def open_all(
-    pictures: Sequence[Picture], resizing: Resizing | None = None, workers: int | None = None
+    pictures: Sequence[Picture],
+    resizing: Resizing | None = None,
+    workers: int | None = None,
+    threads: Executor | None = None,
 ) -> Iterator[Image.Image | DataError]:
     """Each picture, opened, in order; in place of one that can't be, the error that says why.
 
     Args:
         workers: processes that open files. By default one for each core, and none where there is one core or
             few pictures, or where not all of them are paths. They end with the iteration.
+        threads: that open files instead, in turn with other work; where `workers` is not given.
 
     Raises:
         DataError: if a process dies, such as for want of memory; it names the file.
     """
-    paths = [Path(picture) for picture in pictures if isinstance(picture, str | os.PathLike)]
-    if len(paths) < len(pictures):
-        workers = 0
+    if not all(isinstance(picture, str | os.PathLike) for picture in pictures):
+        workers, threads = 0, None
     elif workers is None:
-        few = len(paths) < FEW and sum(map(_bytes_of, paths)) < LITTLE
-        workers = 0 if few or cores() == 1 else min(cores(), len(paths), MOST_THREADS)
-    if workers:
-        yield from _opened_by_workers(paths, resizing, workers)
+        alone = threads is not None or cores() == 1 or not are_many(pictures)
+        workers = 0 if alone else min(cores(), len(pictures), MOST_THREADS)
+    else:
+        threads = None
+    if workers or threads is not None:
+        paths = [Path(picture) for picture in pictures if isinstance(picture, str | os.PathLike)]
+        if threads is None:
+            yield from _opened_by_workers(paths, resizing, workers)
+        else:
+            yield from _opened_by_threads(paths, resizing, threads)
         return
     for place, picture in enumerate(pictures):
         yield _opened_or_not(picture, picture_name(picture, place), resizing)
@@ -165,6 +184,50 @@ def _opened_or_not(picture: Picture, name: str, resizing: Resizing | None) -> Im
         return opened(picture, name, resizing)
     except DataError as error:
         return error
+
+
+def in_order(
+    threads: Executor, work: Callable[[_Given], _Made], tasks: Iterable[_Given], most: int
+) -> Iterator[_Made]:
+    """What `work` makes of each task, in order. At most `most` are begun that are not taken yet."""
+    running: deque[Future[_Made]] = deque()
+    for task in tasks:
+        running.append(threads.submit(work, task))
+        if len(running) >= most:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _chunks(paths: Sequence[Path]) -> list[Sequence[Path]]:
+    return [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+
+
+# ── threads ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _opened_by_threads(
+    paths: Sequence[Path], resizing: Resizing | None, threads: Executor
+) -> Iterator[Image.Image | DataError]:
+    def ask(chunk: Sequence[Path]) -> list[Image.Image | DataError]:
+        return [_opened_or_not(path, str(path), resizing) for path in chunk]
+
+    with _memory_kept():
+        most = cores() if resizing is None else _AHEAD // _CHUNK
+        for found in in_order(threads, ask, _chunks(paths), most):
+            yield from found
+
+
+@contextmanager
+def _memory_kept() -> Iterator[None]:
+    """Within, Pillow keeps memory for the next photo; see `_BLOCKS`."""
+    core: Any = Image.core
+    before = core.get_blocks_max()
+    core.set_blocks_max(max(before, _BLOCKS))
+    try:
+        yield
+    finally:
+        core.set_blocks_max(before)
 
 
 # ── processes ────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,8 +248,7 @@ class _Worker:
 
     def _start(self) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from rarl.data.opening import serve; serve()"
-        # Pillow keeps memory for the next photo, which saves a quarter of the time for one of 12 megapixels.
-        environment = {"PILLOW_BLOCKS_MAX": "8", **os.environ}
+        environment = {"PILLOW_BLOCKS_MAX": str(_BLOCKS), **os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
@@ -258,7 +320,6 @@ def serve() -> None:
 def _opened_by_workers(
     paths: Sequence[Path], resizing: Resizing | None, number: int
 ) -> Iterator[Image.Image | DataError]:
-    chunks = iter([paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)])
     most = 2 * number if resizing is None else max(2 * number, _AHEAD // _CHUNK)
     free: SimpleQueue[_Worker] = SimpleQueue()
 
@@ -279,10 +340,5 @@ def _opened_by_workers(
         stack.callback(pool.shutdown, cancel_futures=True)
         for worker in workers:
             stack.callback(worker.end)  # first, so that no thread waits for it
-        running: deque[Future[list[Image.Image | DataError]]] = deque()
-        for chunk in chunks:
-            running.append(pool.submit(ask, chunk))
-            if len(running) >= most:
-                yield from running.popleft().result()
-        while running:
-            yield from running.popleft().result()
+        for found in in_order(pool, ask, _chunks(paths), most):
+            yield from found

@@ -20,9 +20,11 @@ from rarl.models.generation import Message, greedy_replies_so_far
 from rarl.models.limits import shape_problem
 from rarl.models.loading import load_model, load_processor, trained_task
 from rarl.models.processor import image_tokens, resizing_of
+from rarl.models.vision import see_together
 from rarl.ranking.batches import Pool, Waiting
 from rarl.ranking.measured import Distribution, Measured
 from rarl.ranking.table import Method, Ranked, Ranking, ranking_of
+from rarl.ranking.threads import Batch, Threads
 from rarl.scoring.scoring import scoring_for
 from rarl.scoring.values import values_of
 from rarl.scoring.windows import joined, values_in, windows_of
@@ -47,8 +49,8 @@ class Ranker:
         strict: whether an image that can't be shown to the model is an error before the model runs. Otherwise
             that image alone gets no value.
         trust_remote_code: whether code that the model brings along is run.
-        workers: processes that open files; by default one for each core where there are many files. See
-            `rarl.data.opening.open_all`.
+        workers: processes that open files; by default one for each core where there are many files, and none
+            where each core measures. See `rarl.data.opening.open_all`.
 
     Attributes:
         scoring: how images are scored, and which lists go into one prompt or several.
@@ -91,6 +93,7 @@ class Ranker:
         self.problems: dict[int, str] = {}
         self._model = load_model(model, trust_remote_code=trust_remote_code)
         self._processor = load_processor(model, trust_remote_code=trust_remote_code)
+        see_together(self._model)
         self._resizing = resizing_of(self._processor)
 
     def score(self, images: Iterable[Picture]) -> list[Measured]:
@@ -192,15 +195,44 @@ class Ranker:
     def measure_each(self, pictures: Sequence[Picture]) -> Iterator[list[tuple[int, Measured]]]:
         """What the model says of each picture, with its place, a batch at a time. The pictures are opened
         ahead of the model, and a batch is of images that cost about as many tokens, so they come in another
-        order.
+        order. A small model on a CPU measures a batch on each core at once (`rarl.ranking.threads`).
 
         Raises:
             DataError: if a process that opens files dies.
         """
         hasty = len(pictures) > self.batch_size  # in a single batch there is nothing to win
-        pool, late = Pool(), Pool()
+        late = Pool()
         done: list[tuple[int, Measured]] = []
-        for place, image in enumerate(open_all(pictures, self._resizing, self.workers)):
+        with Threads(self, pictures) as threads:
+            for batches in (self._batches(pictures, late, done, hasty, threads), self._rest(late)):
+                for batch, found in threads.measure_each(batches):
+                    for entry, measured in zip(batch, found, strict=True):
+                        if measured is not None:
+                            done.append((entry.place, measured))
+                        else:
+                            late.add(entry)
+                    yield [*done]
+                    done.clear()
+        if done:
+            yield done
+
+    def _batches(
+        self,
+        pictures: Sequence[Picture],
+        late: Pool,
+        done: list[tuple[int, Measured]],
+        hasty: bool,
+        threads: Threads,
+    ) -> Iterator[Batch]:
+        """All pictures that can be shown to the model, in batches as they are opened.
+
+        Args:
+            late: the images that were not waited for in batches before; many of them are a batch.
+            done: gets the images that can't be shown.
+        """
+        pool = Pool()
+        opening = open_all(pictures, self._resizing, self.workers, threads.opening)
+        for place, image in enumerate(opening):
             problem = self._problem(image, picture_name(pictures[place], place))
             if isinstance(image, DataError) or problem is not None:
                 done.append((place, Measured(None, problem=problem)))
@@ -208,33 +240,16 @@ class Ranker:
             pool.add(Waiting(place, image, self._tokens(image)))
             # Twice as many as a batch, so that there is something to choose from.
             if pool.has(2 * self.batch_size, 2 * _TOKENS):
-                yield done + self._measure_some(pool, late if hasty else None)
-                done = []
+                yield pool.take(self.batch_size, _TOKENS), hasty
                 if late.has(self.batch_size, _TOKENS):
-                    yield self._measure_some(late)
+                    yield late.take(self.batch_size, _TOKENS), False
+        most = threads.share_of(len(pool.waiting), self.batch_size)
         while pool:
-            yield done + self._measure_some(pool, late if hasty else None)
-            done = []
+            yield pool.take(most, _TOKENS), hasty
+
+    def _rest(self, late: Pool) -> Iterator[Batch]:
         while late:
-            yield self._measure_some(late)
-        if done:
-            yield done
-
-    def _measure_some(self, pool: Pool, late: Pool | None = None) -> list[tuple[int, Measured]]:
-        """Measures a batch of the images that wait, each with its place.
-
-        Args:
-            late: gets the images whose replies are long, and which are then not waited for.
-        """
-        batch = pool.take(self.batch_size, _TOKENS)
-        done: list[tuple[int, Measured]] = []
-        found = self.measure([entry.image for entry in batch], hasty=late is not None)
-        for entry, measured in zip(batch, found, strict=True):
-            if measured is not None:
-                done.append((entry.place, measured))
-            elif late is not None:
-                late.add(entry)
-        return done
+            yield late.take(self.batch_size, _TOKENS), False
 
     def _begin(self, images: Iterable[Picture]) -> list[Picture]:
         """The images of a call, with nothing left of the last one."""

@@ -37,7 +37,7 @@ def packed_log_probs(
         mask_NC: the places that are asked for.
         tokens_NCK: K tokens that could stand at each place, such as the response's own.
     """
-    with _sharing(model):
+    with sharing(model):
         prompts = _with_contexts(inputs, contexts)
         packed = pack(model, prompts, ids_NC, mask_NC)
         hidden_BLD = model.base_model(**packed.inputs, use_cache=False).last_hidden_state
@@ -56,7 +56,7 @@ def packed_log_probs(
 
 
 @contextmanager
-def _sharing(model: PreTrainedModel) -> Iterator[None]:
+def sharing(model: PreTrainedModel) -> Iterator[None]:
     """Shares prompts inside, and leaves the model with the attention it had."""
     before = model.config.get_text_config()._attn_implementation
     if before == IMPLEMENTATION:
