@@ -25,7 +25,7 @@ from rarl.data.sources.digits import prepare_digits
 from rarl.evaluation.metrics import list_tau
 from rarl.method.prompts import messages
 from rarl.method.replies import END_THINK, parse
-from rarl.models.generation import greedy_replies
+from rarl.models.generation.replies import greedy_replies
 from rarl.models.loading import load_model, load_processor, use_one_thread_for
 
 LONGEST = 110  # tokens of a reply; the template of 8 images has about 70

@@ -64,7 +64,7 @@ def plain(files: Sequence[str]) -> Callable[[], Values]:
     from rarl.method.prompts import messages
     from rarl.method.replies import parse_leniently
     from rarl.method.tasks import DIGITS
-    from rarl.models.generation import vision_tokens
+    from rarl.models.generation.replies import vision_tokens
     from rarl.models.loading import load_model, load_processor
 
     model, processor = load_model("tiny"), load_processor("tiny")
@@ -100,7 +100,7 @@ def before(files: Sequence[str]) -> Callable[[], Values]:
     from rarl.method.prompts import messages
     from rarl.method.replies import parse, parse_leniently
     from rarl.method.tasks import DIGITS
-    from rarl.models.generation import _settings
+    from rarl.models.generation.replies import _settings
     from rarl.models.limits import shape_problem
     from rarl.models.loading import load_model, load_processor
 

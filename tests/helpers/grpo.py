@@ -9,7 +9,7 @@ from helpers.training import cpu_arguments
 from rarl.method.equations import final_reward
 from rarl.method.replies import reference_reply
 from rarl.method.rewards import format_reward, ranking_reward, regression_reward
-from rarl.models.generation import vision_tokens
+from rarl.models.generation.replies import vision_tokens
 from rarl.models.loading import load_model, load_processor
 from rarl.training.engines.sampling import Sampling
 from rarl.training.trainer import REWARDS, RARLConfig, RARLTrainer

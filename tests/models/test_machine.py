@@ -53,7 +53,7 @@ def said_by(command, capsys):
 @pytest.mark.parametrize(
     ("method", "place", "said"),
     [
-        ("greedy", "rarl.models.generation._replies_of", TOO_MANY),
+        ("greedy", "rarl.models.generation.replies._replies_of", TOO_MANY),
         ("mean-fast", "rarl.scoring.expected._Batch.exact", TOO_MANY),
         ("greedy", "transformers.PreTrainedModel.to", TOO_LARGE),
     ],

@@ -16,7 +16,7 @@ from rarl.errors import DataError
 from rarl.method.prompts import messages
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import AGE, DIGITS, Task
-from rarl.models.generation import greedy_replies
+from rarl.models.generation.replies import greedy_replies
 from rarl.models.loading import check_model, load_model, load_processor
 
 TOKENIZER = load_processor("tiny").tokenizer

@@ -14,7 +14,7 @@ from rarl.data.images import open_image
 from rarl.method.prompts import messages
 from rarl.method.replies import parse, reference_reply
 from rarl.method.tasks import DIGITS, Task
-from rarl.models.generation import greedy_replies
+from rarl.models.generation.replies import greedy_replies
 from rarl.models.loading import load_model, load_processor
 from rarl.models.tiny import SPECIAL, build_model, build_processor, build_tokenizer
 

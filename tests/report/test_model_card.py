@@ -12,7 +12,7 @@ from helpers.runs import SHADES, config_of, make_collection, numbers
 from rarl.data.collection import Collection
 from rarl.method.prompts import messages
 from rarl.method.tasks import AGE, Task
-from rarl.models.generation import greedy_replies
+from rarl.models.generation.replies import greedy_replies
 from rarl.models.loading import BASE_FOLDER, load_model, load_processor
 from rarl.report.model_card import model_card, write_model_cards
 from rarl.training.config import RunConfig

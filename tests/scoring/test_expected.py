@@ -14,7 +14,7 @@ from rarl.errors import ConfigError
 from rarl.method.prompts import messages
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import DIGITS, Task
-from rarl.models.generation import sampled_replies
+from rarl.models.generation.replies import sampled_replies
 from rarl.models.loading import load_model
 from rarl.scoring import expected
 from rarl.scoring.expected import distributions

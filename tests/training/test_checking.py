@@ -136,12 +136,12 @@ def test_refused_before_anything_is_written(config_of, changes, error, message, 
 
 
 def test_a_model_that_can_not_reply_is_known_before_anything_is_trained(config_of, monkeypatch):
-    import rarl.models.generation
+    import rarl.models.generation.replies
 
     def out_of_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
 
-    monkeypatch.setattr(rarl.models.generation, "_replies_of", out_of_memory)
+    monkeypatch.setattr(rarl.models.generation.replies, "_replies_of", out_of_memory)
     message = (
         r"^tiny can't reply to evaluation.batch_size \(1\) prompts of 2 images at once, and so nothing was "
         r"trained: the GPU's memory is too small for so many prompts at once: lower the batch size; if it is "

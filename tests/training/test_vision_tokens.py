@@ -1,5 +1,5 @@
 """No reply has a token that stands for an image or a video: not one sampled in training, shared or unshared
-or with vLLM. Of greedy replies the same is tested in tests/models/test_generation.py."""
+or with vLLM. Of greedy replies the same is tested in tests/models/generation/test_replies.py."""
 
 import inspect
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torch
 from trl.generation.vllm_generation import VLLMGeneration
 
 from helpers.grpo import TOKENIZER, Batch, ours
-from rarl.models.generation import vision_tokens
+from rarl.models.generation.replies import vision_tokens
 from rarl.models.loading import load_model, load_processor
 from rarl.training.trainer import RARLTrainer
 

@@ -76,7 +76,7 @@ def evaluate_command(
     from rarl.data.columns import by_problem, read_columns
     from rarl.evaluation.lists import groups_to_ask
     from rarl.evaluation.results import load_metrics, open_metrics
-    from rarl.models.endpoint import Endpoint
+    from rarl.models.generation.endpoint import Endpoint
     from rarl.models.loading import trained_task
     from rarl.scoring.scoring import read_scoring
 

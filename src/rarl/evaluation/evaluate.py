@@ -29,8 +29,8 @@ from rarl.evaluation.summary import by_column, expected_metrics, lenient_metrics
 from rarl.files import locked
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
-from rarl.models.endpoint import Endpoint
-from rarl.models.generation import greedy_replies
+from rarl.models.generation.endpoint import Endpoint
+from rarl.models.generation.replies import greedy_replies
 from rarl.models.limits import refused_images
 from rarl.scoring.candidates import has_grid
 from rarl.scoring.scoring import Scoring

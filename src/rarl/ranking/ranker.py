@@ -16,7 +16,7 @@ from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import Reply, parse, parse_leniently
 from rarl.method.tasks import Task
-from rarl.models.generation import Message, greedy_replies_so_far
+from rarl.models.generation.replies import Message, greedy_replies_so_far
 from rarl.models.limits import shape_problem
 from rarl.models.loading import load_model, load_processor, trained_task
 from rarl.models.processor import image_tokens, resizing_of

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
-from rarl.models.generation import Message, evaluating, inputs_of
+from rarl.models.generation.replies import Message, evaluating, inputs_of
 from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
 from rarl.models.processor import reply_opening
 from rarl.scoring.candidates import Candidates, candidates

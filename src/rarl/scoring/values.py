@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from rarl.method.prompts import messages
 from rarl.method.replies import parse_leniently
 from rarl.method.tasks import Task
-from rarl.models.generation import Message, greedy_replies, sampled_replies
+from rarl.models.generation.replies import Message, greedy_replies, sampled_replies
 from rarl.scoring.distribution import Distributions
 from rarl.scoring.expected import distributions
 from rarl.scoring.scoring import Scoring

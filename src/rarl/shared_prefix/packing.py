@@ -13,9 +13,9 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from rarl.errors import ModelError
-from rarl.models.decoding import Choosing, Drawn, decode
+from rarl.models.generation.decoding import Choosing, Drawn, decode
+from rarl.models.generation.token_passes import TokenPasses, can_pass
 from rarl.models.positions import MODEL_TYPES, backbone_of, image_places, positions_of
-from rarl.models.token_passes import TokenPasses, can_pass
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,

@@ -21,7 +21,7 @@ from rarl.method.replies import (
     opening_of,
 )
 from rarl.method.rewards import TERMS
-from rarl.models.generation import vision_tokens
+from rarl.models.generation.replies import vision_tokens
 from rarl.models.processor import reply_opening
 
 # One prompt pass for a whole group makes a step cheaper and changes nothing else. To be rid of it, delete the

@@ -1,8 +1,8 @@
 """By which numbers a trainer draws the tokens of responses: those of a response depend on the seed, the step
 and its row among the rows of all processes, and not on what stands beside it. So one process and several draw
 the same texts, up to rounding, and a run that goes on draws what the whole one would have. What is done with
-the numbers is in `rarl.models.decoding`. vLLM and continuous batching draw by themselves, and so do
-evaluations of TRL."""
+the numbers is in `rarl.models.generation.decoding`. vLLM and continuous batching draw by themselves, and
+so do evaluations of TRL."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rarl.models.decoding import Drawn
+from rarl.models.generation.decoding import Drawn
 
 
 class Sampling:

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from rarl.errors import ModelError
-from rarl.models.decoding import Choosing, Drawn, decode, drawn
+from rarl.models.generation.decoding import Choosing, Drawn, decode, drawn
 from rarl.models.loading import load_model
 
 PLAIN = {"max_new_tokens": 5, "eos_token_id": 2, "pad_token_id": 0, "do_sample": False}

@@ -21,7 +21,7 @@ from rarl.errors import ConfigError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import reference_reply
 from rarl.method.tasks import Task
-from rarl.models.endpoint import KEY, TRIES, Endpoint, data_url
+from rarl.models.generation.endpoint import KEY, TRIES, Endpoint, data_url
 
 Answer = tuple[int, dict[str, str], Any]
 """Status, headers and body of an answer."""

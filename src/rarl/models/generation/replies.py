@@ -20,12 +20,12 @@ from transformers import (
 )
 
 from rarl.errors import ModelError, RarlError
-from rarl.models.decoding import Choosing, Drawn, decode
-from rarl.models.endpoint import Endpoint
+from rarl.models.generation.decoding import Choosing, Drawn, decode
+from rarl.models.generation.endpoint import Endpoint
+from rarl.models.generation.token_passes import Sequences, TokenPasses, can_pass
 from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
 from rarl.models.positions import MODEL_TYPES, positions_of
 from rarl.models.processor import reply_opening, resizing_of
-from rarl.models.token_passes import Sequences, TokenPasses, can_pass
 
 Message = dict[str, Any]
 

@@ -11,8 +11,8 @@ from PIL import Image
 from rarl.errors import ModelError
 from rarl.method.prompts import messages
 from rarl.method.tasks import DIGITS
-from rarl.models.decoding import Choosing
-from rarl.models.generation import (
+from rarl.models.generation.decoding import Choosing
+from rarl.models.generation.replies import (
     greedy_replies,
     greedy_replies_so_far,
     inputs_of,
