@@ -190,3 +190,13 @@ def test_responses_that_go_on_alone_keep_their_numbers():
     assert torch.equal(*found)
     assert found[0].tolist()[2] == [5, 5, 5, 3]
     assert [len(ids) for ids in told[1].asked] == [3, 1, 1, 1]
+
+
+def test_a_cut_that_is_not_known_is_left_to_generate(model):
+    ids = torch.full((2, 4), 300)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    config = GenerationConfig(**SAMPLED | {"typical_p": 0.2})
+    torch.manual_seed(0)
+    theirs = model.generate(**given, generation_config=config)
+    torch.manual_seed(0)
+    assert torch.equal(Drawn(model.generate, torch.rand(2, 5))(**given, generation_config=config), theirs)

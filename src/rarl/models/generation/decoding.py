@@ -38,6 +38,7 @@ _WITHOUT_EFFECT = {  # without beams, an assistant, a prompt of one's own, or a 
     *("encoder_no_repeat_ngram_size", "transformers_version", "_from_model_config"),
 }
 _OF_SAMPLING = {"top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+_OTHER_CUTS = ("typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 _NEUTRAL = {"top_k": 0}  # where it is not transformers' default
 
 
@@ -135,7 +136,8 @@ def drawn(scores_NV: torch.Tensor, draws_N: torch.Tensor) -> torch.Tensor:
 
 
 class Drawn:
-    """A model's `generate` that draws by given numbers.
+    """A model's `generate` that draws by given numbers; where `typical_p`, `epsilon_cutoff`, `eta_cutoff` or
+    `top_h` cut what is drawn from, it draws as ever.
 
     Args:
         generate: the model's own, or an adapter's.
@@ -146,8 +148,14 @@ class Drawn:
         self.generate, self.draws_NC = generate, draws_NC
 
     def __call__(self, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> Any:
-        given = LogitsProcessorList([_Draws(self.draws_NC, generation_config)])
-        return self.generate(*args, generation_config=generation_config, logits_processor=given, **kwargs)
+        whole, neutral = generation_config, GenerationConfig._get_default_generation_params()
+        model: Any = getattr(self.generate, "__self__", None)
+        if hasattr(model, "_prepare_generation_config"):
+            whole = model._prepare_generation_config(generation_config)[0]  # with what the model's own adds
+        others = (getattr(whole, name, None) for name in _OTHER_CUTS)
+        if all(value in (None, neutral.get(name)) for name, value in zip(_OTHER_CUTS, others, strict=True)):
+            kwargs["logits_processor"] = LogitsProcessorList([_Draws(self.draws_NC, whole)])
+        return self.generate(*args, generation_config=generation_config, **kwargs)
 
 
 class _Draws(LogitsProcessor):
