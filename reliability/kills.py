@@ -91,7 +91,7 @@ def kills(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[s
             what, before = next(arranged)
             first = run.train(before=before)
             while first.code == 0:  # it had ended, or never came to that place
-                _remove(run)
+                remove(run)
                 what, before = next(arranged)
                 first = run.train(before=before)
             if first.code == -signal.SIGKILL and generator.random() < 0.3:
@@ -99,30 +99,8 @@ def kills(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[s
             last = run.train(resume=True)
             wrong = None if last.code == 0 else f"exit {last.code}: {last.said[-500:]}"
             yield f"{name}: killed {what} (exit {first.code})", wrong or run.difference(reference)
-            _remove(run)
-        _remove(whole)
-
-
-def kills_of_two(root: Path, data: Path, times: int, seed: int = 0) -> Iterator[tuple[str, str | None]]:
-    """Kills runs of two processes at some moment, both at once, and continues them: DDP and FSDP2 in turn."""
-    generator = random.Random(f"{seed}:two")
-    config = {"stages": CONFIGS["SFT and two stages"]["stages"]}
-    for engine in ("DDP", "FSDP2")[: max(times, 1)]:
-        whole = Run(root / "whole", config, data)
-        ended = whole.train_in_two(engine)
-        if any(process.code != 0 for process in ended):
-            yield f"{engine}, undisturbed", "; ".join(process.said[-500:] for process in ended)
-            continue
-        reference = whole.left()
-        for number in range(-(-times // 2)):
-            run = Run(root / f"killed-{number}", config, data)
-            share = generator.uniform(0.2, 0.9)
-            run.train_in_two(engine, seconds=share * ended[0].seconds)
-            codes = [process.code for process in run.train_in_two(engine, resume=True)]
-            wrong = None if codes == [0, 0] else f"exits {codes}"
-            yield f"{engine}: killed after {share:.0%}", wrong or run.difference(reference)
-            _remove(run)
-        _remove(whole)
+            remove(run)
+        remove(whole)
 
 
 def stops(root: Path, data: Path, number: int, times: int, seed: int = 0) -> Iterator[tuple[str, str | None]]:
@@ -136,7 +114,7 @@ def stops(root: Path, data: Path, number: int, times: int, seed: int = 0) -> Ite
             whole = Run(root / "whole", CONFIGS[name], data)
             ended = whole.train()
             references[name] = (whole.left(), ended.seconds)
-            _remove(whole)
+            remove(whole)
         reference, seconds = references[name]
         run = Run(root / f"stopped-{count}", CONFIGS[name], data)
         first = run.train(before=after(generator.uniform(0.1, 0.9) * seconds, number))
@@ -150,10 +128,11 @@ def stops(root: Path, data: Path, number: int, times: int, seed: int = 0) -> Ite
             wrong = f"exit {last.code} when continued: {last.said[-300:]}"
         where = "in a step" if "a checkpoint of step" in first.said else "between steps"
         yield f"{name}, {where}, exit {first.code}", wrong or run.difference(reference)
-        _remove(run)
+        remove(run)
 
 
-def _remove(run: Run) -> None:
+def remove(run: Run) -> None:
+    """Removes all that there is of a run."""
     import shutil
 
     shutil.rmtree(run.root, ignore_errors=True)

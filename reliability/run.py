@@ -17,6 +17,7 @@ from pathlib import Path
 
 import disks
 import kills
+import processes
 import strange
 from runs import few_digits
 
@@ -28,7 +29,8 @@ Row = Callable[..., Iterator[tuple[str, str | None]]]
 # What is counted, how, and how many times where chance decides.
 ROWS: dict[str, tuple[str, Row, int]] = {
     "kills": ("killed with SIGKILL at any moment and continued: equal to the bit", kills.kills, 40),
-    "two": ("the same with two processes, DDP and FSDP2", kills.kills_of_two, 8),
+    "two": ("the same with two processes, DDP and FSDP2", processes.kills_of_two, 8),
+    "texts": ("steps of runs on one process and on two: the same texts", processes.same_texts, 3),
     "sigterm": (
         "asked to stop by SIGTERM: exit 143, it says how to continue, continued equal to the bit",
         partial(kills.stops, number=signal.SIGTERM),
