@@ -16,6 +16,7 @@ from rarl.errors import ModelError
 from rarl.models.generation.decoding import Choosing, Drawn, decode
 from rarl.models.generation.token_passes import TokenPasses, can_pass
 from rarl.models.positions import MODEL_TYPES, backbone_of, image_places, positions_of
+from rarl.models.vision import see_together
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
@@ -35,8 +36,10 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 def share(model: PreTrainedModel) -> None:
-    """Makes the model ready for the functions below. Its other passes give what attention by "sdpa" gives."""
+    """Makes the model ready for the functions below. Its other passes give what attention by "sdpa" gives.
+    Images of one size are seen together from now on (`rarl.models.vision`)."""
     set_shared_attention(model)
+    see_together(model)
 
 
 @dataclass(frozen=True)
