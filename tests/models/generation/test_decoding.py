@@ -200,3 +200,18 @@ def test_a_cut_that_is_not_known_is_left_to_generate(model):
     theirs = model.generate(**given, generation_config=config)
     torch.manual_seed(0)
     assert torch.equal(Drawn(model.generate, torch.rand(2, 5))(**given, generation_config=config), theirs)
+
+
+def test_greedy_decoding_and_beams_are_not_drawn(model):
+    ids = torch.arange(300, 308).view(2, 4)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for config in (PLAIN | {"repetition_penalty": 1.1}, PLAIN | {"num_beams": 2}):
+        settings = GenerationConfig(**config)
+        theirs = model.generate(**given, generation_config=settings)
+        assert torch.equal(
+            Drawn(model.generate, torch.rand(2, 5))(**given, generation_config=settings), theirs
+        )
+
+
+def test_a_cut_of_everything_is_no_plain_sampling(model):
+    assert choosing(model, **SAMPLED | {"top_p": 0.0}) is None

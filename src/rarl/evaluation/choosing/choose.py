@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from rarl.data.collection import Collection, Row
 from rarl.data.groups import Group
 from rarl.evaluation.asking import in_shares
-from rarl.evaluation.choosing.orders import lists_of, taus_by, windows_in, with_orders
+from rarl.evaluation.choosing.orders import LEAST, lists_of, taus_by, windows_in, with_orders
 from rarl.evaluation.evaluate import ask, refused_rows
 from rarl.evaluation.expected import distributions_of, own_scoring, row_batches
 from rarl.evaluation.intervals import bootstrap_interval
@@ -160,6 +160,8 @@ def best_method(values: Mapping[Method, Sequence[float]], truths: Sequence[float
 def is_better(values: Sequence[float], others: Sequence[float], truths: Sequence[float], seed: int) -> bool:
     """Whether some values are better than others of the same images beyond the 95 % interval of the paired
     difference, in MAE or SRCC, and in neither worse."""
+    if len(truths) < LEAST:
+        return False
     some, kept, target = np.array(values), np.array(others), np.array(truths)
     closer = bootstrap_interval(abs(kept - target) - abs(some - target), seed=seed)
     # Of ranks alone: whole numbers are ranked in a fraction of the time.

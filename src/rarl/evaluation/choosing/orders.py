@@ -22,8 +22,8 @@ from rarl.scoring.scoring import Scoring
 from rarl.scoring.windows import joined, values_in, window_length, windows_of
 
 MOST_LISTS = 50  # of each number of images; no image is in two of them
-LEAST_WINDOWS = 10
-"""With fewer windows or lists nothing is chosen by them: their interval would say little."""
+LEAST = 10
+"""With fewer windows, lists or images nothing is chosen by them: their interval would say little."""
 
 
 def lists_of(rows: Sequence[Row], lengths: Sequence[int], seed: int) -> dict[int, list[Group]]:
@@ -50,7 +50,7 @@ def windows_in(rows: Sequence[Row], lengths: Sequence[int], seed: int) -> list[G
         same = same[: len(same) - len(same) % length] if length else []
         places = windows_of(len(same), length, seed) if same else []
         windows += [Group(tuple(same[place] for place in window)) for window in places]
-    return windows if len(windows) >= LEAST_WINDOWS else []
+    return windows if len(windows) >= LEAST else []
 
 
 def with_orders(
@@ -86,10 +86,11 @@ def with_orders(
             taus["windows"] += taus_by(_joined(values, group, replies[group], task), [group])
         listed[f"tau{count}"] = float(np.mean(taus["listed"]))
         in_windows[f"tau{count}"] = float(np.mean(taus["windows"]))
+        if len(groups) < LEAST:
+            continue
         if _is_higher(taus["values"], taus["listed"], seed):
             orders[count] = "values"
-        gains = [_is_higher(taus["windows"], taus[other], seed) for other in ("listed", "values")]
-        if len(groups) >= LEAST_WINDOWS and all(gains):
+        if all(_is_higher(taus["windows"], taus[other], seed) for other in ("listed", "values")):
             orders[count] = "windows"
     others: Literal["values", "windows"] = "values"
     if windows:

@@ -78,7 +78,8 @@ class Choosing:
         neutral = GenerationConfig._get_default_generation_params() | _NEUTRAL
         ignored = _WITHOUT_EFFECT | (set() if whole["do_sample"] else _OF_SAMPLING)
         for name, value in whole.items():
-            if name not in _READ | ignored and value not in (None, False, neutral.get(name)):
+            plain = value is None or value is False or value == neutral.get(name)
+            if name not in _READ | ignored and not plain:
                 return None
         ends, most, padding = (whole[name] for name in ("eos_token_id", "max_new_tokens", "pad_token_id"))
         if None in (ends, most, padding) or most < 1:
@@ -136,8 +137,8 @@ def drawn(scores_NV: torch.Tensor, draws_N: torch.Tensor) -> torch.Tensor:
 
 
 class Drawn:
-    """A model's `generate` that draws by given numbers; where `typical_p`, `epsilon_cutoff`, `eta_cutoff` or
-    `top_h` cut what is drawn from, it draws as ever.
+    """A model's `generate` that draws by given numbers. With beams, an assistant, or `typical_p`,
+    `epsilon_cutoff`, `eta_cutoff` or `top_h` it draws as ever.
 
     Args:
         generate: the model's own, or an adapter's.
@@ -152,8 +153,15 @@ class Drawn:
         model: Any = getattr(self.generate, "__self__", None)
         if hasattr(model, "_prepare_generation_config"):
             whole = model._prepare_generation_config(generation_config)[0]  # with what the model's own adds
+        plain = whole.do_sample and whole.num_beams in (None, 1) and not whole.prompt_lookup_num_tokens
         others = (getattr(whole, name, None) for name in _OTHER_CUTS)
-        if all(value in (None, neutral.get(name)) for name, value in zip(_OTHER_CUTS, others, strict=True)):
+        if (
+            plain
+            and kwargs.get("assistant_model") is None
+            and all(
+                value in (None, neutral.get(name)) for name, value in zip(_OTHER_CUTS, others, strict=True)
+            )
+        ):
             kwargs["logits_processor"] = LogitsProcessorList([_Draws(self.draws_NC, whole)])
         return self.generate(*args, generation_config=generation_config, **kwargs)
 

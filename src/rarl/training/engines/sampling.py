@@ -22,9 +22,11 @@ class Sampling:
     accelerator: Any
     state: Any
     max_completion_length: int
+    generation_config: Any
     _step: int
 
     _turn = 0  # how often there was generated for this batch, as with tools
+    _count = 0  # this process's rows of the batch
     _given: tuple[Sequence[int], str] | None = None
 
     @property
@@ -33,13 +35,13 @@ class Sampling:
         return f"{self.state.global_step}:{self._step % self.args.gradient_accumulation_steps}"
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        self._turn = 0
+        self._turn, self._count = 0, len(prompts)
         return super()._generate(prompts)  # type: ignore[misc]
 
     def _generate_single_turn(self, prompt_ids: list[Any], *arguments: Any, **named: Any) -> Any:
         if not self.model.training or getattr(self, "use_vllm", False):
             return super()._generate_single_turn(prompt_ids, *arguments, **named)  # type: ignore[misc]
-        first = self.accelerator.process_index * len(prompt_ids)
+        first = self.accelerator.process_index * self._count
         rows, what = self._given or (range(first, first + len(prompt_ids)), str(self._turn))
         self._turn += 1
         with self._drawing([self._numbers(row, what) for row in rows]):
@@ -72,5 +74,6 @@ class Sampling:
                 model.generate = before
 
     def _numbers(self, row: int, what: str) -> torch.Tensor:
-        seed = random.Random(f"{self.args.seed}:{self._place}:{what}:{row}").getrandbits(63)
-        return torch.rand(self.max_completion_length, generator=torch.Generator().manual_seed(seed))
+        seed = random.Random(f"{self.args.seed}:{self._place}:{what}:{row}").getrandbits(32)
+        most = max(self.max_completion_length, self.generation_config.max_new_tokens or 0)
+        return torch.rand(most, generator=torch.Generator().manual_seed(seed))
