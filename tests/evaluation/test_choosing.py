@@ -78,15 +78,16 @@ def reverse(values):
 @pytest.mark.parametrize(
     ("alone", "listed", "mean", "fast", "method", "lists"),
     [
-        # Lists in the right order are no worse than the values.
-        (lambda v: said(half(v)), right, lambda v: v, half, "mean", (4,)),
-        # Their order is wrong: values decide.
+        # Lists in the right order are no better than the values.
+        (lambda v: said(half(v)), right, lambda v: v, half, "mean", ()),
+        # They are where the values leave images tied.
+        (lambda v: said(half(v)), right, half, half, "greedy", (4,)),
         (lambda v: said(half(v)), reverse, lambda v: v, half, "mean", ()),
         # They are no rankings: the values decide behind them, too.
-        (lambda v: said(half(v)), lambda values: "no idea", lambda v: v, half, "mean", (4,)),
+        (lambda v: said(half(v)), lambda values: "no idea", lambda v: v, half, "mean", ()),
         # What is as good as the mean does not replace it; what is better does.
-        (lambda v: said(half(v)), right, lambda v: v, lambda v: v, "mean", (4,)),
-        (lambda v: said(half(v)), right, half, lambda v: v, "mean-fast", (4,)),
+        (lambda v: said(half(v)), right, lambda v: v, lambda v: v, "mean", ()),
+        (lambda v: said(half(v)), right, half, lambda v: v, "mean-fast", ()),
         # A mean that is 5 too high, or in no order, has wrong values.
         (said, reverse, lambda v: (v + 5) % 11, lambda v: 10 - v, "greedy", ()),
         # The model can only rank images side by side.
@@ -111,7 +112,7 @@ def test_the_numbers_behind_it_are_kept(chosen):
 
 def test_a_list_too_long_for_the_split_is_not_asked(chosen):
     scoring = chosen(said, right, lambda v: v, half, lengths=[50, 2])
-    assert (scoring.lengths, scoring.listed) == ((2, 50), (2, 50))
+    assert (scoring.lengths, scoring.listed) == ((2, 50), ())
     assert scoring.measured["listed"].keys() == {"tau2"}
 
 
@@ -145,7 +146,7 @@ def test_reasonings_are_not_sampled_of_a_model_that_follows_the_template(chosen)
     ("listed", "mean", "orders"),
     [
         # Its lists are right, and so are its values: nothing is gained by joining them.
-        (right, lambda v: v, ((4,), (), "values")),
+        (right, lambda v: v, ((), (), "values")),
         # Alone it says 5 of all: what it says of them side by side orders the long list.
         (right, lambda v: 5, ((4,), (), "windows")),
         # Joined values are better than the list, but not than the values: these are kept.
@@ -153,7 +154,7 @@ def test_reasonings_are_not_sampled_of_a_model_that_follows_the_template(chosen)
         # The order of its lists is wrong, and their values are right: they settle what values leave tied.
         (backwards, half, ((), (4,), "windows")),
         (reverse, lambda v: v, ((), (), "values")),
-        (lambda values: "no idea", lambda v: 5, ((4,), (), "values")),
+        (lambda values: "no idea", lambda v: 5, ((), (), "values")),
     ],
 )
 def test_windows_are_chosen_where_they_gain(chosen, listed, mean, orders):

@@ -52,7 +52,7 @@ def choose(
 
     - The value of an image is the `mean`; see `best_method`. Of a model that reasons freely it is the one
       after its greedy reasoning, or after `SAMPLED` that are sampled, by the same rule.
-    - The order of a list is the model's own; see `with_orders`.
+    - The order of a list is that of the values; see `with_orders`.
     - The temperature is the one with the highest likelihood of the true values.
 
     Without a split, or one of orders alone, nothing is chosen: values and orders are those of greedy replies.

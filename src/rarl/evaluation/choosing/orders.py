@@ -64,10 +64,10 @@ def with_orders(
 ) -> Scoring:
     """`scoring` with the orders that are chosen, and the numbers behind them.
 
-    A list that the model knows has its own order, unless that of the values has a higher mean tau, or that of
-    the joined values one that is higher than both. All other lists go by values, or by joined ones if their
-    SRCC in the long list is higher. All beyond the 95 % interval of the paired difference: over lists, and
-    over windows.
+    A list goes by the values of its images, unless the order in which the model lists it has a higher mean
+    tau, or that of the joined values one that is higher than both. Lists that the model doesn't know go by
+    values, or by joined ones if their SRCC in the long list is higher. All beyond the 95 % interval of the
+    paired difference: over lists, and over windows.
 
     Args:
         values: of each image, by the method of `scoring`.
@@ -77,7 +77,7 @@ def with_orders(
     """
     listed: dict[str, float] = {}
     in_windows: dict[str, float] = {}
-    orders = {count: "listed" for count in scoring.lengths}
+    orders = {count: "values" for count in scoring.lengths}
     for count, groups in lists.items():
         taus = {"values": taus_by(values, groups), "listed": [], "windows": []}
         for group, by_values in zip(groups, taus["values"], strict=True):
@@ -88,8 +88,8 @@ def with_orders(
         in_windows[f"tau{count}"] = float(np.mean(taus["windows"]))
         if len(groups) < LEAST:
             continue
-        if _is_higher(taus["values"], taus["listed"], seed):
-            orders[count] = "values"
+        if _is_higher(taus["listed"], taus["values"], seed):
+            orders[count] = "listed"
         if all(_is_higher(taus["windows"], taus[other], seed) for other in ("listed", "values")):
             orders[count] = "windows"
     others: Literal["values", "windows"] = "values"
