@@ -4,7 +4,6 @@ traceback and without torch. The models behind it are stand-ins; the real ones a
 import json
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -95,18 +94,14 @@ def test_help_ends_with_an_example(capsys, command):
     assert "Example: rarl" in capsys.readouterr().out
 
 
-def test_help_takes_under_a_second_and_no_torch():
+def test_help_loads_no_torch():
+    """That would take seconds."""
     code = (
         "import sys, rarl.cli\n"
         "try: rarl.cli.main(['--help'])\n"
         "finally: assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
-    durations = []
-    for _ in range(3):  # the best of three: other processes may hold the machine
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 1
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_version(capsys):

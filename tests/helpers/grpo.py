@@ -52,18 +52,21 @@ class Stock(Sampling, GRPOTrainer):
     """TRL's own trainer, which samples what ours samples."""
 
 
-def stock(dataset, folder, model="tiny", **given):
+def unchanged(dataset, folder, model="tiny", **given):
     """TRL's own trainer with our rewards."""
-    args = GRPOConfig(**settings(folder, **given))
-    trainer = Stock(
+    return Stock(
         load_model(model, training=True),
         [regression_reward, ranking_reward, format_reward],
-        args,
+        GRPOConfig(**settings(folder, **given)),
         train_dataset=dataset,
         processing_class=load_processor(model),
     )
-    banned = vision_tokens(trainer.model, trainer.processing_class)
-    trainer.generation_config.suppress_tokens = banned  # as RARLTrainer bans them
+
+
+def stock(dataset, folder, model="tiny", **given):
+    """The same, which bans the tokens that RARLTrainer bans."""
+    trainer = unchanged(dataset, folder, model, **given)
+    trainer.generation_config.suppress_tokens = vision_tokens(trainer.model, trainer.processing_class)
     return trainer
 
 

@@ -18,6 +18,7 @@ from helpers.grpo import (
     script,
     stock,
     text_of,
+    unchanged,
 )
 from rarl.models.loading import load_model
 
@@ -138,7 +139,7 @@ def test_seam_attributes(prompts_of, tmp_path):
 
 def test_seam_the_image_token_is_never_sampled(prompts_of, tmp_path):
     """A response with an image's placeholder would have no image for it, so TRL keeps it out."""
-    trainer = stock(prompts_of([3, 7]), tmp_path)
+    trainer = unchanged(prompts_of([3, 7]), tmp_path)
     assert trainer.generation_config.suppress_tokens == [trainer.model.config.image_token_id]
 
 
