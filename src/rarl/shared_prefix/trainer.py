@@ -16,6 +16,7 @@ from trl import GRPOConfig
 from trl.data_utils import prepare_multimodal_messages
 
 from rarl.errors import ConfigError
+from rarl.models.generation.decoding import generating_by
 from rarl.shared_prefix.attention import IMPLEMENTATION
 from rarl.shared_prefix.packing import Prompts, pack, rollouts, share, why_not
 
@@ -179,7 +180,7 @@ class SharedPrefix:
     def _shared_generate(self) -> Iterator[None]:
         """Inside, TRL generates as always, but the model's `generate` encodes each prompt once."""
         model = self.accelerator.unwrap_model(self.model)
-        own, before = model.generate, vars(model).get("generate")
+        own = model.generate
 
         def generate(input_ids: Any, attention_mask: Any, generation_config: Any) -> torch.Tensor:
             firsts = slice(None, None, self.num_generations)
@@ -187,13 +188,8 @@ class SharedPrefix:
             ids_NC = rollouts(model, prompts, self.num_generations, generation_config, own)
             return torch.cat([input_ids, ids_NC], dim=1)
 
-        model.generate = generate
-        try:
+        with generating_by(model, generate):
             yield
-        finally:
-            del model.generate
-            if before is not None:
-                model.generate = before
 
     # ── micro-batches of whole groups ────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,8 @@ token, and what is kept between two, is up to who calls.
 Where the numbers by which tokens are drawn are given (`Drawn`), a response is the same whatever stands beside
 it in its batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,24 @@ def drawn(scores_NV: torch.Tensor, draws_N: torch.Tensor) -> torch.Tensor:
     # Rounded, a draw can be the whole, which no token passes.
     is_other_N1 = (beyond_N1 >= 0) & (beyond_N1 < others_NV[:, -1:])
     return torch.where(is_other_N1, found_N1, token_N1).squeeze(1)
+
+
+def draws_of(seed: int, count: int) -> torch.Tensor:
+    """So many numbers from [0, 1), float[C]."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def generating_by(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
+    """Inside, this is the model's `generate`."""
+    before = vars(model).get("generate")
+    model.generate = generate
+    try:
+        yield
+    finally:
+        del model.generate
+        if before is not None:
+            model.generate = before
 
 
 class Drawn:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from rarl.errors import ModelError, RarlError
-from rarl.models.generation.decoding import Choosing, Drawn, decode
+from rarl.models.generation.decoding import Choosing, Drawn, decode, draws_of
 from rarl.models.generation.endpoint import Endpoint
 from rarl.models.generation.token_passes import Sequences, TokenPasses, can_pass
 from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
@@ -109,19 +109,8 @@ def greedy_replies_so_far(
         raise ValueError("every prompt needs at least one image")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    replies: list[str | None] = [None] * len(prompts)
     settings = _settings(model, processor, max_new_tokens)
-    opening = reply_opening(processor)
-    # Not inference_mode: FSDP2 would keep what it allocates here, and fail when training goes on.
-    with torch.no_grad(), evaluating(model):
-        for batch in _batches(images, batch_size):
-            with _in_one_sentence():
-                texts = _replies_of(
-                    model, processor, [prompts[i] for i in batch], [images[i] for i in batch], settings, share
-                )
-            for i, text in zip(batch, texts, strict=True):
-                replies[i] = None if text is None else opening + text
-    return replies
+    return _in_batches(model, processor, prompts, images, settings, batch_size, share=share)
 
 
 def sampled_replies(
@@ -148,24 +137,34 @@ def sampled_replies(
     """
     settings = _settings(model, processor, max_new_tokens)
     settings.update(do_sample=True, top_k=0)
-    replies = [""] * len(questions)
+    draws_NC = torch.stack([draws_of(seed, max_new_tokens) for seed in seeds]) if seeds else None
+    found = _in_batches(model, processor, questions, groups, settings, batch_size, draws_NC=draws_NC)
+    return [reply for reply in found if reply is not None]
+
+
+def _in_batches(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]],
+    settings: GenerationConfig,
+    batch_size: int,
+    *,
+    share: float = 1,
+    draws_NC: torch.Tensor | None = None,
+) -> list[str | None]:
+    """The reply to each prompt, in their order."""
+    replies: list[str | None] = [None] * len(prompts)
     opening = reply_opening(processor)
+    # Not inference_mode: FSDP2 would keep what it allocates here, and fail when training goes on.
     with torch.no_grad(), evaluating(model):
-        for batch in _batches(groups, batch_size):
-            numbers = [torch.Generator().manual_seed(seeds[i]) for i in batch]
-            draws_BC = torch.stack([torch.rand(max_new_tokens, generator=one) for one in numbers])
+        for batch in _batches(images, batch_size):
+            some = ([prompts[i] for i in batch], [images[i] for i in batch])
+            draws_BC = None if draws_NC is None else draws_NC[batch]
             with _in_one_sentence():
-                texts = _replies_of(
-                    model,
-                    processor,
-                    [questions[i] for i in batch],
-                    [groups[i] for i in batch],
-                    settings,
-                    draws_BC=draws_BC,
-                )
+                texts = _replies_of(model, processor, *some, settings, share, draws_BC)
             for i, text in zip(batch, texts, strict=True):
-                assert text is not None
-                replies[i] = opening + text
+                replies[i] = None if text is None else opening + text
     return replies
 
 

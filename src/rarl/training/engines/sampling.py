@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rarl.models.generation.decoding import Drawn
+from rarl.models.generation.decoding import Drawn, draws_of, generating_by
 
 
 class Sampling:
@@ -44,7 +44,9 @@ class Sampling:
         first = self.accelerator.process_index * self._count
         rows, what = self._given or (range(first, first + len(prompt_ids)), str(self._turn))
         self._turn += 1
-        with self._drawing([self._numbers(row, what) for row in rows]):
+        draws_NC = torch.stack([self._numbers(row, what) for row in rows]).to(self.accelerator.device)
+        model = self.accelerator.unwrap_model(self.model)
+        with generating_by(model, Drawn(model.generate, draws_NC)):
             return super()._generate_single_turn(prompt_ids, *arguments, **named)  # type: ignore[misc]
 
     @contextmanager
@@ -60,20 +62,7 @@ class Sampling:
         finally:
             self._given = None
 
-    @contextmanager
-    def _drawing(self, numbers: list[torch.Tensor]) -> Iterator[None]:
-        """Inside, the model's `generate` draws by these numbers."""
-        model = self.accelerator.unwrap_model(self.model)
-        own, before = model.generate, vars(model).get("generate")
-        model.generate = Drawn(own, torch.stack(numbers).to(self.accelerator.device))
-        try:
-            yield
-        finally:
-            del model.generate
-            if before is not None:
-                model.generate = before
-
     def _numbers(self, row: int, what: str) -> torch.Tensor:
         seed = random.Random(f"{self.args.seed}:{self._place}:{what}:{row}").getrandbits(32)
         most = max(self.max_completion_length, self.generation_config.max_new_tokens or 0)
-        return torch.rand(most, generator=torch.Generator().manual_seed(seed))
+        return draws_of(seed, most)
