@@ -12,6 +12,7 @@ from pathlib import Path
 
 from forked import Ended, forked
 from kills import at_call
+from rarl.digests import DIGESTS
 from runs import CONFIGS, SECONDS, SMALL, Run
 
 Found = Iterator[tuple[str, str | None]]
@@ -59,19 +60,22 @@ def damaged_checkpoints(root: Path, data: Path) -> Found:
 
 
 def flipped_bits(root: Path, data: Path, times: int, seed: int = 0) -> Found:
-    """Turns one bit over in weights and optimizer of a checkpoint, which must be passed over, and in the
-    weights of a finished model, which must be refused."""
+    """Turns one bit over in weights and optimizer of a checkpoint, once also as if its writing had been cut
+    off before its digests, which must be passed over; and in the weights of a finished model, which must be
+    refused."""
     generator = random.Random(f"{seed}:bits")
     run, reference, newest = _interrupted(root, data)
     whole = Run(root / "whole", SMALL, data)
     for name in ("model.safetensors", "optimizer.pt"):
-        for _ in range(times):
+        for cut_off in [False] * times + [True]:
             copy = run.copied(root / "flipped")
             file = copy.output / newest.relative_to(run.output) / name
             bit = generator.randrange(8 * file.stat().st_size)
             flipped(file, bit)
+            if cut_off:
+                (file.parent / DIGESTS).unlink()
             wrong = _continued(copy, reference)
-            yield f"bit {bit} of the checkpoint's {name}", wrong
+            yield f"bit {bit} of the checkpoint's {name}{', without digests' * cut_off}", wrong
     for _ in range(times):
         copy = whole.copied(root / "flipped")
         file = copy.output / "rarl" / "model.safetensors"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rarl.digests import write_digests
 from rarl.errors import ConfigError
 from rarl.files import finish, unfinished, write_text
 from rarl.training.keeping.checkpoints import (
@@ -55,6 +56,21 @@ def test_a_checkpoint_without_one_file_is_passed_over_and_said(tmp_path, caplog,
     with caplog.at_level(logging.WARNING):
         assert last_complete_checkpoint(tmp_path) == before
     assert "checkpoint-20 is not whole" in caplog.text
+
+
+def test_without_digests_the_one_before_is_taken_that_has_them(tmp_path, caplog):
+    """So a bit that turned over in one that was cut off just before its digests can't go unseen."""
+    sealed, *_ = [checkpoint(tmp_path, step) for step in (10, 20, 30)]
+    with caplog.at_level(logging.WARNING):
+        assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-30"
+    assert not caplog.text  # a run of an earlier version
+    write_digests(sealed)
+    with caplog.at_level(logging.WARNING):
+        assert last_complete_checkpoint(tmp_path) == sealed
+    assert "checkpoint-30 is not whole (no digests.json): passed over" in caplog.text
+    assert "checkpoint-20 is not whole (no digests.json): passed over" in caplog.text
+    (sealed / "model.safetensors").write_bytes(b"y")
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-30"
 
 
 @pytest.mark.parametrize("text", ['{"global_step": 2', '{"global_step": 19}', "[]", '{"epoch": 1}'])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rarl.digests import damage
+from rarl.digests import DIGESTS, damage
 from rarl.errors import ConfigError, DiskError, joined, shown
 from rarl.method.mutation import Mutation
 from rarl.training.defaults import DEFAULTS_BEFORE, RUN_DEFAULTS
@@ -33,7 +33,8 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
     transformers would take the highest number, and train on without the optimizer's state if that is missing.
     Here incomplete checkpoints are passed over, each with a line in the log. What is complete depends on the
-    engine that wrote it, see `engine_of`.
+    engine that wrote it, see `engine_of`. One without digests, because its writing was cut off or because an
+    earlier version wrote it, is taken only where no complete one has them.
 
     Args:
         folder: the trainer's output folder, which holds folders `checkpoint-N`. It need not exist.
@@ -45,12 +46,22 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         for path in folder.iterdir()
         if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     }
+    unsealed = []
     for step in sorted(steps, reverse=True):
         lacking = _lacking(steps[step], step)
-        if lacking is None:
+        if lacking is None and not (steps[step] / DIGESTS).is_file():
+            unsealed.append(steps[step])
+        elif lacking is None:
+            for later in unsealed:
+                _say_passed_over(later, f"no {DIGESTS}")
             return steps[step]
-        logging.getLogger(__name__).warning("%s is not whole (%s): passed over", steps[step], lacking)
-    return None
+        else:
+            _say_passed_over(steps[step], lacking)
+    return unsealed[0] if unsealed else None
+
+
+def _say_passed_over(checkpoint: Path, lacking: str) -> None:
+    logging.getLogger(__name__).warning("%s is not whole (%s): passed over", checkpoint, lacking)
 
 
 def _lacking(checkpoint: Path, step: int) -> str | None:

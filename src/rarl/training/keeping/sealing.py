@@ -11,8 +11,8 @@ from rarl.digests import write_digests
 
 
 class Sealing(TrainerCallback):
-    """Writes the digests of each checkpoint. One that is interrupted before has none, and is judged by its
-    files alone."""
+    """Writes the digests of each checkpoint. One that is interrupted before has none: the one before it is
+    taken."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         processes = PartialState()
