@@ -100,10 +100,8 @@ class Run:
             os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ["ACCELERATE_USE_CPU"] = "true"
             if engine == "FSDP2":
-                os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-                os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
                 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
-                import_module("fsdp").allow_on_cpu()  # accelerate leaves FSDP out on a CPU
+                import_module("fsdp").use_fsdp()  # accelerate leaves it out on a CPU
             import_module("rarl.cli").main(["train", str(self.yaml), *(["--resume"] if resume else [])])
 
         both = [Going(partial(work, rank)) for rank in (0, 1)]
