@@ -5,9 +5,9 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from forked import Ended, forked
@@ -172,27 +172,23 @@ def _not_said(ended: Ended) -> str | None:
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def removed_folders(root: Path, data: Path, times: int, seed: int = 0) -> Found:
+def removed_folders(root: Path, data: Path, seed: int = 0) -> Found:
     """Removes the output folder while a run is at work: it must end with an error."""
     generator = random.Random(f"{seed}:removed")
-    whole = Run(root / "whole", SMALL, data)
-    seconds = whole.train().seconds
-    for count in range(times):
-        run = Run(root / f"removed-{count}", SMALL, data)
-        share = generator.uniform(0.2, 0.9)
-
-        def remove(share: float = share, run: Run = run) -> None:
-            import threading
-
-            def wait() -> None:
-                time.sleep(share * seconds)
-                shutil.rmtree(run.output, ignore_errors=True)
-
-            threading.Thread(target=wait, daemon=True).start()
-
-        ended = run.train(before=remove)
+    moments = (
+        ("in a step", "transformers:Trainer", "training_step", generator.randint(1, 4), True),
+        ("in a checkpoint's writing", "torch", "save", generator.randint(1, 12), False),
+        ("in the final save", "rarl.training.arms", "finish", 1, True),
+        ("after the final save", "rarl.training.arms", "finish", 1, False),
+        ("before an evaluation", "rarl.training.run", "evaluate_arm", generator.randint(1, 2), True),
+        ("after the last evaluation", "rarl.training.run", "evaluate_arm", 2, False),
+    )
+    for number, (what, module, name, count, early) in enumerate(moments):
+        run = Run(root / f"removed-{number}", SMALL, data)
+        remove = partial(shutil.rmtree, run.output)
+        ended = run.train(before=at_call(module, name, count, early=early, act=remove))
         wrong = None if ended.in_one_sentence else f"exit {ended.code}: {ended.said[-300:]}"
-        yield f"removed after {share:.0%}, exit {ended.code}", wrong
+        yield f"removed {what}, exit {ended.code}", wrong
 
 
 def two_prepare(root: Path, data: Path, times: int) -> Found:

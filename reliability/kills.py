@@ -25,11 +25,18 @@ def after(seconds: float, number: int) -> Callable[[], None]:
     return lambda: threading.Thread(target=wait, daemon=True).start()
 
 
-def at_call(module: str, name: str, count: int, *, early: bool) -> Callable[[], None]:
-    """Kills the process at the given call of a function, before it or after it.
+def kill() -> None:
+    """Kills the process that this is called in."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(
+    module: str, name: str, count: int, *, early: bool, act: Callable[[], object] = kill
+) -> Callable[[], None]:
+    """Does something, such as killing the process, at the given call of a function, before it or after it.
 
     Args:
-        module: such as `torch`, or with a class `transformers.Trainer`.
+        module: such as `torch`, or with a class `transformers:Trainer`.
     """
 
     def arrange() -> None:
@@ -42,10 +49,10 @@ def at_call(module: str, name: str, count: int, *, early: bool) -> Callable[[], 
         def counted(*given: Any, **named: Any) -> Any:
             calls[0] += 1
             if early and calls[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+                act()
             result = original(*given, **named)
             if not early and calls[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+                act()
             return result
 
         setattr(owner, name, counted)

@@ -49,7 +49,7 @@ ROWS: dict[str, tuple[str, Row, int]] = {
     "bits": ("one bit of weights or optimizer turned over: found", disks.flipped_bits, 4),
     "full": ("a full disk in train, evaluate, report: one sentence, continued equal", disks.full_disks, 0),
     "prepare": ("two `data prepare` of one folder: one writes, one says so", disks.two_prepare, 10),
-    "removed": ("the output folder removed in the run: an error", disks.removed_folders, 5),
+    "removed": ("the output folder removed in the run: an error", disks.removed_folders, 0),
     "connections": ("commands and `RARLTrainer` with local folders: no connection", strange.connections, 0),
     "pickles": ("files of a finished model folder: no pickle, readable as others", strange.pickles, 0),
     "folders": (
