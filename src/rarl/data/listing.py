@@ -116,16 +116,20 @@ class Found:
         files: for each name that means a file: the file's own name in the folder, and its path.
         matches: how the names were matched that are not written exactly so.
         no_photos: for each name of what is no photo, what says so.
+        outside: for each other name that means no file and leads out of the folder, or may: that it does.
     """
 
     files: Mapping[str, tuple[str, Path]]
     matches: Matches
     no_photos: Mapping[str, str]
+    outside: Mapping[str, str]
 
     def reason(self, name: str) -> str:
         """Why a name that is not in `files` means no file."""
         if name in self.no_photos:
             return f"no photo ({self.no_photos[name]})"
+        if name in self.outside:
+            return self.outside[name]
         return self.matches.reason(name)
 
 
@@ -185,7 +189,7 @@ class ListedFolder:
             names: each with its place, for errors.
 
         Raises:
-            DataError: if a name that means no file leads out of the folder, or may; as `find` otherwise.
+            DataError: if a link leads out of the folder, or a folder can't be read.
         """
         files: dict[str, tuple[str, Path]] = {}
         no_photos = {name: kind for name in names if (kind := _known_no_photo(name)) is not None}
@@ -206,11 +210,13 @@ class ListedFolder:
                 path = self.find(own, names[name])
                 if path is not None:  # a link to nothing is no file
                     files[name] = (own, path)
-        for name in others:
-            known = name in files or name in matches.several
-            if not known and (self._leads_out(name) or "\\" in name):
-                raise self._outside(name, names[name])
-        return Found(files, matches, no_photos)
+        outside = {
+            name: f"no such file, {self._inside(name)}"
+            for name in others
+            if name not in files and name not in matches.several
+            if self._leads_out(name) or "\\" in name
+        }
+        return Found(files, matches, no_photos, outside)
 
     def _in_other_form(self, name: str) -> str | None:
         """What the disk has in place of `name`, if that is the same but for the normal form and nothing else
@@ -234,9 +240,10 @@ class ListedFolder:
         return not _NOWHERE.isdisjoint(name.split("/")) or "\0" in name or ":/" in name
 
     def _outside(self, name: str, where: str) -> DataError:
-        return DataError(
-            f"{where}: file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
-        )
+        return DataError(f"{where}: {self._inside(name)}")
+
+    def _inside(self, name: str) -> str:
+        return f"file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
 
     def _list(self, parent: str, where: str) -> dict[str, bool]:
         """The files of a sub-folder, and for each whether it is a link."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.data.names import same_word
-from rarl.data.sources.tables import number
+from rarl.data.sources.tables import is_gap, number
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric, Task, on_grid
 
@@ -53,6 +53,10 @@ class Scale:
         if self.ends is not None or self.step is not None:
             option = "--step" if self.ends is None else "--range"
             raise ConfigError(f"{option} and --order both say what the values are: give one of them")
+
+    def is_gap(self, given: Any) -> bool:
+        """Whether a field has no value. A name of a value is one, also if it is "none"."""
+        return is_gap(given) and same_word(str(given)) not in map(same_word, self.names)
 
     def value(self, given: Any, where: str) -> float:
         """A value as a number within the range.
@@ -170,9 +174,9 @@ def check_grid(values: Sequence[float], low: float, step: float) -> None:
 
 def _mend(given: Any) -> str:
     text = str(given or "").strip()
-    if not text or text.lower() in ("nan", "none", "null", "na", "n/a"):
+    if is_gap(given):
         return "fill it, or remove the row"
-    if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,\s]+%?", text):
+    if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,/'\N{RIGHT SINGLE QUOTATION MARK}\s]+%?", text):
         return "write it with a decimal point and nothing else, such as 1234.5"
     mend = "where values have names, give them in ascending order, as --order low,medium,high"
     return (
