@@ -199,7 +199,8 @@ _SLASHES = re.compile(r"/(\.?/)+")  # "a//b" and "a/./b" are "a/b"
 
 
 def _normal(name: str) -> str:
-    return _SLASHES.sub("/", _composed(name).replace("\\", "/")).removeprefix("./")
+    path = _composed(name).replace("\\", "/").removeprefix("./")
+    return _SLASHES.sub("/", path) if "//" in path or "/./" in path else path
 
 
 def _plain(name: str) -> str:
@@ -229,13 +230,14 @@ def _lowered_stem(name: str) -> str:
     return _stem(name).casefold()
 
 
-_NUMBER = re.compile(r"(.*/)?0*([0-9]+)(\.0+)?")
+_NUMBER = re.compile(r"([0-9]+)(\.0+)?")
 
 
 def _number(name: str) -> str:
     """A name that is a number, without zeros before it and after its point, as spreadsheets write."""
-    found = _NUMBER.fullmatch(_stem(name))
-    return f"{found[1] or ''}{found[2]}" if found else ""
+    folder, slash, last = _stem(name).rpartition("/")
+    found = _NUMBER.fullmatch(last)
+    return folder + slash + (found[1].lstrip("0") or "0") if found else ""
 
 
 _UPLOAD = re.compile(r"(?:^|/)upload/[0-9]+/(?:[0-9a-f]{8}-)?([^/]+)$")
@@ -249,19 +251,25 @@ def _of_upload(name: str) -> str:
 
 
 def _uploaded(name: str) -> str:
-    """A name as Label Studio writes that of a file that is uploaded (Django's `get_valid_filename`)."""
+    """A name as Label Studio writes that of a file that is uploaded."""
     folder, slash, last = _plain(name).rpartition("/")
-    return folder + slash + re.sub(r"[^-\w.]", "", last.replace(" ", "_"))
+    return folder + slash + _valid(last)
+
+
+def _valid(name: str) -> str:
+    """As Django's `get_valid_filename`."""
+    return re.sub(r"[^-\w.]", "", name.replace(" ", "_"))
 
 
 def _cores(name: str) -> set[str]:
     """What two names have in common, one of them at least, if they are the same in any reading."""
-    stems = [_lowered_stem(name), _number(name), _lowered_stem(_uploaded(name))]
+    stems = [_lowered_stem(name)]
     if "%" in name or "?" in name:
         stems.append(_lowered_stem(_path_of_address(name)))
     if "upload" in name:
         stems.append(_lowered_stem(_of_upload(name)))
-    return {stem.rpartition("/")[2] for stem in stems} - {""}
+    ends = {stem.rpartition("/")[2] for stem in stems}
+    return ends | {_number(end) or _valid(end) for end in ends}
 
 
 _WHOLE = (
