@@ -314,11 +314,8 @@ class Ranker:
     def _values_in(
         self, pictures: Sequence[Picture], windows: Sequence[Sequence[int]]
     ) -> Iterator[list[float] | None]:
-        """The values of the pictures of each window; None where its reply is no ranking of them.
-
-        Raises:
-            DataError: if a file can't be opened any more.
-        """
+        """The values of the pictures of each window; None where its reply is no ranking of them, or one of the
+        files can't be opened any more."""
         length = len(windows[0])
         question = messages(length, self.task.rule, self.task.value_range)
         images = open_all(
@@ -326,10 +323,14 @@ class Ranker:
         )
         waiting: list[list[Image.Image]] = []
         for number in range(1, len(windows) + 1):
-            waiting.append([_or_error(image) for image in islice(images, length)])
+            some = [image for image in islice(images, length) if not isinstance(image, DataError)]
+            waiting.append(some if len(some) == length else [])
             tokens = len(waiting) * sum(map(self._tokens, waiting[-1]))
             if tokens > _TOKENS or len(waiting) == self.batch_size or number == len(windows):
-                for reply in self._replies([question] * len(waiting), waiting):
+                asked = [each for each in waiting if each]
+                replies = iter(self._replies([question] * len(asked), asked) if asked else ())
+                for each in waiting:
+                    reply = next(replies) if each else None
                     yield None if reply is None else values_in(reply, length, self.task)
                 waiting = []
 
@@ -374,9 +375,3 @@ def _names(pictures: Sequence[Picture]) -> list[str | int]:
         str(picture) if isinstance(picture, str | os.PathLike) else place
         for place, picture in enumerate(pictures)
     ]
-
-
-def _or_error(image: Image.Image | DataError) -> Image.Image:
-    if isinstance(image, DataError):
-        raise image
-    return image
