@@ -5,7 +5,7 @@ to `names`. No file is opened."""
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _FILES = (
     *("Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "Picasa.ini", "ZbThumbnail.info"),
     "Icon\r",
 )
+_PREPARED = {"task.yaml", "preparation.json"}  # of a collection that `rarl data prepare` made
 _KNOWN = {name.lower(): name.strip() for name in (*_FOLDERS, *_FILES)}
 
 
@@ -68,8 +69,16 @@ class Walked:
         return {"left out as no photos": dict(self.no_photos.most_common())} if self.no_photos else {}
 
 
-def walk_files(root: Path, sub: str = "") -> Walked:
+def is_prepared(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these names is a collection that was made of photos."""
+    return _PREPARED.issubset(names)
+
+
+def walk_files(root: Path, sub: str = "", *, prepared: bool = False) -> Walked:
     """The files in the folder `sub` of `root`, named from `root`; in all of `root` if `sub` is empty.
+
+    Args:
+        prepared: also those of collections below it. Otherwise these are no photos: they are made of some.
 
     Raises:
         DataError: if a folder can't be read.
@@ -86,6 +95,10 @@ def walk_files(root: Path, sub: str = "") -> Walked:
     for at, folders, files in os.walk(root / sub if sub else root, onerror=refuse):
         inner = os.path.relpath(at, root).replace(os.sep, "/")
         inside = "" if inner == "." else f"{inner}/"
+        if not prepared and inner != (sub or ".") and is_prepared(files):
+            folders.clear()
+            walked.no_photos["collections"] += 1
+            continue
         for name in folders:
             if os.path.islink(os.path.join(at, name)) and no_photo(inside + name) is None:
                 walked.links.append(inside + name)

@@ -314,8 +314,8 @@ class Ranker:
     def _values_in(
         self, pictures: Sequence[Picture], windows: Sequence[Sequence[int]]
     ) -> Iterator[list[float] | None]:
-        """The values of the pictures of each window; None where its reply is no ranking of them, or one of the
-        files can't be opened any more."""
+        """The values of the pictures of each window; None where its reply is no ranking of them, or a file of
+        it can't be opened any more."""
         length = len(windows[0])
         question = messages(length, self.task.rule, self.task.value_range)
         images = open_all(

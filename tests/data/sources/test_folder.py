@@ -52,6 +52,35 @@ def test_a_sub_folder_is_a_value(tmp_path: Path) -> None:
     assert (source.task.name, source.task.low, source.task.high, source.task.step) == ("raw", -1.5, 10, 0.5)
 
 
+def test_a_sub_folder_without_images_need_be_no_value(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "1/a.jpg", "2/b.jpg", "notes/read.txt")
+    (raw / "empty").mkdir()
+    source = read_folder(raw, SIZE)
+    assert values(source) == {"1/a.jpg": 1, "2/b.jpg": 2}
+    assert left_out(source) == {
+        "empty": "no image in it, and 'empty' is no value",
+        "notes": "no image in it, and 'notes' is no value",
+    }
+
+
+def test_a_collection_among_the_photos_is_no_photos(tmp_path: Path) -> None:
+    """One that was made of them before, in the folder that one works in."""
+    raw = folder_of(tmp_path, *(f"{value}/{name}.jpg" for value in (1, 2) for name in "ab"))
+    for split in ("train", "test"):
+        folder_of(tmp_path, f"out/{split}/1/a.jpg", f"2/old/{split}/1/a.jpg")
+    for out in ("out", "2/old"):
+        folder_of(tmp_path, f"{out}/task.yaml", f"{out}/preparation.json")
+    source = read_folder(raw, SIZE)
+    assert sorted(values(source)) == ["1/a.jpg", "1/b.jpg", "2/a.jpg", "2/b.jpg"]
+    assert source.notes["left out as no photos"] == {"collections": 2}
+    (tmp_path / "labels.csv").write_text("file,value\n/x/1/a.jpg,1\n1/b,2\n2/b.jpg,3\n")
+    assert values(read_folder(raw, SIZE, tmp_path / "labels.csv")) == {
+        "1/a.jpg": 1,
+        "1/b.jpg": 2,
+        "2/b.jpg": 3,
+    }
+
+
 def test_parts_may_stand_above_values(tmp_path: Path) -> None:
     raw = folder_of(tmp_path, "Train/1/a.jpg", "val/2/b.jpg", "TEST/3/a.jpg", "Train/notes.txt")
     source = read_folder(raw, SIZE)

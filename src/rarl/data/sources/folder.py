@@ -10,7 +10,7 @@ from typing import Any
 
 from rarl.data import SPLIT_NAMES, Several
 from rarl.data.images import FILE_SUFFIXES
-from rarl.data.listing import Found, ListedFolder, Walked, no_photo, walk_files
+from rarl.data.listing import Found, ListedFolder, Walked, is_prepared, no_photo, walk_files
 from rarl.data.names import is_readable, same_word
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.raters import one_value_each
@@ -255,7 +255,10 @@ def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str, walked: Wal
             else:
                 walked.no_photos[kind] += 1
         elif entry.is_dir():
-            names.append(entry.name)
+            if is_prepared(_names_in(entry.path)):
+                walked.no_photos["collections"] += 1
+            else:
+                names.append(entry.name)
         else:
             left_out.append(LeftOut(prefix + entry.name, NO_SUB_FOLDER))
     return names
@@ -271,12 +274,25 @@ def _of_value(
     walked: Walked,
 ) -> list[Labelled]:
     """The images in the folder of one value, and in the folders inside it."""
-    value = scale.value(name, f"{raw / sub}")
     here = walk_files(raw, sub)
+    try:
+        value = scale.value(name, f"{raw / sub}")
+    except DataError:
+        if any(Path(file).suffix.lower() in FILE_SUFFIXES for file in here.files):
+            raise
+        left_out.append(LeftOut(sub, f"no image in it, and {name!r} is no value"))
+        return []
     walked.add(here)
     left_out += [LeftOut(link, "a link to a folder, which is not followed") for link in here.links]
     left_out += [LeftOut(file, "its name is not readable; give it another") for file in here.unreadable]
     return _with_value(ListedFolder(raw), here.files, value, split, left_out)
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise _unreadable(error) from error
 
 
 def _with_value(
