@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from PIL import Image
 
-from rarl.data.opening import Picture, check_picture, open_all, opened, picture_name
+from rarl.data.opening import Picture, check_picture, check_several, open_all, opened, picture_name
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import Reply, parse, parse_leniently
@@ -78,6 +78,8 @@ class Ranker:
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        if not isinstance(task, Task | None):
+            raise ConfigError(f"task must be a Task, such as rarl.AGE, not {task!r}")
         known = trained_task(model) if task is None else task
         if known is None:
             raise ConfigError(
@@ -254,6 +256,7 @@ class Ranker:
     def _begin(self, images: Iterable[Picture]) -> list[Picture]:
         """The images of a call, with nothing left of the last one."""
         self.read_leniently, self.problems = 0, {}
+        check_several(images)
         pictures = list(images)
         for picture in pictures:
             check_picture(picture)

@@ -63,6 +63,19 @@ def test_a_sub_folder_without_images_need_be_no_value(tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_around_the_sub_folders_counts_as_the_folder(tmp_path: Path) -> None:
+    """As archives are unpacked."""
+    raw = folder_of(tmp_path, "pack/photos/1/a.jpg", "pack/photos/2/b.jpg", "pack/README.txt")
+    folder_of(tmp_path, "__MACOSX/pack/photos/1/._a.jpg")
+    source = read_folder(raw, SIZE)
+    assert {image.name: image.value for image in source.images} == {"1/a.jpg": 1, "2/b.jpg": 2}
+    assert source.notes["folder"] == str(raw / "pack/photos")
+    assert source.notes["left out as no photos"] == {"__MACOSX": 1}
+    folder_of(tmp_path, "pack/photos/c.jpg")
+    with pytest.raises(DataError, match="raw/pack/photos: value 'photos' is not a number"):
+        read_folder(raw, SIZE)
+
+
 def test_a_collection_among_the_photos_is_no_photos(tmp_path: Path) -> None:
     """One that was made of them before, in the folder that one works in."""
     raw = folder_of(tmp_path, *(f"{value}/{name}.jpg" for value in (1, 2) for name in "ab"))

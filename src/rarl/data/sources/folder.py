@@ -207,6 +207,11 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
     left_out: list[LeftOut] = []
     walked = Walked()
     top = _sub_folders(raw, left_out, "", walked)
+    notes = {}
+    while len(top) == 1 and _is_wrapper(raw / top[0], scale):
+        raw = raw / top[0]
+        notes["folder"] = str(raw)
+        top = _sub_folders(raw, left_out, "", walked)
     packed = _packed(left_out)
     if not top and not packed:
         raise DataError(
@@ -231,7 +236,22 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
         value = scale.value(parts[marked], str(raw / name))
         part = SPLIT_NAMES[parts[0].lower()] if marked else None
         images += _with_value(folder, [name], value, part, left_out)
-    return images, left_out, walked.notes()
+    return images, left_out, notes | walked.notes()
+
+
+def _is_wrapper(folder: Path, scale: Scale) -> bool:
+    """Whether a folder that is alone only holds those of the values, as archives do: its name is neither a
+    value nor a split, and there are folders in it and no images."""
+    try:
+        scale.value(folder.name, "")
+    except DataError:
+        names = _names_in(str(folder))
+        return (
+            folder.name.lower() not in SPLIT_NAMES
+            and any((folder / name).is_dir() for name in names if no_photo(name) is None)
+            and not any(Path(name).suffix.lower() in FILE_SUFFIXES for name in names)
+        )
+    return False
 
 
 def _packed(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ def read_table(path: str | os.PathLike[str]) -> list[TableRow]:
     file = Path(path)
     readers = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl, ".xml": cvat_rows}
     if file.suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
-        raise DataError(f"{file}: a table is one of {', '.join(TABLE_SUFFIXES)}")
+        raise DataError(f"{file}: a table is one of {', '.join(TABLE_SUFFIXES)}; save it as one of them")
     if not file.is_file():
         raise DataError(f"{file}: no such file; check the path")
     try:
@@ -152,7 +152,7 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*\r?\n?', re.IGNORECASE)  # Excel's f
 _ENTRY = 'an object such as {"file": ..., "value": ...}'
 
 
-def _encoding(file: Path) -> str:
+def encoding_of(file: Path) -> str:
     """UTF-16 if the file begins with its mark, as Excel's "Unicode text" does, and UTF-8 otherwise."""
     with open(file, "rb") as stream:
         mark = stream.read(2)
@@ -160,7 +160,7 @@ def _encoding(file: Path) -> str:
 
 
 def _csv(file: Path) -> Iterator[TableRow]:
-    with open(file, encoding=_encoding(file), newline="") as lines:
+    with open(file, encoding=encoding_of(file), newline="") as lines:
         said = _SEPARATOR.fullmatch(lines.readline())
         lines.seek(0)
         header = next((line for line in lines if line.strip()), "")
@@ -210,7 +210,7 @@ def _jsonl(file: Path) -> Iterator[TableRow]:
 
 def _json(file: Path) -> Iterator[TableRow]:
     try:
-        entries = json.loads(file.read_text(encoding=_encoding(file)))
+        entries = json.loads(file.read_text(encoding=encoding_of(file)))
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:
