@@ -36,6 +36,7 @@ A, B = {"file": "a.png", "age": "1"}, {"file": "b.png", "age": "2"}
         "file,age\ra.png,1\rb.png,2\r",
         "file;age\na.png;1\nb.png;2\n",
         "file\tage\na.png\t1\nb.png\t2\n",
+        "file|age\na.png|1\nb.png|2\n",
         '"file","age"\n"a.png",1\n"b.png","2"\n',
     ],
 )
@@ -122,9 +123,10 @@ def test_excel_s_unicode_text(tmp_path: Path, name: str, encoding: str) -> None:
 
 
 def test_numbers_of_32_bits_in_parquet_are_those_that_were_written(tmp_path: Path) -> None:
-    ages = pa.array([0.3, None, 26.0], pa.float32())
-    parquet.write_table(pa.table({"file": ["a", "b", "c"], "age": ages}), tmp_path / "t.parquet")
-    assert [row["age"] for _, row in read_table(tmp_path / "t.parquet")] == [0.3, None, 26.0]
+    ages = pa.array([0.3, None, 26.0, math.nan], pa.float32())
+    parquet.write_table(pa.table({"file": ["a", "b", "c", "d"], "age": ages}), tmp_path / "t.parquet")
+    found = [row["age"] for _, row in read_table(tmp_path / "t.parquet")]
+    assert (found[:3], math.isnan(found[3])) == ([0.3, None, 26.0], True)
 
 
 def test_a_row_with_nothing_in_it_is_none_in_parquet_too(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _from_table(
     file_key, names, found = _best_column(raw, rows, file_keys)
     if "" in names:
         raise DataError(f"{rows[names.index('')][0]}: no {file_key}; name the image's file")
-    keys = {same_word(str(name)): name for _, row in rows for name in row}
+    keys = {same_word(str(name)): name for name in dict.fromkeys(key for _, row in rows for key in row)}
     split_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
     given_values = [row.get(value_key) for _, row in rows]

@@ -179,6 +179,8 @@ def _mend(given: Any) -> str:
     if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,/'\N{RIGHT SINGLE QUOTATION MARK}\s]+%?", text):
         return "write it with a decimal point and nothing else, such as 1234.5"
     mend = "where values have names, give them in ascending order, as --order low,medium,high"
+    if re.match(r"\W*\d", text):
+        mend = f"write the number alone, without a unit; or, {mend}"
     return (
         f"{mend}; a name with a comma in it stands in quotes, as '\"low, dry\",high'" if "," in text else mend
     )

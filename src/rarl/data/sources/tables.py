@@ -167,7 +167,7 @@ def _csv(file: Path) -> Iterator[TableRow]:
         lines.seek(0)
         if said:
             lines.readline()
-        delimiter = said[1] if said else max(",;\t", key=header.count)
+        delimiter = said[1] if said else max(",;\t|", key=header.count)
         # Strict, because a quote that is never closed would swallow all the lines after it.
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
