@@ -71,6 +71,10 @@ def test_a_folder_around_the_sub_folders_counts_as_the_folder(tmp_path: Path) ->
     assert {image.name: image.value for image in source.images} == {"1/a.jpg": 1, "2/b.jpg": 2}
     assert source.notes["folder"] == str(raw / "pack/photos")
     assert source.notes["left out as no photos"] == {"__MACOSX": 1}
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/pack").symlink_to(raw / "pack")
+    with pytest.raises(DataError, match="linked/pack: value 'pack' is not a number"):
+        read_folder(tmp_path / "linked", SIZE)
     folder_of(tmp_path, "pack/photos/c.jpg")
     with pytest.raises(DataError, match="raw/pack/photos: value 'photos' is not a number"):
         read_folder(raw, SIZE)

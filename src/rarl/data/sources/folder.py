@@ -248,6 +248,7 @@ def _is_wrapper(folder: Path, scale: Scale) -> bool:
         names = _names_in(str(folder))
         return (
             folder.name.lower() not in SPLIT_NAMES
+            and not folder.is_symlink()
             and any((folder / name).is_dir() for name in names if no_photo(name) is None)
             and not any(Path(name).suffix.lower() in FILE_SUFFIXES for name in names)
         )
