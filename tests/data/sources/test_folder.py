@@ -456,6 +456,8 @@ def test_a_gap_is_a_value_where_it_is_the_name_of_one(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,value\na.jpg,None\nb.jpg,some\n")
     source = read_folder(raw, Scale("damage", names=("none", "some")), tmp_path / "labels.csv")
     assert values(source) == {"a.jpg": 0, "b.jpg": 1}
+    with pytest.raises(DataError, match="line 2: value 'None' is none of the order mild, some"):
+        read_folder(raw, Scale("damage", names=("mild", "some")), tmp_path / "labels.csv")
 
 
 def test_one_of_several_ratings_may_be_missing(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_values(given: object, value: float) -> None:
     ("given", "mend"),
     [
         *((given, "--order low,medium,high") for given in ("adult", True, "inf", [3], "1_0")),
+        *((given, "remove the row; or, .*--order low") for given in ("none", "NA")),
         *((given, "the number alone, without a unit; or, .*--order low") for given in ("3 kg", "0_healthy")),
         *((given, "fill it, or remove the row") for given in ("", " ", None, "nan", float("nan"), "N/A")),
         *(

@@ -104,7 +104,7 @@ def number(value: Any) -> float | None:
 
 
 _GAPS = {
-    *("", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "none", "null", "nil", "missing"),
+    *("", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "none", "null"),
     *("-", "--", "---", "\N{EN DASH}", "\N{EM DASH}", ".", "?"),
 }
 
