@@ -223,6 +223,7 @@ def test_evaluate_mistakes(capsys, tmp_path, model):
     data = digits(tmp_path)
     cases = [
         ((model, data, "--images", "1,x"), 2, "whole numbers from 1 to 16"),
+        ((model, data, "--images", "1,9"), 2, "test has 8 images, and no list of 9; give smaller numbers"),
         ((model, data, "--split", "tset"), 1, "no split 'tset'; there are"),
         ((model, data, "--by", "gender"), 1, "metadata.jsonl: no column 'gender'; there are rule, camera"),
         ((model, data, "--by", "camera", "--images", "2,4"), 2, "--by camera: divides single images"),

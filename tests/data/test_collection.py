@@ -81,6 +81,14 @@ def test_other_folders_are_splits_where_they_have_metadata(tmp_path: Path) -> No
         collection.split("test")
 
 
+def test_what_systems_and_notebooks_leave_is_no_split(tmp_path: Path) -> None:
+    root = make(tmp_path, train=[row()])
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        (root / name).mkdir()
+        (root / name / "metadata.jsonl").write_text("{}")
+    assert list(load_collection(root).splits) == ["train"]
+
+
 def test_paths_are_absolute_and_blank_lines_and_a_byte_order_mark_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

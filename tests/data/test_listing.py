@@ -176,9 +176,13 @@ def test_names_find_the_files_they_mean(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret/d.png", "https://x.org/d.png", "..\\secret\\d.png", "a.png\0"])
-def test_a_name_that_means_none_of_the_files_may_not_lead_out(folder: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"list\.csv line 3: file_name .* must name a file inside"):
-        ListedFolder(folder).find_all({name: "list.csv line 3"})
+def test_a_name_that_leads_out_means_no_file_and_the_others_are_found(folder: Path, name: str) -> None:
+    """One image of a table with whole paths is missing: the others are there."""
+    found = ListedFolder(folder).find_all({name: "here", "C:\\photos\\a.png": "here"})
+    assert found.files == {"C:\\photos\\a.png": ("a.png", folder / "a.png")}
+    assert found.reason(name) == (
+        f"no such file, file_name {name!r} must name a file inside {folder}, as 'a.png' or 'b/a.png'"
+    )
 
 
 def test_a_file_is_found_in_another_normal_form(folder: Path) -> None:

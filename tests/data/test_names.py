@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from rarl.data.names import is_readable, match_names, same_word, spelling
+from rarl.data.names import is_readable, match_names, same_word, spelling, words_like
 
 NFC, NFD = (unicodedata.normalize(form, "Müller パン 한국.jpg") for form in ("NFC", "NFD"))
 
@@ -37,6 +37,13 @@ NFC, NFD = (unicodedata.normalize(form, "Müller パン 한국.jpg") for form in
         ("a.jpg", "part1/a.jpg"),
         ("a", "part1/a.JPG"),
         (f"/data/{NFC}", NFD),
+        ("a//b/./c.jpg", "a/b/c.jpg"),
+        ("heart\u2764.jpg", "heart\u2764\ufe0f.jpg"),
+        ("7", "0007.jpg"),
+        ("7.0", "part/07.png"),
+        ("/data/upload/3/1a2b3c4d-IMG_1.jpg", "IMG_1.jpg"),
+        ("/data/upload/3/1a2b3c4d-IMG_1_2.jpg", "photos/IMG 1 (2).jpg"),
+        ("/data/upload/3/IMG%201.jpg", "photos/IMG 1.jpg"),
     ],
 )
 def test_the_unique_looser_match(wanted: str, there: str) -> None:
@@ -60,6 +67,8 @@ def test_exact_comes_first_and_is_not_told() -> None:
         ("A.JPG", ["A.jpg", "A.Jpg"]),
         ("a.jpg", ["x/a.jpg", "y/a.jpg"]),
         ("Img.JPG", ["img.jpg", "IMG.jpg"]),
+        ("7", ["007.jpg", "07.jpg"]),
+        ("/data/upload/3/1a2b3c4d-a_b.jpg", ["x/a b.jpg", "y/a b.jpg"]),
     ],
 )
 def test_what_may_mean_several_means_none(wanted: str, there: list[str]) -> None:
@@ -73,6 +82,7 @@ def test_a_stricter_reading_decides_between_several() -> None:
     assert match_names(["a"], ["a.png", "A.png"]).found == {"a": "a.png"}
     assert match_names(["a.JPG"], ["a.jpg", "A.jpg"]).found == {"a.JPG": "a.jpg"}
     assert match_names(["1.jpg"], ["1.JPG", "x/1.jpg"]).found == {"1.jpg": "1.JPG"}
+    assert match_names(["7", "007"], ["7.jpg", "007.jpg"]).found == {"7": "7.jpg", "007": "007.jpg"}
 
 
 @pytest.mark.parametrize(
@@ -100,9 +110,11 @@ def test_names_may_be_shared_where_that_does_no_harm() -> None:
     assert match_names(["a", "a.jpg"], ["a.jpg"], shared=True).found == {"a": "a.jpg", "a.jpg": "a.jpg"}
 
 
-@pytest.mark.parametrize("name", ["..", "", ".jpg", "../x\0.jpg", "gone.jpg", "/", "sub/", "b", "1.5"])
+@pytest.mark.parametrize(
+    "name", ["..", "", ".jpg", "../x\0.jpg", "gone.jpg", "/", "sub/", "b", "1.5", "c d.jpg"]
+)
 def test_what_means_nothing(name: str) -> None:
-    matches = match_names([name], ["a.jpg", "sub/b.tar.gz", "1.jpg", "5.jpg"])
+    matches = match_names([name], ["a.jpg", "sub/b.tar.gz", "1.jpg", "5.jpg", "c_d.jpg"])
     assert (matches.found, matches.reason(name)) == ({}, "no such file")
 
 
@@ -120,5 +132,12 @@ def test_control_characters_and_bytes_that_are_no_text_are_not(name: str) -> Non
 
 def test_words_are_the_same_in_any_spelling() -> None:
     assert same_word(f" {NFD} ") == same_word(NFC.upper())
-    assert same_word("low\u00a0ripe") == same_word("Low ripe")
+    assert same_word("low\u00a0ripe") == same_word("Low  ripe")
     assert spelling("Low") != spelling("low")
+
+
+def test_a_word_means_the_one_written_exactly_so_or_all_that_are_the_same() -> None:
+    assert words_like("cell", ["Cell", "cell"]) == ["cell"]
+    assert words_like("red cell", ["Red\u00a0cell", "dog"]) == ["Red\u00a0cell"]
+    assert words_like("CELL", ["Cell", "cell", "dog"]) == ["Cell", "cell"]
+    assert words_like("cat", ["Cell"]) == []

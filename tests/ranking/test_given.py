@@ -22,7 +22,26 @@ def photos(tmp_path, monkeypatch):
 def test_a_folder_is_all_images_below_it_by_name(photos):
     given = given_images(["photos"])
     assert given.files == ["photos/A.JPEG", "photos/b.png", "photos/in/c.webp"]
-    assert given.notes == ["photos: passed over, no images: 2"]
+    assert given.notes == ["photos: passed over, no images: 2 (.* 1, .txt 1)"]
+
+
+def test_what_is_passed_over_is_named_by_its_suffix(photos):
+    """Half of the photos of a phone."""
+    for name in ("a.heic", "b.HEIC", "c"):
+        (photos / name).touch()
+    [note] = given_images(["photos"]).notes
+    assert note == "photos: passed over, no images: 5 (.heic 2, .* 1, no suffix 1, .txt 1)"
+
+
+def test_a_table_in_another_normal_form_with_backslashes_and_with_ids(photos, tmp_path):
+    (photos / "a\u0308.png").touch()
+    names = ["photos\\\\in\\\\c.webp", "photos/\u00e4.png", "..\\\\x.png", "gone\u00e4.png"]
+    names.append("photos/b.png")
+    lines = [f'{{"id": {number}, "name": "{name}"}}\n' for number, name in enumerate(names)]
+    (tmp_path / "t.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert given_images(["t.jsonl"]).files == [
+        *("photos/in/c.webp", "photos/a\u0308.png", "..\\x.png", "gone\u00e4.png", "photos/b.png"),
+    ]
 
 
 def test_an_image_that_is_named_twice_is_one(photos):

@@ -191,6 +191,22 @@ def test_an_image_that_can_not_be_shown_is_in_no_window(
     assert {length for batch in ranker.asked for length in batch} == {1, 3}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("gone", [1, 5])
+def test_a_file_that_vanishes_after_it_was_scored_keeps_its_value(
+    model: Path, greys: list[Path], monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    monkeypatch.setattr(Ranker, "_replies", side_by_side)
+    ranker = Ranker(model, method="windows", workers=0)
+    ranker.scoring = replace(ranker.scoring, method="greedy")
+    scores = ranker.score(greys)
+    for path in greys[:gone]:
+        path.unlink()
+    ranking = ranker.rank_by_values(greys, scores)
+    assert {row.value for row in ranking if row.image in map(str, greys[:gone])} == {5.0}
+    assert None not in [row.value for row in ranking]
+    assert len({row.value for row in ranking}) == (1 if gone == 5 else 4)
+
+
 def test_a_list_of_another_length_is_not_asked_for_when_an_image_is_missing(
     model: Path, greys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,12 @@ user is told about a file that is no image. Replies are scripted, save for one p
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import rarl.ranking.ranker
-from rarl.errors import DataError, ModelError
+from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.replies import Item, write_reply
 from rarl.method.tasks import DIGITS
 from rarl.models.tiny import build_model, build_processor
@@ -156,6 +157,29 @@ def test_paths_come_back_as_given_and_go_into_json(ranker, tmp_path, monkeypatch
         {"rank": 1, "file": str(tmp_path / "3.png"), "value": 3.0, **nothing},
         {"rank": 2, "file": "8.png", "value": 8.0, **nothing},
     ]
+
+
+@pytest.mark.parametrize("kind", ["str", "path", "bytes", "image", "array"])
+def test_one_image_is_not_taken_for_several(ranker, tmp_path, kind):
+    """The rows of an array would be images, and the letters of a path paths."""
+    image = Image.new("RGB", (4, 3))
+    image.save(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    kinds = {
+        "str": str(path),
+        "path": path,
+        "bytes": path.read_bytes(),
+        "image": image,
+        "array": np.asarray(image),
+    }
+    for ask in (ranker.score, ranker.rank):
+        with pytest.raises(DataError, match=r"images are given as a list: for one, give \[image\]"):
+            ask(kinds[kind])
+
+
+def test_a_task_is_not_its_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"task must be a Task, such as rarl.AGE, not 'age'"):
+        Ranker(tmp_path, "age")
 
 
 def test_nothing_to_rank(ranker):

@@ -34,6 +34,8 @@ def test_it_reads_back(tmp_path):
         {"temperatures": [1]},
         {"listed": [4]},
         {"lengths": 3},
+        {"lengths": [-4, 2, 3, 4, 8]},
+        {"lengths": [1, 2, 3, 4, 8]},
         {"measured": {"mean": 1}},
         {"measured": {"mean": {"mae": "low"}}},
         {"sampled": -1},

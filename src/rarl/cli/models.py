@@ -96,6 +96,11 @@ def evaluate_command(
     folder = out or Path("runs/evaluation") / f"{data.task.name}-{split}"
     label = ("base" if model == "tiny" else Path(model).resolve().name) if arm is None else checked_arm(arm)
     there = open_metrics(folder, data.task.name, split, 0, data.digest(split))["arms"].get(label)
+    if max(numbers) > (size := len(data.split(split))):
+        raise ConfigError(
+            f"--images {images}: {split} has {size:,} images, and no list of {max(numbers)}; give smaller "
+            "numbers, such as --images 1,2"
+        )
     groups_to_ask(data, folder, sorted(set(numbers)), split, lists, 0)  # another number of lists is refused
     if there is not None:
         measured = {1} if "mae" in there else set()

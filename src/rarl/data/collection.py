@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rarl.data import SPLITS
-from rarl.data.listing import ListedFolder
+from rarl.data.listing import ListedFolder, no_photo
 from rarl.errors import ConfigError, DataError
 from rarl.files import read_jsonl
 from rarl.method.tasks import Task
@@ -169,7 +169,10 @@ def task_text(task: Task) -> str:
 
 
 def _split_names(folder: Path) -> list[str]:
-    folders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    # Hidden folders and the like, such as .ipynb_checkpoints, are no splits.
+    folders = sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and no_photo(entry.name) is None
+    )
     names = [name for name in SPLITS if name in folders]
     names += [name for name in folders if name not in SPLITS and (folder / name / METADATA).is_file()]
     if not names:

@@ -5,7 +5,7 @@ to `names`. No file is opened."""
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _FILES = (
     *("Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "Picasa.ini", "ZbThumbnail.info"),
     "Icon\r",
 )
+_PREPARED = {"task.yaml", "preparation.json"}  # of a collection that `rarl data prepare` made
 _KNOWN = {name.lower(): name.strip() for name in (*_FOLDERS, *_FILES)}
 
 
@@ -68,8 +69,16 @@ class Walked:
         return {"left out as no photos": dict(self.no_photos.most_common())} if self.no_photos else {}
 
 
-def walk_files(root: Path, sub: str = "") -> Walked:
+def is_prepared(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these names is a collection that was made of photos."""
+    return _PREPARED.issubset(names)
+
+
+def walk_files(root: Path, sub: str = "", *, prepared: bool = False) -> Walked:
     """The files in the folder `sub` of `root`, named from `root`; in all of `root` if `sub` is empty.
+
+    Args:
+        prepared: also those of collections below it. Otherwise these are no photos: they are made of some.
 
     Raises:
         DataError: if a folder can't be read.
@@ -86,6 +95,10 @@ def walk_files(root: Path, sub: str = "") -> Walked:
     for at, folders, files in os.walk(root / sub if sub else root, onerror=refuse):
         inner = os.path.relpath(at, root).replace(os.sep, "/")
         inside = "" if inner == "." else f"{inner}/"
+        if not prepared and inner != (sub or ".") and is_prepared(files):
+            folders.clear()
+            walked.no_photos["collections"] += 1
+            continue
         for name in folders:
             if os.path.islink(os.path.join(at, name)) and no_photo(inside + name) is None:
                 walked.links.append(inside + name)
@@ -116,16 +129,20 @@ class Found:
         files: for each name that means a file: the file's own name in the folder, and its path.
         matches: how the names were matched that are not written exactly so.
         no_photos: for each name of what is no photo, what says so.
+        outside: for each other name that means no file and leads out of the folder, or may: that it does.
     """
 
     files: Mapping[str, tuple[str, Path]]
     matches: Matches
     no_photos: Mapping[str, str]
+    outside: Mapping[str, str]
 
     def reason(self, name: str) -> str:
         """Why a name that is not in `files` means no file."""
         if name in self.no_photos:
             return f"no photo ({self.no_photos[name]})"
+        if name in self.outside:
+            return self.outside[name]
         return self.matches.reason(name)
 
 
@@ -185,7 +202,7 @@ class ListedFolder:
             names: each with its place, for errors.
 
         Raises:
-            DataError: if a name that means no file leads out of the folder, or may; as `find` otherwise.
+            DataError: if a link leads out of the folder, or a folder can't be read.
         """
         files: dict[str, tuple[str, Path]] = {}
         no_photos = {name: kind for name in names if (kind := _known_no_photo(name)) is not None}
@@ -206,11 +223,13 @@ class ListedFolder:
                 path = self.find(own, names[name])
                 if path is not None:  # a link to nothing is no file
                     files[name] = (own, path)
-        for name in others:
-            known = name in files or name in matches.several
-            if not known and (self._leads_out(name) or "\\" in name):
-                raise self._outside(name, names[name])
-        return Found(files, matches, no_photos)
+        outside = {
+            name: f"no such file, {self._inside(name)}"
+            for name in others
+            if name not in files and name not in matches.several
+            if self._leads_out(name) or "\\" in name
+        }
+        return Found(files, matches, no_photos, outside)
 
     def _in_other_form(self, name: str) -> str | None:
         """What the disk has in place of `name`, if that is the same but for the normal form and nothing else
@@ -234,9 +253,10 @@ class ListedFolder:
         return not _NOWHERE.isdisjoint(name.split("/")) or "\0" in name or ":/" in name
 
     def _outside(self, name: str, where: str) -> DataError:
-        return DataError(
-            f"{where}: file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
-        )
+        return DataError(f"{where}: {self._inside(name)}")
+
+    def _inside(self, name: str) -> str:
+        return f"file_name {name!r} must name a file inside {self.path}, as 'a.png' or 'b/a.png'"
 
     def _list(self, parent: str, where: str) -> dict[str, bool]:
         """The files of a sub-folder, and for each whether it is a link."""

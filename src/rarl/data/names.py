@@ -13,6 +13,7 @@ SHOWN_NAMES = 5
 _SURROGATE = "Cs"  # a byte of a file's name that is not UTF-8, or half of a pair: no file could hold it
 _CONTROL = "Cc"
 _INVISIBLE = "Cf"  # joiners, marks of direction
+_LOOKS = "\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}"  # whether an emoji is in colour
 
 # Chains too: "a.jpg.chip.jpg". Formats that are no images here are what a table says of converted photos.
 _SUFFIXES = re.compile(r"(\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|hei[cf]|avif|dcm|chip))+$", re.IGNORECASE)
@@ -36,13 +37,22 @@ def spelling(text: str) -> str:
     if plain.isascii():
         return plain
     kinds = ((mark, unicodedata.category(mark)) for mark in plain)
-    return "".join(" " if kind == "Zs" else mark for mark, kind in kinds if kind != _INVISIBLE)
+    return "".join(
+        " " if kind == "Zs" else mark for mark, kind in kinds if kind != _INVISIBLE and mark not in _LOOKS
+    )
 
 
 def same_word(text: str) -> str:
     """What two names of a value, a column or a category have in common if they are the same word: the
-    spelling, without case and without spaces around it."""
-    return spelling(text).strip().casefold()
+    spelling, without case, without spaces around it and with one between its parts."""
+    return " ".join(spelling(text).split()).casefold()
+
+
+def words_like(wanted: str, there: Iterable[str]) -> list[str]:
+    """Which of the words that are there a word means: the one written exactly so, or else all that are the
+    same word."""
+    known = list(there)
+    return [wanted] if wanted in known else [word for word in known if same_word(word) == same_word(wanted)]
 
 
 @dataclass(frozen=True)
@@ -83,11 +93,12 @@ def match_names(
 ) -> Matches:
     """What each of the names `wanted` means, of the names `there`, with "/" between folders.
 
-    A name is, in this order: exactly so; in another Unicode normal form; with backslashes; with other
-    spaces or invisible marks; with its suffix in another case; in another case; and each of these without
-    suffixes of images, and then as the end of a path on either side: "b.jpg" for "a/b.jpg", "/data/b.jpg" for
-    "b.jpg", and where that is an address, the path in it. The first reading that one name alone fits is
-    taken; where several fit, the name means none, and no later reading is tried.
+    A name is, in this order: exactly so; in another Unicode normal form; with backslashes or doubled slashes;
+    with other spaces or invisible marks; with its suffix in another case; in another case; and each of these
+    without suffixes of images, and as a spreadsheet writes numbers, "7" or "7.0" for "007"; and then as the
+    end of a path on either side: "b.jpg" for "a/b.jpg", "/data/b.jpg" for "b.jpg", and where that is an
+    address, the path in it; and last as Label Studio calls what was uploaded. The first reading that one name
+    alone fits is taken; where several fit, the name means none, and no later reading is tried.
 
     Args:
         taken: names that are there and that other names mean exactly.
@@ -139,12 +150,14 @@ class _Reading:
         key: what two names have in common that are the same in this reading; "" for none.
         same: whether names with one key are one name, in another spelling.
         ends: whether the end of a path is enough, on either side.
+        asked: the key of a name that means one of those that are there, where theirs has another.
     """
 
     how: str
     key: Callable[[str], str]
     same: bool = False
     ends: bool = False
+    asked: Callable[[str], str] | None = None
 
 
 class _Index:
@@ -162,7 +175,7 @@ class _Index:
 
     def find(self, name: str) -> list[str]:
         """All names that `name` may mean; of paths that it ends with, only the longest."""
-        key = self._reading.key(name)
+        key = (self._reading.asked or self._reading.key)(name)
         if not key.rpartition("/")[2]:
             return []
         if key in self._whole or not self._reading.ends:
@@ -182,8 +195,12 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+_SLASHES = re.compile(r"/(\.?/)+")  # "a//b" and "a/./b" are "a/b"
+
+
 def _normal(name: str) -> str:
-    return _composed(name).replace("\\", "/").removeprefix("./")
+    path = _composed(name).replace("\\", "/").removeprefix("./")
+    return _SLASHES.sub("/", path) if "//" in path or "/./" in path else path
 
 
 def _plain(name: str) -> str:
@@ -213,17 +230,51 @@ def _lowered_stem(name: str) -> str:
     return _stem(name).casefold()
 
 
+_NUMBER = re.compile(r"([0-9]+)(\.0+)?")
+
+
+def _number(name: str) -> str:
+    """A name that is a number, without zeros before it and after its point, as spreadsheets write."""
+    folder, slash, last = _stem(name).rpartition("/")
+    found = _NUMBER.fullmatch(last)
+    return folder + slash + (found[1].lstrip("0") or "0") if found else ""
+
+
+_UPLOAD = re.compile(r"(?:^|/)upload/[0-9]+/(?:[0-9a-f]{8}-)?([^/]+)$")
+
+
+def _of_upload(name: str) -> str:
+    """What Label Studio calls a file without the folder and the prefix that it has given it, "b_c.jpg" for
+    "/data/upload/3/1a2b3c4d-b_c.jpg"; "" for any other name."""
+    found = _UPLOAD.search(_path_of_address(name))
+    return _uploaded(found[1]) if found else ""
+
+
+def _uploaded(name: str) -> str:
+    """A name as Label Studio writes that of a file that is uploaded."""
+    folder, slash, last = _plain(name).rpartition("/")
+    return folder + slash + _valid(last)
+
+
+def _valid(name: str) -> str:
+    """As Django's `get_valid_filename`."""
+    return re.sub(r"[^-\w.]", "", name.replace(" ", "_"))
+
+
 def _cores(name: str) -> set[str]:
     """What two names have in common, one of them at least, if they are the same in any reading."""
-    cores = {_lowered_stem(name).rpartition("/")[2]}
+    stems = [_lowered_stem(name)]
     if "%" in name or "?" in name:
-        cores.add(_lowered_stem(_path_of_address(name)).rpartition("/")[2])
-    return cores
+        stems.append(_lowered_stem(_path_of_address(name)))
+    if "upload" in name:
+        stems.append(_lowered_stem(_of_upload(name)))
+    ends = {stem.rpartition("/")[2] for stem in stems}
+    return ends | {_number(end) or _valid(end) for end in ends}
 
 
 _WHOLE = (
     _Reading("in another Unicode form", _composed, same=True),
-    _Reading("with backslashes", _normal, same=True),
+    _Reading("with other slashes", _normal, same=True),
     _Reading("with other spaces or invisible marks", _plain, same=True),
     _Reading("in another case", _suffix_lowered),
     _Reading("in another case", _lowered),
@@ -231,9 +282,11 @@ _WHOLE = (
 _STEMS = (
     _Reading("without the suffix or with another", _stem),
     _Reading("without the suffix or with another", _lowered_stem),
+    _Reading("as a number", _number),
 )
 _AT_END = tuple(
     _Reading("by the end of the path", key, ends=True)
-    for key in (_normal, _plain, _path_of_address, _suffix_lowered, _lowered, _stem, _lowered_stem)
+    for key in (_normal, _plain, _path_of_address, _suffix_lowered, _lowered, _stem, _lowered_stem, _number)
 )
-_READINGS = (*_WHOLE, *_STEMS, *_AT_END)
+_LAST = _Reading("as Label Studio calls uploads", _uploaded, ends=True, asked=_of_upload)
+_READINGS = (*_WHOLE, *_STEMS, *_AT_END, _LAST)

@@ -97,9 +97,13 @@ def opened(picture: Picture, name: str, resizing: Resizing | None = None) -> Ima
     return open_image(picture, resizing)
 
 
+def _is_one(array: np.ndarray[Any, Any]) -> bool:
+    """Whether an array has the shape of one image."""
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+
+
 def _of_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
-    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not fits or not array.size:
+    if array.dtype != np.uint8 or not _is_one(array) or not array.size:
         raise DataError(
             f"{name}: an array must be of height x width or height x width x 3, of bytes (uint8), not "
             f"{' x '.join(map(str, array.shape))} of {array.dtype}"
@@ -116,6 +120,18 @@ def check_picture(picture: object) -> None:
     if not isinstance(picture, str | os.PathLike | bytes | Image.Image | np.ndarray):
         kind = type(picture).__name__
         raise DataError(f"an image is a path, the bytes of a file, a PIL image or an array, not a {kind}")
+
+
+def check_several(pictures: object) -> None:
+    """Whether something may be several pictures, and not one whose letters, bytes or rows would be taken for
+    pictures.
+
+    Raises:
+        DataError: if not.
+    """
+    one = isinstance(pictures, str | os.PathLike | bytes | Image.Image)
+    if one or (isinstance(pictures, np.ndarray) and _is_one(pictures)):
+        raise DataError("images are given as a list: for one, give [image]; `rarl rank` takes folders")
 
 
 def picture_name(picture: Picture, place: int) -> str:

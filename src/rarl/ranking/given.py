@@ -2,16 +2,18 @@
 Folders are listed and tables read; no image is opened, and none must be there."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rarl.data.collection import TASK_FILE, load_collection
 from rarl.data.images import FILE_SUFFIXES
-from rarl.data.listing import walk_files
+from rarl.data.listing import ListedFolder, walk_files
 from rarl.data.names import is_readable
+from rarl.data.sources import SHOWN
 from rarl.data.sources.splits import FILE_COLUMNS
-from rarl.data.sources.tables import TABLE_SUFFIXES, column, read_table
+from rarl.data.sources.tables import TABLE_SUFFIXES, columns, read_table
 from rarl.errors import DataError
 
 
@@ -62,24 +64,50 @@ def _of_folder(folder: str, notes: list[str]) -> list[str]:
         return list(
             dict.fromkeys(os.path.join(folder, os.path.relpath(row.path, collection.root)) for row in rows)
         )
-    walked = walk_files(Path(folder))
-    images = [name for name in walked.files if Path(name).suffix.lower() in FILE_SUFFIXES]
+    walked = walk_files(Path(folder), prepared=True)
+    images = []
+    others = Counter(walked.no_photos)
+    for name in walked.files:
+        if (suffix := Path(name).suffix.lower()) in FILE_SUFFIXES:
+            images.append(name)
+        else:
+            others[suffix or "no suffix"] += 1
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in others.most_common(SHOWN))
     passed = {
-        "no images": len(walked.files) - len(images) + walked.no_photos.total(),
-        "links to folders": len(walked.links),
-        "names that can't be written": len(walked.unreadable),
+        "no images": (others.total(), f" ({kinds})"),
+        "links to folders": (len(walked.links), ""),
+        "names that can't be written": (len(walked.unreadable), ""),
     }
-    notes += [f"{folder}: passed over, {why}: {count:,}" for why, count in passed.items() if count]
+    notes += [f"{folder}: passed over, {why}: {n:,}{more}" for why, (n, more) in passed.items() if n]
     return [os.path.join(folder, name) for name in images]
 
 
 def _of_table(table: str) -> list[str]:
     rows = read_table(table)
-    key = column(rows, FILE_COLUMNS, "the image file", table)
+    inside = os.path.dirname(table)
+    listed = ListedFolder(inside or ".")
+
+    def there(key: str) -> int:
+        return sum(os.path.exists(os.path.join(inside, str(row.get(key)))) for _, row in rows)
+
+    keys = columns(rows, FILE_COLUMNS, "the image file", table)
+    key = max(keys, key=there) if len(keys) > 1 else keys[0]  # an id need not be a name
     names = []
     for where, row in rows:
         name = "" if row.get(key) is None else str(row[key]).strip()
         if not name or not is_readable(name):
             raise DataError(f"{where}: no {key}; name the image's file")
-        names.append(os.path.join(os.path.dirname(table), name))
+        names.append(os.path.join(inside, name if os.path.isabs(name) else _as_on_disk(name, listed)))
     return names
+
+
+def _as_on_disk(name: str, folder: ListedFolder) -> str:
+    """A name as the disk has it, with "/" between folders and in the same normal form, if there is such a
+    file."""
+    if os.path.lexists(folder.path / name):
+        return name
+    try:
+        path = folder.find(name.replace("\\", "/"), "")
+    except DataError:
+        return name
+    return name if path is None else os.path.relpath(path, folder.path)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from PIL import Image
 
-from rarl.data.opening import Picture, check_picture, open_all, opened, picture_name
+from rarl.data.opening import Picture, check_picture, check_several, open_all, opened, picture_name
 from rarl.errors import ConfigError, DataError, ModelError
 from rarl.method.prompts import messages
 from rarl.method.replies import Reply, parse, parse_leniently
@@ -78,6 +78,8 @@ class Ranker:
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        if not isinstance(task, Task | None):
+            raise ConfigError(f"task must be a Task, such as rarl.AGE, not {task!r}")
         known = trained_task(model) if task is None else task
         if known is None:
             raise ConfigError(
@@ -254,6 +256,7 @@ class Ranker:
     def _begin(self, images: Iterable[Picture]) -> list[Picture]:
         """The images of a call, with nothing left of the last one."""
         self.read_leniently, self.problems = 0, {}
+        check_several(images)
         pictures = list(images)
         for picture in pictures:
             check_picture(picture)
@@ -314,11 +317,8 @@ class Ranker:
     def _values_in(
         self, pictures: Sequence[Picture], windows: Sequence[Sequence[int]]
     ) -> Iterator[list[float] | None]:
-        """The values of the pictures of each window; None where its reply is no ranking of them.
-
-        Raises:
-            DataError: if a file can't be opened any more.
-        """
+        """The values of the pictures of each window; None where its reply is no ranking of them, or a file of
+        it can't be opened any more."""
         length = len(windows[0])
         question = messages(length, self.task.rule, self.task.value_range)
         images = open_all(
@@ -326,10 +326,14 @@ class Ranker:
         )
         waiting: list[list[Image.Image]] = []
         for number in range(1, len(windows) + 1):
-            waiting.append([_or_error(image) for image in islice(images, length)])
+            some = [image for image in islice(images, length) if not isinstance(image, DataError)]
+            waiting.append(some if len(some) == length else [])
             tokens = len(waiting) * sum(map(self._tokens, waiting[-1]))
             if tokens > _TOKENS or len(waiting) == self.batch_size or number == len(windows):
-                for reply in self._replies([question] * len(waiting), waiting):
+                asked = [each for each in waiting if each]
+                replies = iter(self._replies([question] * len(asked), asked) if asked else ())
+                for each in waiting:
+                    reply = next(replies) if each else None
                     yield None if reply is None else values_in(reply, length, self.task)
                 waiting = []
 
@@ -374,9 +378,3 @@ def _names(pictures: Sequence[Picture]) -> list[str | int]:
         str(picture) if isinstance(picture, str | os.PathLike) else place
         for place, picture in enumerate(pictures)
     ]
-
-
-def _or_error(image: Image.Image | DataError) -> Image.Image:
-    if isinstance(image, DataError):
-        raise image
-    return image

@@ -193,6 +193,7 @@ def read_scoring(folder: Path) -> Scoring | None:
             and all(float(number) > 0 for number in scoring.temperatures.values())
             and type(scoring.sampled) is int
             and scoring.sampled >= 0
+            and all(count > 1 for count in scoring.lengths)
             and set(scoring.listed) <= set(scoring.lengths)
             and set(scoring.windows) <= set(scoring.lengths) - set(scoring.listed)
             and scoring.others in ("values", "windows")

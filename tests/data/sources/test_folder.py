@@ -52,6 +52,52 @@ def test_a_sub_folder_is_a_value(tmp_path: Path) -> None:
     assert (source.task.name, source.task.low, source.task.high, source.task.step) == ("raw", -1.5, 10, 0.5)
 
 
+def test_a_sub_folder_without_images_need_be_no_value(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "1/a.jpg", "2/b.jpg", "notes/read.txt")
+    (raw / "empty").mkdir()
+    source = read_folder(raw, SIZE)
+    assert values(source) == {"1/a.jpg": 1, "2/b.jpg": 2}
+    assert left_out(source) == {
+        "empty": "no image in it, and 'empty' is no value",
+        "notes": "no image in it, and 'notes' is no value",
+    }
+
+
+def test_a_folder_around_the_sub_folders_counts_as_the_folder(tmp_path: Path) -> None:
+    """As archives are unpacked."""
+    raw = folder_of(tmp_path, "pack/photos/1/a.jpg", "pack/photos/2/b.jpg", "pack/README.txt")
+    folder_of(tmp_path, "__MACOSX/pack/photos/1/._a.jpg")
+    source = read_folder(raw, SIZE)
+    assert {image.name: image.value for image in source.images} == {"1/a.jpg": 1, "2/b.jpg": 2}
+    assert source.notes["folder"] == str(raw / "pack/photos")
+    assert source.notes["left out as no photos"] == {"__MACOSX": 1}
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/pack").symlink_to(raw / "pack")
+    with pytest.raises(DataError, match="linked/pack: value 'pack' is not a number"):
+        read_folder(tmp_path / "linked", SIZE)
+    folder_of(tmp_path, "pack/photos/c.jpg")
+    with pytest.raises(DataError, match="raw/pack/photos: value 'photos' is not a number"):
+        read_folder(raw, SIZE)
+
+
+def test_a_collection_among_the_photos_is_no_photos(tmp_path: Path) -> None:
+    """One that was made of them before, in the folder that one works in."""
+    raw = folder_of(tmp_path, *(f"{value}/{name}.jpg" for value in (1, 2) for name in "ab"))
+    for split in ("train", "test"):
+        folder_of(tmp_path, f"out/{split}/1/a.jpg", f"2/old/{split}/1/a.jpg")
+    for out in ("out", "2/old"):
+        folder_of(tmp_path, f"{out}/task.yaml", f"{out}/preparation.json")
+    source = read_folder(raw, SIZE)
+    assert sorted(values(source)) == ["1/a.jpg", "1/b.jpg", "2/a.jpg", "2/b.jpg"]
+    assert source.notes["left out as no photos"] == {"collections": 2}
+    (tmp_path / "labels.csv").write_text("file,value\n/x/1/a.jpg,1\n1/b,2\n2/b.jpg,3\n")
+    assert values(read_folder(raw, SIZE, tmp_path / "labels.csv")) == {
+        "1/a.jpg": 1,
+        "1/b.jpg": 2,
+        "2/b.jpg": 3,
+    }
+
+
 def test_parts_may_stand_above_values(tmp_path: Path) -> None:
     raw = folder_of(tmp_path, "Train/1/a.jpg", "val/2/b.jpg", "TEST/3/a.jpg", "Train/notes.txt")
     source = read_folder(raw, SIZE)
@@ -321,7 +367,7 @@ def test_two_columns_that_may_be_the_value_are_asked_about(tmp_path: Path) -> No
     labels = tmp_path / "labels.csv"
     labels.write_text("file,Age,label\na.jpg,3,4\nb.jpg,5,6\n")
     raw = folder_of(tmp_path, "a.jpg", "b.jpg")
-    with pytest.raises(ConfigError, match=r"which column is the value, Age or label\? Say --value-column"):
+    with pytest.raises(ConfigError, match=r"which column is the value, label or Age\? Say --value-column"):
         read_folder(raw, SIZE, labels)
     assert values(read_folder(raw, SIZE, labels, columns=(None, "age"))) == {"a.jpg": 3, "b.jpg": 5}
 
@@ -366,20 +412,99 @@ def test_images_that_are_missing_are_left_out_with_their_row(tmp_path: Path) -> 
     }
 
 
+OUTSIDE = (
+    *("../secret.jpg", "sub/../../secret.jpg", "/etc/passwd", "https://example.org/gone.jpg"),
+    *("file:///etc/passwd", "..\\secret.jpg", "C:\\photos\\gone.jpg"),
+)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_missing_image_that_is_called_by_a_whole_path_is_left_out_alone(tmp_path: Path, name: str) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "secret.jpg").touch()
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"file,value\nC:\\photos\\a.jpg,1\n{name},2\nb.jpg,3\n")
+    source = read_folder(raw, SIZE, labels)
+    assert values(source) == {"a.jpg": 1, "b.jpg": 3}
+    assert left_out(source)[name].startswith(
+        f"no such file, file_name {name!r} must name a file inside {raw}"
+    )
+    orders = write(tmp_path / "orders.jsonl", [{"ids": ["a.jpg", name, "b.jpg"]}])
+    source = read_folder(raw, SIZE, orders=orders)
+    assert (source.orders, list(left_out(source))) == ([["a.jpg", "b.jpg"]], [name])
+
+
+@pytest.mark.parametrize("gap", ["", " ", "nan", "n/a", "#N/A", "-"])
+def test_rows_without_a_value_are_left_out(tmp_path: Path, gap: str) -> None:
+    """Images that nobody has rated yet."""
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"file,value,split\na.jpg,low,train\nb.jpg,{gap},{gap}\nc.jpg,high,{gap}\n")
+    source = read_folder(raw, Scale("size", names=("low", "high")), labels)
+    assert values(source) == {"a.jpg": 0, "c.jpg": 1}
+    assert left_out(source) == {"b.jpg": f"no value ({labels} line 3)"}
+    assert source.notes["rows without a value"] == 1
+    labels.write_text(f"file,value\na.jpg,{gap}\n")
+    with pytest.raises(
+        DataError, match=r"no image is left; 1 are left out, the first being 'a.jpg': no value"
+    ):
+        read_folder(raw, SIZE, labels)
+
+
+def test_a_gap_is_a_value_where_it_is_the_name_of_one(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_text("file,value\na.jpg,None\nb.jpg,some\n")
+    source = read_folder(raw, Scale("damage", names=("none", "some")), tmp_path / "labels.csv")
+    assert values(source) == {"a.jpg": 0, "b.jpg": 1}
+    with pytest.raises(DataError, match="line 2: value 'None' is none of the order mild, some"):
+        read_folder(raw, Scale("damage", names=("mild", "some")), tmp_path / "labels.csv")
+
+
+def test_one_of_several_ratings_may_be_missing(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_text("file,value\na.jpg,2\na.jpg,\na.jpg,4\nb.jpg,1\n")
+    source = read_folder(raw, SIZE, tmp_path / "labels.csv", several="mean")
+    assert values(source) == {"a.jpg": 3, "b.jpg": 1}
+
+
+def test_percents_and_a_column_that_not_all_entries_of_a_list_have(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    entries = [{"image": "/data/upload/3/a.jpg"}, {"image": "b.jpg", "rating": "7,5 %"}]
+    (tmp_path / "labels.json").write_text(json.dumps(entries))
+    source = read_folder(raw, Scale("infected area", (0, 100)), tmp_path / "labels.json")
+    assert values(source) == {"b.jpg": 7.5}
+    assert source.notes["values"] == "written in percent and with a decimal comma"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("id,name,value\n1,a.jpg,1\n2,b.jpg,2\n", "name"),
+        ("file,path,value\na.jpg,x/b.jpg,1\nb.jpg,x/a.jpg,2\n", "file"),
+        ("id,name,value\na,Anna,1\nb,Bo,2\n", "id"),
+    ],
+)
+def test_of_columns_that_may_name_the_images_the_one_that_names_them(
+    tmp_path: Path, text: str, key: str
+) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_text(text)
+    source = read_folder(raw, SIZE, tmp_path / "labels.csv")
+    assert source.notes["labels"] == f"labels.csv, columns {key} and value"
+    assert values(source) == {"a.jpg": 1, "b.jpg": 2}
+
+
+def test_an_id_does_not_pass_for_a_name_that_is_written_exactly(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "1.jpg", "02.jpg")
+    (tmp_path / "labels.csv").write_text("id,name,value\n1,02.jpg,1\n2,1.jpg,2\n")
+    assert values(read_folder(raw, SIZE, tmp_path / "labels.csv")) == {"02.jpg": 1, "1.jpg": 2}
+
+
 BAD_ROWS = {
     "a.jpg,adult": "value 'adult' is not a number",
-    "a.jpg,": "value '' is not a number",
-    "a.jpg,nan": "value 'nan' is not a number",
     "a.jpg,11": "value 11 is outside the range 0-10",
     "none.jpg,11": "value 11 is outside the range 0-10",
     " ,3": "no file; name the image's file",
-    "../secret.jpg,3": "must name a file inside",
-    "sub/../../secret.jpg,3": "must name a file inside",
-    "/etc/passwd,3": "must name a file inside",
-    "https://example.org/gone.jpg,3": "must name a file inside",
-    "file:///etc/passwd,3": "must name a file inside",
-    "a.jpg\0,3": "must name a file inside|NUL",
-    "..\\secret.jpg,3": "must name a file inside",
     "out.jpg,3": "is a link that leads out of",
     "linked/secret.jpg,3": "is a link that leads out of",
     "b.jpg,4": "b.jpg has another value in",
@@ -467,7 +592,6 @@ def test_orders_alone(tmp_path: Path) -> None:
         ('{"names": ["a.jpg", "b.jpg"]}', "two file names or more"),
         ('["a.jpg", "b.jpg"]', "must be an object"),
         ('{"ids": ["a.jpg", "b.jpg", "a.jpg"]}', "a name is listed twice"),
-        ('{"ids": ["a.jpg", "../secret.jpg"]}', "must name a file inside"),
         ('{"ids": ["a.jpg", "b.jpg"}', "not JSON"),
     ],
 )

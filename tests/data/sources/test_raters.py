@@ -8,7 +8,6 @@ from rarl.cli.arguments import comma_separated, parse_range, parse_several
 from rarl.data import Several
 from rarl.data.sources.folder import read_folder
 from rarl.data.sources.scale import Scale
-from rarl.data.sources.tables import decimal_commas_as_points
 from rarl.errors import ConfigError, DataError
 
 RATINGS = "image,rater,place,score\na.jpg,1,x,1\na.jpg,2,x,2\na.jpg,3,x,5\nb.jpg,1,y,4\nc.jpg,1,y,1\n"
@@ -68,18 +67,3 @@ def test_a_name_with_a_comma_stands_in_quotes(tmp_path: Path) -> None:
         comma_separated('"low, dry', "--order")
     with pytest.raises(DataError, match="a name with a comma in it stands in quotes"):
         read_folder(raw, Scale("x"), table)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (["1,5", "2"], ["1.5", "2"]),
-        (["\N{MINUS SIGN}1,25", "1,125"], ["\N{MINUS SIGN}1.25", "1.125"]),
-        (["1,234", "2"], None),  # thousands, perhaps
-        (["1.5", "2,5"], None),
-        (["1", "2"], None),
-        (["1,5", "low"], None),
-    ],
-)
-def test_decimal_commas(values: list[str], expected: list[str] | None) -> None:
-    assert decimal_commas_as_points(values) == expected

@@ -88,9 +88,14 @@ def test_values(given: object, value: float) -> None:
 @pytest.mark.parametrize(
     ("given", "mend"),
     [
-        *((given, "--order low,medium,high") for given in ("adult", True, "inf", [3], "1_0", "3 kg")),
+        *((given, "--order low,medium,high") for given in ("adult", True, "inf", [3], "1_0")),
+        *((given, "remove the row; or, .*--order low") for given in ("none", "NA")),
+        *((given, "the number alone, without a unit; or, .*--order low") for given in ("3 kg", "0_healthy")),
         *((given, "fill it, or remove the row") for given in ("", " ", None, "nan", float("nan"), "N/A")),
-        *((given, "write it with a decimal point") for given in ("3,5", "1.234,5", "40%", "1 000")),
+        *(
+            (given, "write it with a decimal point")
+            for given in ("3,5", "1.234,5", "40%", "1 000", "1/5", "1'000")
+        ),
     ],
 )
 def test_no_values(given: object, mend: str) -> None:

@@ -121,12 +121,18 @@ def test_half_a_surrogate_pair_is_refused(write: Any) -> None:
         read_split_lists([write("test.jsonl", '{"id": "a\\ud800"}')])
 
 
+def test_a_list_in_utf_16(write: Any) -> None:
+    """As PowerShell writes it."""
+    file = write("test.txt", "ä.jpg\r\nb.jpg\r\n".encode("utf-16"))
+    assert [entry.key for entry in read_split_lists([file]).entries] == ["ä.jpg", "b.jpg"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("test.txt", "", "no entries; write the name or id"),
         ("test.txt", "\ufeff\r\n \n", "no entries"),
-        ("test.txt", b"\xff\xfea\0", "not UTF-8"),
+        ("test.txt", b"a\xff\xfe", "not UTF-8"),
         ("test.csv", "", "no rows"),
         ("test.csv", "file\n", "no rows"),
         ("test.csv", "age\n3\n", "no column for the image file; it may be called file, file_name"),

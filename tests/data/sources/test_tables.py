@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rarl.data.sources.tables import column, number, read_table
+from rarl.data.sources.tables import column, columns, is_gap, number, numbers_as_written, read_table
 from rarl.errors import DataError
 
 
@@ -36,6 +36,7 @@ A, B = {"file": "a.png", "age": "1"}, {"file": "b.png", "age": "2"}
         "file,age\ra.png,1\rb.png,2\r",
         "file;age\na.png;1\nb.png;2\n",
         "file\tage\na.png\t1\nb.png\t2\n",
+        "file|age\na.png|1\nb.png|2\n",
         '"file","age"\n"a.png",1\n"b.png","2"\n',
     ],
 )
@@ -65,6 +66,11 @@ def test_tables_with_fields_between_marks(tmp_path: Path, name: str, text: str) 
             ("t.csv line 2", {"file": "a", "": "", "age": "1"}),
             ("t.csv line 3", {"file": "b", "": "x", "age": "2"}),
         ]),
+        ("file,age,note\na,1\nb,2,\nc,3,x\n", [
+            ("t.csv line 2", {"file": "a", "age": "1", "note": ""}),
+            ("t.csv line 3", {"file": "b", "age": "2", "note": ""}),
+            ("t.csv line 4", {"file": "c", "age": "3", "note": "x"}),
+        ]),
         ("sep=;\r\nfile;age, years\r\na;1\r\n", [("t.csv line 3", {"file": "a", "age, years": "1"})]),
         ('"sep=|"\nfile|age\na|1\n', [("t.csv line 3", {"file": "a", "age": "1"})]),
     ],
@@ -80,6 +86,8 @@ def test_quirks_of_csv(tmp_path: Path, text: str, expected: Any) -> None:
         ("\ufeff", r"t\.csv: no rows"),
         ("\n\n", r"t\.csv: no rows"),
         ("file,age\n", r"t\.csv: no rows"),
+        ("file,age\na,\nb\n,1\nc,1,2\n", r"line 5: not as many fields"),
+        ("file,age,note\na,1\nb,2\n", r"line 2: not as many fields"),
         ("file,age\na,1\nb\n", r"line 3: not as many fields as the header has; mend the line"),
         ("file,age\na,1,2\n", r"line 2: not as many fields"),
         ("file,age\na;1\n", r"line 2: not as many fields"),
@@ -97,12 +105,28 @@ def test_damaged_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["file,age\nä,1\n".encode("latin-1"), "file,age\na,1\n".encode("utf-16"), b"file\n" + bytes(range(256))],
+    ["file,age\nä,1\n".encode("latin-1"), b"file\n" + bytes(range(256))],
 )
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.json", "t.jsonl"])
 def test_what_is_not_utf_8_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     with pytest.raises(DataError, match=r"t\.\w+: not UTF-8 .*; save it as UTF-8"):
         read_table(write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["t.csv", "t.TXT"])
+def test_excel_s_unicode_text(tmp_path: Path, name: str, encoding: str) -> None:
+    text = "file\tage\r\nä.png\t1\r\n".encode(encoding)
+    assert rows(tmp_path, name, text) == [(f"{name} line 2", {"file": "ä.png", "age": "1"})]
+    big = "\N{BOM}file;age\nä.png;1\n".encode("utf-16-be")
+    assert [row for _, row in rows(tmp_path, name, big)] == [{"file": "ä.png", "age": "1"}]
+
+
+def test_numbers_of_32_bits_in_parquet_are_those_that_were_written(tmp_path: Path) -> None:
+    ages = pa.array([0.3, None, 26.0, math.nan], pa.float32())
+    parquet.write_table(pa.table({"file": ["a", "b", "c", "d"], "age": ages}), tmp_path / "t.parquet")
+    found = [row["age"] for _, row in read_table(tmp_path / "t.parquet")]
+    assert (found[:3], math.isnan(found[3])) == ([0.3, None, 26.0], True)
 
 
 def test_a_row_with_nothing_in_it_is_none_in_parquet_too(tmp_path: Path) -> None:
@@ -184,7 +208,7 @@ def test_damaged_parquet_is_named(tmp_path: Path) -> None:
         read_table(tmp_path / "t.parquet")
 
 
-@pytest.mark.parametrize("name", ["t.txt", "t.xlsx", "t", ".csv"])
+@pytest.mark.parametrize("name", ["t.xlsx", "t", ".csv"])
 def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"a table is one of \.csv, \.tsv, \.jsonl, \.json, \.parquet"):
         read_table(write(tmp_path, name, "file\na"))
@@ -213,7 +237,7 @@ def test_a_column_is_found_by_its_first_name_in_any_case() -> None:
 @pytest.mark.parametrize(
     ("value", "parsed"),
     [
-        *[("\N{MINUS SIGN}3", -3.0), (" \N{EN DASH}2.5", -2.5), ("2\N{MINUS SIGN}3", None)],
+        *[("\N{MINUS SIGN}3", -3.0), (" \N{EN DASH}2.5", -2.5), ("2\N{MINUS SIGN}3", None), ("\u200f3", 3.0)],
         *[(3, 3.0), (3.5, 3.5), ("3.5", 3.5), (" -2 ", -2.0), ("1e3", 1000.0), (0, 0.0), ("0", 0.0)],
         *[
             (None, None),
@@ -240,3 +264,55 @@ def test_a_column_written_just_so_goes_before_one_in_another_case():
     assert column(rows, ["file"], "the file", "t.csv") == "File"
     with pytest.raises(DataError, match=r"t\.csv: the value may be in 'Value' or 'value'; rename one"):
         column(rows, ["VALUE"], "the value", "t.csv")
+
+
+def test_all_columns_that_it_may_be_of_any_row_in_any_spelling() -> None:
+    rows = [
+        ("t.json entry 1", {"id": 1, "Gro\u0308\u00dfe": 3}),
+        ("t.json entry 2", {"id": 2, "\ufeffImage\u00a0": "a", "NAME": 1, "name ": 2}),
+    ]
+    assert columns(rows, ["image", "id", "name"], "the file", "t.json") == ["\ufeffImage\u00a0", "id"]
+    assert column(rows, ["gr\u00f6\u00dfe"], "the value", "t.json") == "Gro\u0308\u00dfe"
+    with pytest.raises(DataError, match=r"it may be called age, or named by --value-column; there are id, "):
+        columns(rows, ["age"], "the value", "t.json", "--value-column")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "how"),
+    [
+        (["1,5", "2"], ["1.5", "2"], "with a decimal comma"),
+        (["\N{MINUS SIGN}1,25", "1,125"], ["\N{MINUS SIGN}1.25", "1.125"], "with a decimal comma"),
+        (["10%", "7.5 %", ""], ["10", "7.5", ""], "in percent"),
+        (["10%", "7,5\u202f%", None], ["10", "7.5", None], "in percent and with a decimal comma"),
+        (["1\u00a0234", "999"], ["1234", "999"], "with spaces between thousands"),
+        (
+            ["1\u202f234,5", "n/a"],
+            ["1234.5", "n/a"],
+            "with spaces between thousands and with a decimal comma",
+        ),
+        (["1,234", "2"], None, ""),  # thousands, perhaps
+        (["1.5", "2,5"], None, ""),
+        (["1", "2"], None, ""),
+        (["1,5", "low"], None, ""),
+        (["10%", "10"], None, ""),
+        (["1 2", "3"], None, ""),
+        ([1, 2.5, None], None, ""),
+    ],
+)
+def test_numbers_as_people_and_spreadsheets_write_them(
+    values: list[Any], expected: list[Any] | None, how: str
+) -> None:
+    notes = {"values": f"written {how}"} if how else {}
+    assert numbers_as_written(values) == (values if expected is None else expected, notes)
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", None, math.nan, "n/a", "#N/A", "NaN", "-", "\N{EN DASH}", "\u00a0", "."]
+)
+def test_gaps(value: Any) -> None:
+    assert is_gap(value)
+
+
+@pytest.mark.parametrize("value", [0, "0", "no", "-1", "a", False])
+def test_no_gaps(value: Any) -> None:
+    assert not is_gap(value)

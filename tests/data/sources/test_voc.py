@@ -38,6 +38,7 @@ def make(root: Path, files: dict[str, str | bytes], images: tuple[str, ...] | No
         data = text if isinstance(text, bytes) else text.encode()
         (root / "Annotations" / f"{name}.xml").write_bytes(data)
     for name in images if images is not None else [f"{name}.jpg" for name in files]:
+        (root / "JPEGImages" / name).parent.mkdir(exist_ok=True)
         (root / "JPEGImages" / name).touch()
     return root
 
@@ -98,7 +99,7 @@ def test_parts_of_objects_and_other_names_are_no_objects(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("objects", "there"),
     [
-        (["DOG"], r"objects 'DOG': .*; there are cat \(1,001\), dog \(2\)"),
+        (["DOC"], r"objects 'DOC': .*; there are cat \(1,001\), dog \(2\)"),
         (["cat", "do"], r"objects 'do': .*; there are dog \(2\), cat \(1,001\)"),
         ([], r"objects '': .*; there are cat \(1,001\), dog \(2\)"),
     ],
@@ -134,6 +135,8 @@ def test_the_range_goes_to_the_largest_number_or_is_the_tasks(tmp_path: Path) ->
         (("a.png",), "a", "a.png"),
         (("a.jpg", "a.png"), "a.png", "a.png"),
         (("z.jpg",), "z.jpg", "z.jpg"),
+        (("sub/z.jpg",), "C:\\photos\\z.jpg", "sub/z.jpg"),
+        (("sub/z.jpg", "other/z.jpg"), "C:\\photos\\z.jpg", None),
         (("a.jpg", "z.jpg"), "z.jpg", "a.jpg"),
         (("a.jpg",), "../Annotations/a.xml", "a.jpg"),
         (("a.jpg",), "/etc/passwd", "a.jpg"),
@@ -193,8 +196,14 @@ def test_both_folders_are_needed_and_may_be_links(tmp_path: Path, folder: str) -
 
 def test_nothing_to_count_in_is_an_error(tmp_path: Path) -> None:
     make(tmp_path / "a", {})
-    with pytest.raises(ConfigError, match="there are none"):
+    with pytest.raises(DataError, match=r"no image to count in; no file ends with \.xml"):
         read_voc(tmp_path / "a", ["cat"])
+    make(tmp_path / "lost", {"1": annotation("cat")}, ())
+    with pytest.raises(DataError, match=r"no image to count in; left out: 1\.xml, no image '1' in"):
+        read_voc(tmp_path / "lost", ["cat"])
+    make(tmp_path / "bare", {"1": annotation()})
+    with pytest.raises(ConfigError, match="there are none"):
+        read_voc(tmp_path / "bare", ["cat"])
     lists(make(tmp_path / "b", {"1": annotation("cat")}), train="2\n")
     with pytest.raises(
         DataError, match=r"no image to count in; left out: 1\.jpg, in no list of ImageSets/Main"
@@ -402,3 +411,14 @@ def test_sub_folders_of_pascals_folders_with_lists(tmp_path: Path) -> None:
     lists(root, train="s/a\n", test="t/a\nb\n")
     source = read_voc(tmp_path, ["cat"])
     assert splits(source) == {"s/a": "train", "t/a": "test", "t/b": "test"}
+
+
+def test_an_object_is_the_same_in_any_case_spaces_and_normal_form(tmp_path: Path) -> None:
+    names = {"a": ("Gro\u0308\u00dfe", "red\u00a0cell"), "b": ("red cell", "Egg", "egg")}
+    raw = make(tmp_path, {stem: annotation(*each) for stem, each in names.items()})
+    assert table(read_voc(raw, ["gr\u00f6\u00dfe"])) == {"a.jpg": 1, "b.jpg": 0}
+    source = read_voc(raw, ["Red  Cell"])
+    assert (table(source), source.task.rule) == ({"a.jpg": 1, "b.jpg": 1}, "number of red cell")
+    assert table(read_voc(raw, ["egg"])) == {"a.jpg": 0, "b.jpg": 1}
+    with pytest.raises(ConfigError, match="objects 'EGG': name one or more"):
+        read_voc(raw, ["EGG"])

@@ -37,6 +37,17 @@ def test_what_waits_for_a_call_is_called(model, module):
     assert not can_pass(model)
 
 
+def test_a_pass_with_hidden_states_leaves_a_plain_model(model):
+    """Transformers keeps its hooks in the layers, where they do nothing until the next such pass."""
+    ids = torch.tensor([[1, 2, 3]])
+    states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert can_pass(model)
+    again = model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert all(torch.equal(a, b) for a, b in zip(states, again, strict=True))
+    text_of(model).layers[0].register_forward_hook(lambda *call: None)
+    assert not can_pass(model)
+
+
 def test_other_layers_are_called(model):
     class Other(type(text_of(model).layers[0])):
         """FSDP2 makes such classes."""

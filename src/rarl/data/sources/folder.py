@@ -10,13 +10,13 @@ from typing import Any
 
 from rarl.data import SPLIT_NAMES, Several
 from rarl.data.images import FILE_SUFFIXES
-from rarl.data.listing import ListedFolder, Walked, no_photo, walk_files
-from rarl.data.names import is_readable
+from rarl.data.listing import Found, ListedFolder, Walked, is_prepared, no_photo, walk_files
+from rarl.data.names import is_readable, same_word
 from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.raters import one_value_each
 from rarl.data.sources.scale import Scale, check_grid
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
-from rarl.data.sources.tables import TableRow, column, decimal_commas_as_points, read_table
+from rarl.data.sources.tables import TableRow, columns, is_gap, numbers_as_written, read_table
 from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
@@ -104,33 +104,42 @@ def _of_values(
 
 
 def _from_table(
-    raw: Path, labels: Path, columns: tuple[str | None, str | None], scale: Scale, several: Several | None
+    raw: Path, labels: Path, said: tuple[str | None, str | None], scale: Scale, several: Several | None
 ) -> tuple[list[Labelled], list[LeftOut], dict[str, Any], list[float]]:
     """The images, what was left out, notes, and all ratings that the values of the images are made of."""
     rows = read_table(labels)
-    file_key = column(rows, [columns[0]] if columns[0] else FILE_COLUMNS, "the image file", labels)
-    value_key = column(rows, [columns[1]] if columns[1] else VALUE_COLUMNS, "the value", labels)
-    there = [str(key) for key in rows[0][1] if str(key).strip().lower() in VALUE_COLUMNS]
-    if columns[1] is None and len(there) > 1:
-        raise ConfigError(f"{labels}: which column is the value, {' or '.join(there)}? Say --value-column")
-    keys = {str(name).strip().lower(): name for name in rows[0][1]}
+    file_keys = columns(
+        rows, [said[0]] if said[0] else FILE_COLUMNS, "the image file", labels, "--file-column"
+    )
+    value_keys = columns(rows, [said[1]] if said[1] else VALUE_COLUMNS, "the value", labels, "--value-column")
+    if len(value_keys) > 1:
+        raise ConfigError(
+            f"{labels}: which column is the value, {' or '.join(value_keys)}? Say --value-column"
+        )
+    [value_key] = value_keys
+    file_key, names, found = _best_column(raw, rows, file_keys)
+    if "" in names:
+        raise DataError(f"{rows[names.index('')][0]}: no {file_key}; name the image's file")
+    keys = {same_word(str(name)): name for name in dict.fromkeys(key for _, row in rows for key in row)}
     split_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
-    names = [_file_of(row, file_key, where) for where, row in rows]
     given_values = [row.get(value_key) for _, row in rows]
-    comma_notes: dict[str, str] = {}
-    if not scale.names and (pointed := decimal_commas_as_points(given_values)) is not None:
-        given_values, comma_notes = pointed, {"values": "written with a decimal comma"}
-    values = [scale.value(given, where) for given, (where, _) in zip(given_values, rows, strict=True)]
-    places: dict[str, str] = {}
-    for name, (where, _) in zip(names, rows, strict=True):
-        places.setdefault(name, where)
-    found = ListedFolder(raw).find_all(places)
+    notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
+    if not scale.names:
+        given_values, written = numbers_as_written(given_values)
+        notes |= written
+    values = [
+        None if scale.is_gap(given) else scale.value(given, where)
+        for given, (where, _) in zip(given_values, rows, strict=True)
+    ]
+    if gaps := values.count(None):
+        notes["rows without a value"] = gaps
     rated: list[tuple[Labelled, str]] = []
     left_out: list[LeftOut] = []
     for given, value, (where, row) in zip(names, values, rows, strict=True):
-        if given not in found.files:
-            left_out.append(LeftOut(given, f"{found.reason(given)} ({where})"))
+        if value is None or given not in found.files:
+            reason = "no value" if value is None else found.reason(given)
+            left_out.append(LeftOut(given, f"{reason} ({where})"))
             continue
         name, path = found.files[given]
         rule = str(row[rule_key]).strip() or None if rule_key and row.get(rule_key) is not None else None
@@ -141,8 +150,7 @@ def _from_table(
             (Labelled(path, name, value, row_id, rule, _table_split(row, split_key, where), rest), where)
         )
     images, several_notes = one_value_each(rated, several)
-    notes: dict[str, Any] = {"labels": f"{labels.name}, columns {file_key} and {value_key}"}
-    notes |= {**comma_notes, **several_notes, **found.matches.notes()}
+    notes |= {**several_notes, **found.matches.notes()}
     named = {image.name for image in images}
     walked = walk_files(raw)
     strays = sum(Path(name).suffix.lower() in FILE_SUFFIXES for name in set(walked.files) - named)
@@ -152,23 +160,40 @@ def _from_table(
     return images, left_out, notes, [image.value for image, _ in rated]
 
 
-def _file_of(row: Mapping[str, Any], key: str, where: str) -> str:
-    """The name of the image's file. Tables may hold ids as numbers, even as 17.0."""
+def _best_column(raw: Path, rows: Sequence[TableRow], keys: Sequence[str]) -> tuple[str, list[str], Found]:
+    """Of the columns that may name the images the one that names most files, and these most exactly: what it
+    is called, its names, and the files. An id need not be a name."""
+    folder = ListedFolder(raw)
+    tried = []
+    for key in keys:
+        names = [_file_of(row, key) for _, row in rows]
+        places: dict[str, str] = {}
+        for name, (where, _) in zip(names, rows, strict=True):
+            places.setdefault(name, where)
+        found = folder.find_all(places)
+        tried.append((key, names, found))
+        if len(found.files) == len(places) and not found.matches.loosely:
+            break
+    return max(tried, key=lambda each: (len(each[2].files), -len(each[2].matches.loosely)))
+
+
+def _file_of(row: Mapping[str, Any], key: str) -> str:
+    """The name of the image's file; "" for none. Tables may hold ids as numbers, even as 17.0."""
     given = row.get(key)
     if isinstance(given, float) and given.is_integer():
         given = int(given)
-    name = "" if given is None else str(given).strip().removeprefix("./")
-    if not name:
-        raise DataError(f"{where}: no {key}; name the image's file")
-    return name
+    return "" if given is None else str(given).strip().removeprefix("./")
 
 
 def _table_split(row: Mapping[str, Any], key: str | None, where: str) -> str | None:
-    if key is None or row.get(key) in (None, ""):
+    if key is None or is_gap(row.get(key)):
         return None
-    split = SPLIT_NAMES.get(str(row[key]).strip().lower())
+    split = SPLIT_NAMES.get(same_word(str(row[key])))
     if split is None:
-        raise DataError(f"{where}: {key} {row[key]!r} is no split; it must be train, validation or test")
+        raise DataError(
+            f"{where}: {key} {row[key]!r} is no split; it must be train, validation or test; rename the "
+            "column if it says something else"
+        )
     return split
 
 
@@ -182,6 +207,11 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
     left_out: list[LeftOut] = []
     walked = Walked()
     top = _sub_folders(raw, left_out, "", walked)
+    notes = {}
+    while len(top) == 1 and _is_wrapper(raw / top[0], scale):
+        raw = raw / top[0]
+        notes["folder"] = str(raw)
+        top = _sub_folders(raw, left_out, "", walked)
     packed = _packed(left_out)
     if not top and not packed:
         raise DataError(
@@ -206,7 +236,23 @@ def _from_folders(raw: Path, scale: Scale) -> tuple[list[Labelled], list[LeftOut
         value = scale.value(parts[marked], str(raw / name))
         part = SPLIT_NAMES[parts[0].lower()] if marked else None
         images += _with_value(folder, [name], value, part, left_out)
-    return images, left_out, walked.notes()
+    return images, left_out, notes | walked.notes()
+
+
+def _is_wrapper(folder: Path, scale: Scale) -> bool:
+    """Whether a folder that is alone only holds those of the values, as archives do: its name is neither a
+    value nor a split, and there are folders in it and no images."""
+    try:
+        scale.value(folder.name, "")
+    except DataError:
+        names = _names_in(str(folder))
+        return (
+            folder.name.lower() not in SPLIT_NAMES
+            and not folder.is_symlink()
+            and any((folder / name).is_dir() for name in names if no_photo(name) is None)
+            and not any(Path(name).suffix.lower() in FILE_SUFFIXES for name in names)
+        )
+    return False
 
 
 def _packed(left_out: Sequence[LeftOut]) -> dict[str, list[str]]:
@@ -230,7 +276,10 @@ def _sub_folders(folder: Path, left_out: list[LeftOut], prefix: str, walked: Wal
             else:
                 walked.no_photos[kind] += 1
         elif entry.is_dir():
-            names.append(entry.name)
+            if is_prepared(_names_in(entry.path)):
+                walked.no_photos["collections"] += 1
+            else:
+                names.append(entry.name)
         else:
             left_out.append(LeftOut(prefix + entry.name, NO_SUB_FOLDER))
     return names
@@ -246,12 +295,25 @@ def _of_value(
     walked: Walked,
 ) -> list[Labelled]:
     """The images in the folder of one value, and in the folders inside it."""
-    value = scale.value(name, f"{raw / sub}")
     here = walk_files(raw, sub)
+    try:
+        value = scale.value(name, f"{raw / sub}")
+    except DataError:
+        if any(Path(file).suffix.lower() in FILE_SUFFIXES for file in here.files):
+            raise
+        left_out.append(LeftOut(sub, f"no image in it, and {name!r} is no value"))
+        return []
     walked.add(here)
     left_out += [LeftOut(link, "a link to a folder, which is not followed") for link in here.links]
     left_out += [LeftOut(file, "its name is not readable; give it another") for file in here.unreadable]
     return _with_value(ListedFolder(raw), here.files, value, split, left_out)
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise _unreadable(error) from error
 
 
 def _with_value(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.data.names import same_word
-from rarl.data.sources.tables import number
+from rarl.data.sources.tables import is_gap, number
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import HeadlineMetric, Task, on_grid
 
@@ -53,6 +53,12 @@ class Scale:
         if self.ends is not None or self.step is not None:
             option = "--step" if self.ends is None else "--range"
             raise ConfigError(f"{option} and --order both say what the values are: give one of them")
+
+    def is_gap(self, given: Any) -> bool:
+        """Whether a field has no value. Where values have names, "none" may be one that was forgotten."""
+        if not self.names or not isinstance(given, str):
+            return is_gap(given)
+        return is_gap(given) and same_word(given) not in ("none", *map(same_word, self.names))
 
     def value(self, given: Any, where: str) -> float:
         """A value as a number within the range.
@@ -170,11 +176,15 @@ def check_grid(values: Sequence[float], low: float, step: float) -> None:
 
 def _mend(given: Any) -> str:
     text = str(given or "").strip()
-    if not text or text.lower() in ("nan", "none", "null", "na", "n/a"):
+    if is_gap(given) and not text.isalpha():
         return "fill it, or remove the row"
-    if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,\s]+%?", text):
+    if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,/'\N{RIGHT SINGLE QUOTATION MARK}\s]+%?", text):
         return "write it with a decimal point and nothing else, such as 1234.5"
     mend = "where values have names, give them in ascending order, as --order low,medium,high"
+    if is_gap(given):  # "none" may be the name of one
+        mend = f"fill it, or remove the row; or, {mend}"
+    if re.match(r"\W*\d", text):
+        mend = f"write the number alone, without a unit; or, {mend}"
     return (
         f"{mend}; a name with a comma in it stands in quotes, as '\"low, dry\",high'" if "," in text else mend
     )

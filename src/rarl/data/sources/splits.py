@@ -14,7 +14,7 @@ from typing import Any
 from rarl.data import SPLIT_NAMES
 from rarl.data.names import Matches, match_names
 from rarl.data.sources import SHOWN, Labelled, LeftOut
-from rarl.data.sources.tables import TABLE_SUFFIXES, column, read_table
+from rarl.data.sources.tables import TABLE_SUFFIXES, column, encoding_of, read_table
 from rarl.errors import ConfigError, DataError
 
 FILE_COLUMNS = (
@@ -105,7 +105,7 @@ def _named_split(file: Path) -> str:
 def _list_lines(file: Path, split: str | None) -> list[Listed]:
     split = split or _named_split(file)
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        lines = file.read_text(encoding=encoding_of(file)).split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rarl.data import SPLIT_NAMES
 from rarl.data.listing import ListedFolder, walk_files
-from rarl.data.names import match_names, spelling
+from rarl.data.names import match_names, spelling, words_like
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.xml_text import UnfitXmlError, xml_root
 from rarl.errors import ConfigError, DataError
@@ -68,8 +68,9 @@ def read_voc(raw: Path, objects: Sequence[str], task: Task | None = None) -> Sou
     else:
         ends = match_names(splits, stems)
         splits = {ends.found.get(name, name): split for name, split in splits.items()}
-    wanted = list(dict.fromkeys(objects))
-    _check_objects(wanted, annotated)
+    if not annotated:
+        raise DataError(f"{annotations}: no image to count in; {_first_annotation_left_out(left_out)}")
+    wanted = _known_objects(list(dict.fromkeys(objects)), annotated)
     if place is not None:
         strays = [each.image for each in annotated if each.stem not in splits]
         left_out += [LeftOut(image, f"in no list of {place}") for image in strays]
@@ -143,16 +144,21 @@ def _first_annotation_left_out(left_out: Sequence[LeftOut]) -> str:
     return f"left out: {left_out[0].name}, {left_out[0].reason}" if left_out else "no file ends with .xml"
 
 
-def _check_objects(wanted: Sequence[str], annotated: Sequence[_Annotated]) -> None:
+def _known_objects(wanted: Sequence[str], annotated: Sequence[_Annotated]) -> list[str]:
+    """The names as they are annotated."""
     known: Counter[str] = Counter()
     for each in annotated:
         known.update(each.objects)
+    found: list[str] = []
     for name in wanted or [""]:
-        if name not in known:
+        meant = words_like(name, known)
+        found += meant
+        if len(meant) != 1:
             near = get_close_matches(name, known, n=SHOWN)
             names = [*near, *(other for other, _ in known.most_common() if other not in near)]
             there = ", ".join(f"{name} ({known[name]:,})" for name in names[:SHOWN]) or "none"
             raise ConfigError(f"objects {name!r}: name one or more that are annotated; there are {there}")
+    return list(dict.fromkeys(found))
 
 
 def _read_folder(layout: _Layout) -> tuple[list[_Annotated], list[LeftOut], int]:
@@ -201,7 +207,7 @@ def _read_file(name: str, file: Path | None, finder: "_ImageFinder") -> _Annotat
         names = [(named.text or "").strip() for named in element.findall("name")]
         if len(names) != 1 or not names[0]:
             raise UnfitXmlError(f"object {number} must have one name")
-        objects[names[0]] += 1
+        objects[spelling(names[0])] += 1
     stem = name[: -len(".xml")]
     named = (root.findtext("filename") or "").strip()
     image = finder.find(stem, named)
@@ -243,7 +249,10 @@ class _ImageFinder:
         beside = _joined(inside, named)
         if beside in self._there:
             return beside
-        return match_names([named], self.names).found.get(named)
+        # Some write a whole path, of their own machine.
+        last = named.replace("\\", "/").rpartition("/")[2]
+        found = match_names([named, last], self.names, shared=True).found
+        return found.get(named, found.get(last))
 
 
 def _key(stem: str) -> str:

@@ -18,6 +18,7 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 what it reads, [N, H, D]. It keeps key and value for the tokens after."""
 
 _LAYERS = ("Qwen2VLDecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen3VLTextDecoderLayer")
+_CAPTURING = "transformers.utils.output_capturing"
 _AT_ONCE = 32  # tokens whose rotations are computed together
 
 
@@ -38,7 +39,10 @@ def can_pass(model: Any) -> bool:
 
 
 def _is_waited_for(module: Any) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
+    # A pass with `output_hidden_states` leaves hooks in the layers, which do nothing outside such a pass.
+    hooks = module._forward_hooks.values()
+    hooked = any(getattr(hook, "__module__", None) != _CAPTURING for hook in hooks)
+    return bool(hooked or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
 
 
 class TokenPasses:

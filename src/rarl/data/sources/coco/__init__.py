@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rarl.data.listing import ListedFolder
+from rarl.data.names import words_like
 from rarl.data.sources import SHOWN, Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.coco.annotations import Annotations, Pair, read_annotations
 from rarl.data.sources.coco.files import found_files, found_images, given_files, splits_of
@@ -232,13 +233,16 @@ def _check_names(splits: Iterable[_SplitFiles]) -> None:
 
 def _chosen(categories: Sequence[str], splits: Iterable[_SplitFiles]) -> set[str]:
     known = dict.fromkeys(name for split in splits for name in split.annotations.categories.values())
+    chosen: set[str] = set()
     for name in categories:
-        if name not in known:
+        meant = words_like(name, known)
+        chosen.update(meant)
+        if len(meant) != 1:
             near = get_close_matches(name, known, n=SHOWN, cutoff=0.5) or list(known)[:SHOWN]
             raise ConfigError(
                 f"unknown category {name!r}; the nearest are {', '.join(map(_in_quotes, near))}"
             )
-    return set(categories or known)
+    return chosen or set(known)
 
 
 def _in_quotes(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import ijson
 
+from rarl.data.names import spelling
 from rarl.data.sources import LeftOut
 from rarl.errors import DataError
 
@@ -41,7 +42,8 @@ class Annotations:
             as gives way), and none contains a "#".
         counts: how many annotations each pair has, crowds apart; a pair that is missing has none.
         crowds: how many crowd annotations each pair has, likewise.
-        left_out: annotations whose id occurred before, or whose image or category is not in the file.
+        left_out: annotations whose id occurred before in their image, or whose image or category is not in
+            the file.
     """
 
     file: Path
@@ -63,7 +65,7 @@ def read_annotations(file: Path) -> Annotations:
         DataError: if the file is malformed; it names the list and the entry.
     """
     read = Annotations(file)
-    ids: set[int] = set()
+    ids: dict[int, int] = {}
     again: dict[int, str] = {}
     for key, number, entry in stream_lists(file, COCO_LISTS):
         where = f"{file}: {key} entry {number}"
@@ -81,14 +83,14 @@ def read_annotations(file: Path) -> Annotations:
 
 
 def _add_image(read: Annotations, entry: Mapping[str, Any], where: str) -> None:
-    image = _whole_number(entry, "id", where)
+    image = _id(entry, "id", where)
     if image in read.images:
         raise DataError(f"{where}: id {image} is there twice; give each image an id of its own")
     read.images[image] = _name_field(entry, "file_name", where)
 
 
 def _add_category(read: Annotations, entry: Mapping[str, Any], where: str, again: dict[int, str]) -> None:
-    category, name = _whole_number(entry, "id", where), _name_field(entry, "name", where)
+    category, name = _id(entry, "id", where), spelling(_name_field(entry, "name", where)).strip()
     if "#" in name or not name.isprintable():
         raise DataError(f"{where}: name {name!r} must be printable and without '#': it goes into ids")
     twice = f"{where}: id {category} or name {name!r} is there twice; give each its own"
@@ -116,17 +118,19 @@ def _drop_unused_twins(read: Annotations, again: Mapping[int, str]) -> None:
             del read.categories[each]
 
 
-def _add_annotation(read: Annotations, entry: Mapping[str, Any], where: str, ids: set[int]) -> None:
-    number = _whole_number(entry, "id", where)
-    pair = _whole_number(entry, "image_id", where), _whole_number(entry, "category_id", where)
-    crowd = entry.get("iscrowd", 0)
+def _add_annotation(read: Annotations, entry: Mapping[str, Any], where: str, ids: dict[int, int]) -> None:
+    pair = _id(entry, "image_id", where), _id(entry, "category_id", where)
+    crowd = 0 if entry.get("iscrowd") is None else entry["iscrowd"]
     if not isinstance(crowd, int) or crowd not in (0, 1):
         raise DataError(f"{where}: 'iscrowd' must be 0 or 1, not {_short(crowd)}")
-    if number in ids:
+    # Not all that write such files number the annotations, or go on counting in the next image.
+    number = None if entry.get("id") is None else _id(entry, "id", where)
+    if number is not None and ids.get(number) == pair[0]:
         reason = f"id {number} again; an id counts once"
         read.left_out.append(LeftOut(f"{read.file.name} annotations {where.rpartition(' ')[2]}", reason))
         return
-    ids.add(number)
+    if number is not None:
+        ids[number] = pair[0]
     (read.crowds if crowd else read.counts)[pair] += 1
 
 
@@ -143,11 +147,19 @@ def _leave_out_strangers(read: Annotations) -> None:
         read.left_out.append(LeftOut(f"{read.file.name} {name}", reason))
 
 
-def _whole_number(entry: Mapping[str, Any], key: str, where: str) -> int:
+def _id(entry: Mapping[str, Any], key: str, where: str) -> int:
+    """A whole number, also if it is written as a text or with a point, as tables make it of one."""
     value = _value(entry, key, where)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise DataError(f"{where}: '{key}' must be a whole number, not {_short(value)}")
     return value
+
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def _name_field(entry: Mapping[str, Any], key: str, where: str) -> str:
