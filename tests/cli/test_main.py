@@ -336,7 +336,7 @@ def test_rank_prints_one_json_document(capsys, tmp_path, model, image, ranker):
     document = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in document["ranking"]] == [str(other), str(image)]
     how = {"low": None, "high": None, "method": "listed", "problem": None}
-    assert document["ranking"][0] == {"rank": 1, "file": str(other), "value": 1.5} | how
+    assert document["ranking"][0] == {"rank": 1, "file": str(other), "value": 1.5, "mean": 1.5} | how
     assert (document["task"]["rule"], document["task"]["high"], document["task"]["step"]) == ("size", 1, 0.5)
 
 

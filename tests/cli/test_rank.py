@@ -78,12 +78,12 @@ def test_a_folder_becomes_a_table_in_which_ties_share_a_rank(capsys, photos, ran
     assert rarl(photos, "--out", "scores.csv", "--top", 2, "--descending") == 0
     out, err = capsys.readouterr()
     assert rows_of() == [
-        ("1", "photos/4.png", "2", "", "", ""),
-        ("1", "photos/more/5.JPG", "2", "", "", ""),
-        ("3", "photos/2.png", "1", "", "", ""),
-        ("3", "photos/3.png", "1", "", "", ""),
-        ("5", "photos/0.png", "0", "", "", ""),
-        ("5", "photos/1.png", "0", "", "", ""),
+        ("1", "photos/4.png", "2", "2", "", "", ""),
+        ("1", "photos/more/5.JPG", "2", "2", "", "", ""),
+        ("3", "photos/2.png", "1", "1", "", "", ""),
+        ("3", "photos/3.png", "1", "1", "", "", ""),
+        ("5", "photos/0.png", "0", "0", "", "", ""),
+        ("5", "photos/1.png", "0", "0", "", "", ""),
     ]
     assert out.count("photos/") == 2  # --top
     assert "passed over, no images: 1" in err
@@ -98,6 +98,7 @@ def test_an_image_without_a_value_is_a_row_that_says_why(capsys, photos, ranker)
         "rank": None,
         "file": "photos/7.png",
         "value": None,
+        "mean": None,
         "low": None,
         "high": None,
         "problem": "the image is damaged",

@@ -11,7 +11,7 @@ import rarl.evaluation.choosing.choose
 import rarl.evaluation.evaluate
 from helpers.asking import TASK, image, right
 from rarl.data.writing import write_collection
-from rarl.evaluation.choosing.choose import best_method, choose, temperature_for
+from rarl.evaluation.choosing.choose import Answers, best_method, choose, temperature_for
 from rarl.method.replies import reference_reply
 from rarl.scoring.distribution import Distributions
 from rarl.scoring.scoring import Scoring
@@ -45,7 +45,7 @@ def chosen(greys, monkeypatch):
             for row, value in zip(found, values_in(images), strict=True):
                 row[how(value)] += 0.89
             own = Distributions(np.arange(11.0), found)
-            return Scored(own.mean.tolist(), None, own)
+            return Scored(own.median.tolist(), None, own)
 
         monkeypatch.setattr(rarl.evaluation.evaluate, "greedy_replies", replies)
         monkeypatch.setattr("rarl.evaluation.expected.values_of", scored)
@@ -81,7 +81,7 @@ def reverse(values):
         # Lists in the right order are no better than the values.
         (lambda v: said(half(v)), right, lambda v: v, half, "mean", ()),
         # They are where the values leave images tied.
-        (lambda v: said(half(v)), right, half, half, "greedy", (4,)),
+        (lambda v: said(half(v)), right, half, half, "mean", (4,)),
         (lambda v: said(half(v)), reverse, lambda v: v, half, "mean", ()),
         # They are no rankings: the values decide behind them, too.
         (lambda v: said(half(v)), lambda values: "no idea", lambda v: v, half, "mean", ()),
@@ -215,8 +215,15 @@ UP = [float(value) for value in range(10)] * 5
     ],
 )
 def test_the_mean_is_kept_unless_another_is_better(greedy, mean, best):
-    values = {"greedy": greedy} | ({} if mean is None else {"mean": mean})
-    assert best_method(values, UP[: len(greedy)], 0) == best
+    answers = {"greedy": Answers(greedy, greedy)} | ({} if mean is None else {"mean": Answers(mean, mean)})
+    assert best_method(answers, UP[: len(greedy)], 0) == best
+
+
+def test_the_median_counts_for_the_error_and_the_mean_for_the_order():
+    rough, off = [v // 2 * 2 for v in UP], [v + 0.4 for v in UP]
+    assert best_method({"greedy": Answers(UP, UP), "mean": Answers(UP, off)}, UP, 0) == "mean"
+    assert best_method({"greedy": Answers(UP, UP), "mean": Answers(off, UP)}, UP, 0) == "greedy"
+    assert best_method({"greedy": Answers(UP, UP), "mean": Answers(UP, rough)}, UP, 0) == "greedy"
 
 
 @pytest.mark.parametrize(("claimed", "right", "temperature"), [(0.9, 9, 1.0), (0.99, 9, 2.09)])

@@ -66,7 +66,8 @@ def test_means_have_distributions_and_intervals(model: Path, photos: list[Path])
         assert score.interval is not None
         assert list(score.distribution.values) == list(range(10))
         assert sum(score.distribution.probabilities) == pytest.approx(1)
-        assert score.value == pytest.approx(score.mean)
+        assert score.value == score.median == score.distribution.median
+        assert score.mean == pytest.approx(score.distribution.mean)
         assert score.interval[0] <= score.median <= score.interval[1]
 
 
@@ -87,7 +88,7 @@ def test_the_command_says_how_it_asks_and_rows_of_another_method_are_refused(
         main(command)
     assert stopped.value.code == 0
     said = capsys.readouterr().err
-    assert "values are means over whole replies, with intervals at temperature 2" in said
+    assert "values are medians over whole replies, sorted by means, with intervals at temperature 2" in said
     assert "chosen on 50 images of validation" in said
     rows = json.loads((tmp_path / "s.json").read_text())["ranking"]
     assert [row["rank"] for row in rows] == [1, 2, 3]
@@ -116,7 +117,7 @@ def test_rows_after_sampled_reasonings_are_known_from_others(
     ("reply", "said"),
     [
         ("listed", "the order is that of the model's own list (chosen on 50"),
-        ("no ranking", "no ranking of all images, so each was scored alone; values are means"),
+        ("no ranking", "no ranking of all images, so each was scored alone; values are medians"),
     ],
 )
 def test_the_command_says_whose_order_it_is(

@@ -154,8 +154,8 @@ def test_paths_come_back_as_given_and_go_into_json(ranker, tmp_path, monkeypatch
     ranked = ranker.rank(["8.png", tmp_path / "3.png"])
     nothing = {"low": None, "high": None, "problem": None}
     assert json.loads(json.dumps([entry.to_dict() for entry in ranked])) == [
-        {"rank": 1, "file": str(tmp_path / "3.png"), "value": 3.0, **nothing},
-        {"rank": 2, "file": "8.png", "value": 8.0, **nothing},
+        {"rank": 1, "file": str(tmp_path / "3.png"), "value": 3.0, "mean": 3.0, **nothing},
+        {"rank": 2, "file": "8.png", "value": 8.0, "mean": 8.0, **nothing},
     ]
 
 

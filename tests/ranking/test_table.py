@@ -17,7 +17,7 @@ from rarl.ranking.table import COLUMNS, Ranking, ranking_of, shown
 @pytest.fixture
 def ranking() -> Ranking:
     measured = {
-        "b.png": Measured(30.0, (25.0, 35.5)),
+        "b.png": Measured(31.0, (25.0, 35.5), mean=30.0),
         "<a>.png": Measured(None, problem="the image is damaged"),
         "c.png": Measured(7.25),
         "d.png": Measured(30.0),
@@ -26,10 +26,10 @@ def ranking() -> Ranking:
 
 
 ROWS = [
-    (1, "c.png", 7.25, None, None, None),
-    (2, "b.png", 30.0, 25.0, 35.5, None),
-    (2, "d.png", 30.0, None, None, None),
-    (None, "<a>.png", None, None, None, "the image is damaged"),
+    (1, "c.png", 7.25, 7.25, None, None, None),
+    (2, "b.png", 31.0, 30.0, 25.0, 35.5, None),
+    (2, "d.png", 30.0, 30.0, None, None, None),
+    (None, "<a>.png", None, None, None, None, "the image is damaged"),
 ]
 
 
@@ -45,10 +45,10 @@ def test_it_prints_as_a_table(ranking):
     assert "facial age" in lines[1]
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines[3:-1]]
     assert cells == [
-        ["1", "c.png", "7.25", ""],
-        ["2", "b.png", "30", "25 to 35.5"],
-        ["2", "d.png", "30", ""],
-        ["-", "<a>.png", "- (the image is damaged)", ""],
+        ["1", "c.png", "7.25", "7.25", ""],
+        ["2", "b.png", "31", "30", "25 to 35.5"],
+        ["2", "d.png", "30", "30", ""],
+        ["-", "<a>.png", "- (the image is damaged)", "-", ""],
     ]
 
 
@@ -64,7 +64,7 @@ def test_in_a_notebook_names_are_text_and_long_rankings_are_cut(ranking):
 def test_as_a_table_of_pandas(ranking):
     frame = ranking.to_pandas()
     assert list(frame.columns) == list(COLUMNS)
-    assert frame["value"].mean() == pytest.approx((7.25 + 30 + 30) / 3)
+    assert frame["value"].mean() == pytest.approx((7.25 + 31 + 30) / 3)
     assert frame["rank"].isna().tolist() == [False, False, False, True]
     assert frame["rank"].dtype == "Int64"
     assert ranking_of(AGE, []).to_pandas().empty
@@ -73,11 +73,11 @@ def test_as_a_table_of_pandas(ranking):
 def test_saved(ranking, tmp_path):
     ranking.save(tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text().splitlines() == [
-        "rank,file,value,low,high,problem",
-        "1,c.png,7.25,,,",
-        "2,b.png,30,25,35.5,",
-        "2,d.png,30,,,",
-        ",<a>.png,,,,the image is damaged",
+        "rank,file,value,mean,low,high,problem",
+        "1,c.png,7.25,7.25,,,",
+        "2,b.png,31,30,25,35.5,",
+        "2,d.png,30,30,,,",
+        ",<a>.png,,,,,the image is damaged",
     ]
     ranking.save(tmp_path / "a.parquet")
     rows = parquet.read_table(tmp_path / "a.parquet").to_pylist()
@@ -93,7 +93,7 @@ def test_saved(ranking, tmp_path):
 def test_a_distribution_has_a_mean_and_a_median():
     distribution = Distribution((1.0, 2.0, 6.0), (0.25, 0.25, 0.5))
     assert (distribution.mean, distribution.median) == (3.75, 2.0)
-    measured = Measured(3.75, (1.0, 6.0), distribution)
+    measured = Measured(2.0, (1.0, 6.0), distribution, mean=3.75)
     assert (measured.mean, measured.median) == (3.75, 2.0)
     assert (Measured(4.0).mean, Measured(4.0).median) == (4.0, 4.0)
 

@@ -94,15 +94,16 @@ def test_a_model_without_lists_has_no_windows():
 
 def test_it_says_what_was_chosen():
     assert SCORING.sentence == (
-        "values are means over whole replies, with intervals at temperature 2.5; lists of 3 images in the "
-        "order of the reply; lists of 2, 8 by values (chosen on 183 images of validation)"
+        "values are medians over whole replies, sorted by means, with intervals at temperature 2.5; lists of "
+        "3 images in the order of the reply; lists of 2, 8 by values (chosen on 183 images of validation)"
     )
     assert Scoring(lengths=(2,), listed=(2,)).sentence == (
         "values are those of greedy replies; lists of 2 images in the order of the reply"
     )
     sampled = Scoring("mean", "free", 4, lengths=(2, 3, 8), listed=(2,), windows=(8,), others="windows")
     assert sampled.sentence == (
-        "values are means over whole replies after 4 sampled reasonings each, with intervals at temperature "
-        "1; lists of 2 images in the order of the reply; lists of 3 by values; lists of 8 by values joined "
-        "with those in the list; longer lists by values joined with those in windows of 8"
+        "values are medians over whole replies after 4 sampled reasonings each, sorted by means, with "
+        "intervals at temperature 1; lists of 2 images in the order of the reply; lists of 3 by values; "
+        "lists of 8 by values joined with those in the list; longer lists by values joined with those in "
+        "windows of 8"
     )

@@ -16,7 +16,7 @@ from rarl.method.tasks import Task
 from rarl.models.loading import model_digest
 from rarl.ranking.measured import Measured
 
-FORMAT = 1
+FORMAT = 2
 """Of these files; a change that old rows don't survive raises it."""
 
 
@@ -140,6 +140,7 @@ class Rows:
         """Adds what was measured of files; what was added is there even if the process is killed next."""
         for file, said in measured.items():
             row: dict[str, Any] = {"file": file, "stamp": self._stamps.get(file), "value": said.value}
+            row |= {"mean": said.mean} if said.mean != said.value else {}
             row |= {"interval": said.interval} if said.interval is not None else {}
             row |= {"problem": said.problem} if said.problem is not None else {}
             self._file.write(json.dumps(row) + "\n")
@@ -160,11 +161,12 @@ def _stamp_in(row: Mapping[str, Any]) -> Stamp:
 
 
 def _measured(row: Mapping[str, Any], where: str) -> Measured:
-    value, interval, problem = (row.get(key) for key in ("value", "interval", "problem"))
-    if not (value is None) != (problem is None) or not isinstance(value, int | float | None):
+    value, mean, interval, problem = (row.get(key) for key in ("value", "mean", "interval", "problem"))
+    numbers = isinstance(value, int | float | None) and isinstance(mean, int | float | None)
+    if not (value is None) != (problem is None) or not numbers:
         raise DataError(f"{where}: no row of `rarl rank`; remove the line")
     ends = tuple(interval) if isinstance(interval, list) and len(interval) == 2 else None
-    return Measured(value, ends, problem=problem)
+    return Measured(value, ends, problem=problem, mean=mean)
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

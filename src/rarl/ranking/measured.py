@@ -41,25 +41,27 @@ class Measured:
     """One image, asked for alone.
 
     Attributes:
-        value: in units of the task; None if the model gave none, or the image can't be shown to it. It may be
-            outside the task's range: a model can write any number, and none is altered here.
+        value: in units of the task, of a greedy reply or the median of the distribution; None if the model
+            gave none, or the image can't be shown to it. It may be outside the task's range: a model can
+            write any number, and none is altered here.
         interval: the ends of the interval that the model is sure of; None where it wrote a reply, which has
             one value alone.
         distribution: None likewise.
         problem: why there is no value; None if there is one.
+        mean: that of the distribution, by which images are put in order; without one, the value.
     """
 
     value: float | None
     interval: tuple[float, float] | None = None
     distribution: Distribution | None = None
     problem: str | None = None
+    mean: float | None = None
 
-    @property
-    def mean(self) -> float | None:
-        """The mean of the distribution; without one, the value."""
-        return self.value if self.distribution is None else self.distribution.mean
+    def __post_init__(self) -> None:
+        if self.mean is None:
+            object.__setattr__(self, "mean", self.value)
 
     @property
     def median(self) -> float | None:
-        """The median of the distribution; without one, the value."""
-        return self.value if self.distribution is None else self.distribution.median
+        """The value."""
+        return self.value

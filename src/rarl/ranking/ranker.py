@@ -111,14 +111,15 @@ class Ranker:
         return self._scores(self._begin(images))
 
     def rank(self, images: Iterable[Picture], *, descending: bool = False) -> Ranking:
-        """The images in ascending order of their value.
+        """The images in ascending order of their value, or of the mean where they have a distribution.
 
         The model sees a list of a length in `scoring.listed` in one prompt, in the order given, and the order
         in which it lists the images is the ranking (`listed`). If its reply does not list each image exactly
         once, and for any other number of images, every image is scored alone and the values are sorted
-        (`values`); where `scoring.window` says so, they are first joined with those that the images get in
-        lists of that length (`windows`, see `rarl.scoring.windows`). Images of equal value then share a rank,
-        and stay in the order given. Images without a value come last and have no rank.
+        (`values`; where they have distributions, the means); where `scoring.window` says so, they are first
+        joined with the values that the images get in lists of that length (`windows`, see
+        `rarl.scoring.windows`). Equal ones then share a rank, and stay in the order given. Images without a
+        value come last and have no rank.
 
         Args:
             images: as in `score`.
@@ -150,7 +151,7 @@ class Ranker:
         if length:
             windows = [[shown[i] for i in window] for window in windows_of(len(shown), length)]
             inside = list(self._values_in(pictures, windows))
-            values = joined([said.value for said in scores], windows, inside)
+            values = joined([said.mean for said in scores], windows, inside)
             scores = [
                 said if value is None else Measured(value) for said, value in zip(scores, values, strict=True)
             ]
@@ -191,8 +192,11 @@ class Ranker:
         assert found.intervals is not None
         grid = found.distributions.grid.tolist()
         rows = found.distributions.probabilities.tolist()
-        for value, interval, probabilities in zip(found.values, found.intervals, rows, strict=True):
-            yield Measured(value, interval, Distribution(grid, probabilities))
+        means = found.distributions.mean.tolist()
+        for value, mean, interval, probabilities in zip(
+            found.values, means, found.intervals, rows, strict=True
+        ):
+            yield Measured(value, interval, Distribution(grid, probabilities), mean=mean)
 
     def measure_each(self, pictures: Sequence[Picture]) -> Iterator[list[tuple[int, Measured]]]:
         """What the model says of each picture, with its place, a batch at a time. The pictures are opened

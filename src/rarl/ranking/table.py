@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pandas
 
 Method = Literal["listed", "values", "windows"]
-COLUMNS = ("rank", "file", "value", "low", "high", "problem")
+COLUMNS = ("rank", "file", "value", "mean", "low", "high", "problem")
+NUMBERS = ("value", "mean", "low", "high")  # of them, in units of the task
 SUFFIXES = (".csv", ".parquet", ".json")
 SHOWN = 100
 """How many rows a notebook shows."""
@@ -35,15 +36,17 @@ class Ranked:
     """One image in its place.
 
     Attributes:
-        rank: its place, from 1; images of equal value share the first of their places, so that 1, 1, 3 is a
+        rank: its place, from 1; images of equal mean share the first of their places, so that 1, 1, 3 is a
             ranking. `None` for an image that got no value.
         image: the path as given; for an image that was given in another way, its place in the input, from 0.
         value: what the model gave it, in units of the task; `None` if it gave none.
         method: `listed` if the model itself put all images in order in one reply; the values may then fail to
-            ascend with the ranks. `values` if every image was scored alone and the values were sorted;
-            `windows` if they were first joined with those that the images got in lists.
+            ascend with the ranks. `values` if every image was scored alone and the means were sorted;
+            `windows` if they were first joined with the values that the images got in lists.
         problem: why it has no value; `None` if it has one.
         interval: the ends of the interval that the model is sure of, where it gives one.
+        mean: what the image was put in order by, of the values that the model thinks possible; `value` where
+            it gives one alone.
     """
 
     rank: int | None
@@ -52,11 +55,17 @@ class Ranked:
     method: Method
     problem: str | None = None
     interval: tuple[float, float] | None = None
+    mean: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mean is None:
+            object.__setattr__(self, "mean", self.value)
 
     def to_dict(self) -> dict[str, Any]:
         """The row of a table, by `COLUMNS`."""
         low, high = self.interval or (None, None)
-        return dict(zip(COLUMNS, (self.rank, self.image, self.value, low, high, self.problem), strict=True))
+        cells = (self.rank, self.image, self.value, self.mean, low, high, self.problem)
+        return dict(zip(COLUMNS, cells, strict=True))
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Ranking(Sequence[Ranked]):
         table.add_column(Text(self.task.rule))  # Text, because rich would take [...] for markup
         with_intervals = any(row.interval is not None for row in self.rows)
         if with_intervals:
+            table.add_column("mean")
             table.add_column("interval")
         for row in self.rows:
             cells: list[str | Text] = [
@@ -101,7 +111,8 @@ class Ranking(Sequence[Ranked]):
                 Text(str(row.image), overflow="fold"),
                 Text(_value(row, self.task), overflow="fold"),
             ]
-            table.add_row(*cells, *([_interval(row, self.task)] if with_intervals else []))
+            sure = [shown(row.mean, self.task), _interval(row, self.task)] if with_intervals else []
+            table.add_row(*cells, *sure)
         return table
 
     def __str__(self) -> str:
@@ -112,10 +123,16 @@ class Ranking(Sequence[Ranked]):
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows, of the first `SHOWN` rows."""
-        names = ["rank", "file", self.task.rule, "interval"]
+        names = ["rank", "file", self.task.rule, "mean", "interval"]
         head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
         rows = [
-            [_text(row.rank), str(row.image), _value(row, self.task), _interval(row, self.task)]
+            [
+                _text(row.rank),
+                str(row.image),
+                _value(row, self.task),
+                shown(row.mean, self.task),
+                _interval(row, self.task),
+            ]
             for row in self.rows[:SHOWN]
         ]
         body = "".join(
@@ -126,11 +143,11 @@ class Ranking(Sequence[Ranked]):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A pandas table of the columns rank, file, value, low, high and problem."""
+        """A pandas table of the columns rank, file, value, mean, low, high and problem."""
         import pandas
 
         frame = pandas.DataFrame([row.to_dict() for row in self.rows], columns=list(COLUMNS))
-        return frame.astype({"rank": "Int64", "value": "float64", "low": "float64", "high": "float64"})
+        return frame.astype({"rank": "Int64"} | dict.fromkeys(NUMBERS, "float64"))
 
     def save(self, path: str | Path) -> None:
         """Writes the ranking to a `.csv`, `.parquet` or `.json` file, whole or not at all.
@@ -160,7 +177,7 @@ class Ranking(Sequence[Ranked]):
         from pyarrow import parquet
 
         rows = [{**row.to_dict(), "file": str(row.image)} for row in self.rows]
-        types = (pyarrow.int64(), pyarrow.string(), *[pyarrow.float64()] * 3, pyarrow.string())
+        types = (pyarrow.int64(), pyarrow.string(), *[pyarrow.float64()] * len(NUMBERS), pyarrow.string())
         schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)))
         data = pyarrow.BufferOutputStream()
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema), data)
@@ -174,7 +191,7 @@ def ranking_of(
     descending: bool = False,
     method: Method = "values",
 ) -> Ranking:
-    """The ranking of images by value. Images of equal value share a rank and stay in the order given.
+    """The ranking of images by their means. Images of equal mean share a rank and stay in the order given.
 
     Args:
         measured: the path of each image, or its place in the input, and what was measured.
@@ -182,14 +199,14 @@ def ranking_of(
         method: of all rows.
     """
     images = list(measured)
-    scored = [(image, said, said.value) for image, said in images if said.value is not None]
+    scored = [(image, said, said.mean) for image, said in images if said.mean is not None]
     scored.sort(key=lambda entry: -entry[2] if descending else entry[2])
     rows: list[Ranked] = []
     rank, last = 0, None
-    for place, (image, said, value) in enumerate(scored, start=1):
-        if value != last:
-            rank, last = place, value
-        rows.append(Ranked(rank, image, value, method, None, said.interval))
+    for place, (image, said, mean) in enumerate(scored, start=1):
+        if mean != last:
+            rank, last = place, mean
+        rows.append(Ranked(rank, image, said.value, method, None, said.interval, mean))
     rows += [Ranked(None, image, None, method, said.problem) for image, said in images if said.value is None]
     return Ranking(task, rows, descending)
 

@@ -30,8 +30,9 @@ class Scoring:
     """How a model scores and ranks.
 
     Attributes:
-        method: where the value of an image is from: its `greedy` reply, the `mean` of the distribution over
-            whole replies, or `mean-fast`, that over replies without reasoning.
+        method: where the value of an image is from: its `greedy` reply, or the distribution over whole
+            replies (`mean`) or over replies without reasoning (`mean-fast`): the value is the median, the
+            order goes by the mean.
         reasoning: of the replies behind `mean`: the `template`, or `free`, which is generated first.
         sampled: of a `free` reasoning, after how many that are sampled the distributions are read, of which
             the mean is taken; 0 for the one after the greedy reasoning.
@@ -66,7 +67,7 @@ class Scoring:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether values are means over several sampled reasonings."""
+        """Whether distributions are the mean of those after several sampled reasonings."""
         return self.method == "mean" and self.reasoning == "free" and self.sampled > 0
 
     def window(self, count: int) -> int:
@@ -82,7 +83,8 @@ class Scoring:
         over = "replies without reasoning" if self.method == "mean-fast" else "whole replies"
         if self.is_sampled:
             over += f" after {self.sampled} sampled reasonings each"
-        what = f"values are means over {over}, with intervals at temperature {self.temperature:g}"
+        how = f"sorted by means, with intervals at temperature {self.temperature:g}"
+        what = f"values are medians over {over}, {how}"
         if self.method == "greedy":
             what = "values are those of greedy replies"
         return what

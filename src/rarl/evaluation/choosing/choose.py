@@ -5,7 +5,7 @@ which order it puts lists (`orders`). What is chosen is a `Scoring`. The paper s
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
@@ -50,9 +50,10 @@ def choose(
     What is expected to be best is kept unless something else is better beyond the 95 % interval of the paired
     difference, so that the noise of a small split decides nothing:
 
-    - The value of an image is the `mean`; see `best_method`. Of a model that reasons freely it is the one
-      after its greedy reasoning, or after `SAMPLED` that are sampled, by the same rule.
-    - The order of a list is that of the values; see `with_orders`.
+    - The value of an image is the median, and its place that of the `mean`; see `best_method`. Of a model
+      that reasons freely they are those after its greedy reasoning, or after `SAMPLED` that are sampled, by
+      the same rule.
+    - The order of a list is that of the means; see `with_orders`.
     - The temperature is the one with the highest likelihood of the true values.
 
     Without a split, or one of orders alone, nothing is chosen: values and orders are those of greedy replies.
@@ -90,7 +91,8 @@ def choose(
         count_on(1)
     scoring = own_scoring(list(replies.values()), task)
     given = [predict(Group((row,)), replies[row]).read_leniently().values[0] for row in rows]
-    values: dict[str, list[float]] = {"greedy": filled(given, task)}
+    written = filled(given, task)
+    answers_of: dict[str, Answers] = {"greedy": Answers(written, written)}
     ways: dict[str, Scoring] = {method: replace(scoring, method=method) for method in methods}
     if methods and scoring.reasoning == "free":
         ways[AFTER_SAMPLED] = replace(scoring, method="mean", sampled=SAMPLED)
@@ -107,7 +109,7 @@ def choose(
             parts |= zip(batch, each, strict=True)
             count_on(len(batch))
         found[name] = Distributions.joined([parts[row] for row in rows])
-        values[name] = found[name].mean.tolist()
+        answers_of[name] = Answers(found[name].median.tolist(), found[name].mean.tolist())
     answers: dict[Group, str] = {}
     for asked in (*lists.values(), windows):
         for group, text in ask(model, processor, asked, task, batch_size, max_new_tokens, shared=True):
@@ -115,17 +117,14 @@ def choose(
             count_on(1)
 
     truths = [row.value for row in rows]
-    by_row = {name: dict(zip(rows, some, strict=True)) for name, some in values.items()}
-    measured: dict[str, dict[str, float]] = {
-        name: _numbers(some, truths, task, lists) for name, some in by_row.items()
-    }
+    measured = {name: _numbers(some, rows, task, lists) for name, some in answers_of.items()}
     temperatures: dict[str, float] = {name: temperature_for(some, truths) for name, some in found.items()}
     for name, own in found.items():
         measured[name] |= _calibration(own.tempered(temperatures[name]), truths)
-    if AFTER_SAMPLED in found and is_better(values[AFTER_SAMPLED], values["mean"], truths, seed):
+    if AFTER_SAMPLED in found and is_better(answers_of[AFTER_SAMPLED], answers_of["mean"], truths, seed):
         scoring = ways[AFTER_SAMPLED]
-        values["mean"], temperatures["mean"] = values[AFTER_SAMPLED], temperatures[AFTER_SAMPLED]
-    of_methods = {method: values[method] for method in METHODS if method in values}
+        answers_of["mean"], temperatures["mean"] = answers_of[AFTER_SAMPLED], temperatures[AFTER_SAMPLED]
+    of_methods = {method: answers_of[method] for method in METHODS if method in answers_of}
     scoring = replace(
         scoring,
         method=best_method(of_methods, truths, seed),
@@ -136,36 +135,49 @@ def choose(
         images=len(rows),
         measured=measured,
     )
-    chosen = dict(zip(rows, values[scoring.method], strict=True))
+    chosen = dict(zip(rows, answers_of[scoring.method].means, strict=True))
     return with_orders(scoring, chosen, lists, windows, answers, task, seed)
 
 
-def best_method(values: Mapping[Method, Sequence[float]], truths: Sequence[float], seed: int) -> Method:
+@dataclass(frozen=True)
+class Answers:
+    """What a method says of N images, in units of the task.
+
+    Attributes:
+        values: whose error counts: greedy replies, or medians.
+        means: whose order counts; of greedy replies the same.
+    """
+
+    values: Sequence[float]
+    means: Sequence[float]
+
+
+def best_method(answers: Mapping[Method, Answers], truths: Sequence[float], seed: int) -> Method:
     """`mean`, or another method that is better than it beyond the 95 % interval of the paired difference, in
     MAE or SRCC, and in neither worse; of two such methods the one with the higher SRCC. Without `mean` it is
     `greedy`.
 
     Args:
-        values: METHOD -> the value of each image; `greedy` is among them.
+        answers: METHOD -> of each image; `greedy` is among them.
         truths: the true value of each image.
     """
-    if "mean" not in values:
+    if "mean" not in answers:
         return "greedy"
     better = [
-        name for name in values if name != "mean" and is_better(values[name], values["mean"], truths, seed)
+        name for name in answers if name != "mean" and is_better(answers[name], answers["mean"], truths, seed)
     ]
-    return max(better, key=lambda method: srcc(values[method], truths), default="mean")
+    return max(better, key=lambda method: srcc(answers[method].means, truths), default="mean")
 
 
-def is_better(values: Sequence[float], others: Sequence[float], truths: Sequence[float], seed: int) -> bool:
-    """Whether some values are better than others of the same images beyond the 95 % interval of the paired
-    difference, in MAE or SRCC, and in neither worse."""
+def is_better(some: Answers, others: Answers, truths: Sequence[float], seed: int) -> bool:
+    """Whether some answers are better than others of the same images beyond the 95 % interval of the paired
+    difference, in the MAE of their values or the SRCC of their means, and in neither worse."""
     if len(truths) < LEAST:
         return False
-    some, kept, target = np.array(values), np.array(others), np.array(truths)
-    closer = bootstrap_interval(abs(kept - target) - abs(some - target), seed=seed)
+    errors = [abs(np.array(each.values) - np.array(truths)) for each in (others, some)]
+    closer = bootstrap_interval(errors[0] - errors[1], seed=seed)
     # Of ranks alone: whole numbers are ranked in a fraction of the time.
-    ranks = [np.unique(column, return_inverse=True)[1] for column in (some, kept, target)]
+    ranks = [np.unique(column, return_inverse=True)[1] for column in (some.means, others.means, truths)]
     ordered = bootstrap_interval(np.column_stack(ranks), _gain_in_srcc, seed=seed)
     signs = [(low > 0) - (high < 0) for low, high in (closer, ordered)]
     return max(signs) > 0 and min(signs) >= 0
@@ -185,12 +197,14 @@ def temperature_for(found: Distributions, truths: Sequence[float]) -> float:
 
 
 def _numbers(
-    values: Mapping[Row, float], truths: Sequence[float], task: Task, lists: Mapping[int, Sequence[Group]]
+    answers: Answers, rows: Sequence[Row], task: Task, lists: Mapping[int, Sequence[Group]]
 ) -> dict[str, float]:
-    """MAE and SRCC of these values, and tau of lists that are sorted by them."""
-    given = np.clip(list(values.values()), task.low, task.high)
-    numbers = {"mae": mae(given, truths), "srcc": srcc(given, truths)}
-    return numbers | {f"tau{n}": float(np.mean(taus_by(values, groups))) for n, groups in lists.items()}
+    """MAE of the values, and SRCC and tau of lists by the means."""
+    truths = [row.value for row in rows]
+    values, means = (np.clip(each, task.low, task.high) for each in (answers.values, answers.means))
+    numbers = {"mae": mae(values, truths), "srcc": srcc(means, truths)}
+    by_row = dict(zip(rows, answers.means, strict=True))
+    return numbers | {f"tau{n}": float(np.mean(taus_by(by_row, groups))) for n, groups in lists.items()}
 
 
 def _calibration(found: Distributions, truths: Sequence[float]) -> dict[str, float]:
