@@ -87,9 +87,9 @@ class Resizing:
         return image if size is None else image.resize(size, Image.Resampling(self.resample))
 
     def reduced(self, image: Image.Image) -> Image.Image | None:
-        """A JPEG image at the size that it gets, decoded at a half, a quarter or an eighth of its own, which
-        takes libjpeg less than half of the time. None if fewer than `GAP` times its sides would be left, or
-        it is no JPEG image in grey or RGB.
+        """A JPEG image at the size that it gets, decoded at a half, a quarter or an eighth of its own size,
+        two to five times as fast. None if fewer than `GAP` times the sides that it gets would be left, or it
+        is no JPEG image in grey or RGB.
 
         Args:
             image: one that is not decoded yet. It need not be upright: `size_of` treats both sides alike.
