@@ -1,7 +1,8 @@
-"""How many images a second `Ranker` scores, beside two others that give the same values: the plain loop
-(open, prompt, generate, parse, one image after the other), and the ranker of before (batches of 8, opened in
-the same process). All of them ask the same model for greedy replies. README.md in this folder says how it is
-measured.
+"""How many images a second `Ranker` scores, beside two others: the plain loop (open, prompt, generate,
+parse, one image after the other), and the ranker of before (batches of 8, opened in the same process). All
+of them ask the same model for greedy replies. `Ranker` decodes large photos at a part of their size, so the
+table says how many images get the value that it gives, and how far apart the others are. README.md in this
+folder says how it is measured.
 
     python benchmarks/scoring.py                    # 2,000 photos of 200 px, 100 of 12 megapixels
     python benchmarks/scoring.py --memory 20000     # what each further image costs in memory
@@ -217,7 +218,8 @@ def compare(folder: Path, label: str, repeats: int, cores: int) -> list[dict[str
     mine = statistics.median(seconds["now", cores])
     rows = []
     for run in runs:
-        same = sum(a == b for a, b in zip(values[run], values["now", cores], strict=True))
+        pairs = list(zip(values[run], values["now", cores], strict=True))
+        apart = [abs(a - b) for a, b in pairs if a is not None and b is not None]
         middle = statistics.median(seconds[run])
         rows.append(
             {
@@ -227,7 +229,8 @@ def compare(folder: Path, label: str, repeats: int, cores: int) -> list[dict[str
                 "images_per_second": round(number / middle, 1),
                 "now_is_faster": round(middle / mine, 2),
                 **{f"cpu_ms_{who}": round(spent / number * 1e3, 2) for who, spent in cpu[run].items()},
-                "same_values": f"{same}/{number}",
+                "same_values": f"{sum(a == b for a, b in pairs)}/{number}",
+                "greatest_difference": max(apart, default=0.0),
             }
         )
     return rows

@@ -338,7 +338,7 @@ def test_a_file_is_opened_once_for_rows_read_together_and_never_at_once(
 ) -> None:
     opened: list[Any] = []
 
-    def counting(path: Any) -> Image.Image:
+    def counting(path: Any, resizing: None) -> Image.Image:
         opened.append(path)
         return Image.new("RGB", (1, 1))
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from rarl.data.groups import Group
 from rarl.data.images import open_image
+from rarl.data.opening import Resizing
 from rarl.method.prompts import messages
 from rarl.method.tasks import Task
 
@@ -22,12 +23,13 @@ class _Reading:
     micro-batches that it cuts it into.
     """
 
-    def __init__(self, value_range: str) -> None:
+    def __init__(self, value_range: str, resizing: Resizing | None) -> None:
         self.value_range = value_range
+        self.resizing = resizing
         self._opened: dict[str, Image.Image] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Reading, (self.value_range,)
+        return _Reading, (self.value_range, self.resizing)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if "paths" not in batch or "rule" not in batch:  # one column was asked for by name
@@ -35,7 +37,7 @@ class _Reading:
         opened: dict[str, Image.Image] = {}
         for path in (path for paths in batch["paths"] for path in paths):
             if path not in opened:
-                opened[path] = self._opened.get(path) or open_image(path)
+                opened[path] = self._opened.get(path) or open_image(path, self.resizing)
         self._opened = opened
         prompts = [
             messages(len(p), r, self.value_range) for p, r in zip(batch["paths"], batch["rule"], strict=True)
@@ -48,7 +50,10 @@ class _Reading:
 
 
 def to_dataset(
-    groups: Sequence[Group], task: Task, columns: Mapping[str, Sequence[Any]] | None = None
+    groups: Sequence[Group],
+    task: Task,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    resizing: Resizing | None = None,
 ) -> "Dataset":
     """One row for each group, in memory, as TRL's trainers and the rewards of `rarl.method.rewards` read
     them.
@@ -57,6 +62,10 @@ def to_dataset(
     `rule` (text), `ids`, `paths`, and those of `columns`. Where only orders are known, `order` (list of int,
     the place of picture 1..N, from 0) stands in place of `values`. Reading rows adds `prompt` (chat messages)
     and `images` (RGB images; each file is opened once for all the rows that are read together).
+
+    Args:
+        resizing: of the model's processor (`rarl.models.processor.resizing_of`): images come at its size, as
+            `Ranker` and the evaluation open them. None for whole images.
 
     Raises:
         DataError: when a row is read and one of its images can't be opened.
@@ -75,4 +84,4 @@ def to_dataset(
         "paths": [[str(row.path) for row in group.rows] for group in groups],
     }
     fields |= {name: list(column) for name, column in (columns or {}).items()}
-    return Dataset.from_dict(fields).with_transform(_Reading(task.value_range))
+    return Dataset.from_dict(fields).with_transform(_Reading(task.value_range, resizing))

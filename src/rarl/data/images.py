@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -36,8 +37,16 @@ MOST_ASPECT = 200  # the longer side to the shorter: processors of Qwen2-VL and 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-Resize = Callable[[Image.Image], Image.Image]
-"""Makes another size of an RGB image, as a new one, or returns the image itself."""
+
+class Resize(Protocol):
+    """Makes another size of an image. What is built for a model is `rarl.data.opening.Resizing`."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Of an upright RGB image, as a new one, or returns the image itself."""
+
+    def reduced(self, image: Image.Image) -> Image.Image | None:
+        """Of an image that is decoded for it at a part of its size, and then to be made upright; or None."""
+
 
 _KINDS = "JPEG, PNG, WebP, BMP or GIF image"
 # What Pillow 13 raises for damaged files of these formats, found with 100,000 files damaged at random.
@@ -117,6 +126,8 @@ def decoded(data: bytes, name: str, resize: Resize | None = None) -> Image.Image
     """The image in the bytes of a file; as `open_image`, with messages that begin with `name`."""
     with _opened(BytesIO(data), name) as image:
         _check_cost(image, data, name)
+        if resize is not None and (reduced := resize.reduced(image)):
+            return _upright(reduced, None)
         image.load()
         return _upright(image, resize)
 

@@ -1,6 +1,7 @@
-"""Images opened ahead of a model, in processes or threads beside it, in the order given. A file is decoded
-and resized there as the model's image processor would, to the same pixels, so that a photo of 12 megapixels
-is never passed on whole. Nothing is opened here itself: that is `rarl.data.images`."""
+"""Images at the size that a model's image processor makes of them (`Resizing`), and images opened ahead of
+the model, in processes or threads beside it, in the order given. A file is decoded and resized there, so that
+a photo of 12 megapixels is never passed on whole. Nothing is opened here itself: that is
+`rarl.data.images`."""
 
 import math
 import os
@@ -30,6 +31,10 @@ FEW = 32
 LITTLE = 16_000_000
 """Fewer files than this, of fewer bytes in all, are opened sooner than a process starts."""
 
+GAP = 4
+"""How many times longer than the resized image a JPEG that is decoded at a part of its size still is, at
+least. See docs/performance.md for the difference that this makes; `thumbnail` of Pillow takes 2."""
+
 _CHUNK = 4  # files that a process is asked for at once
 _AHEAD = 128  # small images that wait for the model; whole ones are fewer
 _BLOCKS = 8  # of memory that Pillow keeps: a quarter less time for a photo of 12 megapixels
@@ -42,6 +47,9 @@ _Made = TypeVar("_Made")
 class Resizing:
     """How image processors of Qwen2-VL and Qwen2.5-VL resize: both sides become multiples of `factor`, at
     nearly the same shape, of `least` to `most` pixels in all (transformers 5.23, `smart_resize`).
+
+    Pixels are those of the processor, except of a JPEG file that is `reduced` as it is decoded. Training,
+    evaluation and ranking open files with it alike, so that a model sees at use what it was trained on.
 
     Attributes:
         resample: Pillow's number of the filter.
@@ -77,6 +85,24 @@ class Resizing:
         """The image as the processor would make it, so that the processor leaves it as it is."""
         size = self.size_of(image.size)
         return image if size is None else image.resize(size, Image.Resampling(self.resample))
+
+    def reduced(self, image: Image.Image) -> Image.Image | None:
+        """A JPEG image at the size that it gets, decoded at a half, a quarter or an eighth of its own size,
+        two to five times as fast. None if fewer than `GAP` times the sides that it gets would be left, or it
+        is no JPEG image in grey or RGB.
+
+        Args:
+            image: one that is not decoded yet. It need not be upright: `size_of` treats both sides alike.
+        """
+        whole = image.size
+        size = self.size_of(whole)
+        if size is None or image.mode not in ("L", "RGB"):  # CMYK becomes RGB before it is resized
+            return None
+        drafted = image.draft(None, (GAP * size[0], GAP * size[1]))
+        if drafted is None or image.size == whole:
+            return None
+        # The box leaves out what libjpeg adds where sides are no multiples of the part.
+        return image.resize(size, Image.Resampling(self.resample), drafted[1])
 
 
 def opened(picture: Picture, name: str, resizing: Resizing | None = None) -> Image.Image:

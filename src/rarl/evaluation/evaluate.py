@@ -32,6 +32,7 @@ from rarl.method.tasks import Task
 from rarl.models.generation.endpoint import Endpoint
 from rarl.models.generation.replies import greedy_replies
 from rarl.models.limits import refused_images
+from rarl.models.processor import resizing_of
 from rarl.scoring.candidates import has_grid
 from rarl.scoring.scoring import Scoring
 
@@ -238,10 +239,12 @@ def ask(
         kept, together: as in `in_shares`.
     """
 
+    resizing = resizing_of(processor)
+
     def answer(batch: Sequence[Group]) -> list[str]:
         count = len(batch[0].rows)
         prompts = [messages(count, group.rule or task.rule, task.value_range) for group in batch]
-        pictures = [[open_image(row.path) for row in group.rows] for group in batch]
+        pictures = [[open_image(row.path, resizing) for row in group.rows] for group in batch]
         return greedy_replies(
             model, processor, prompts, pictures, max_new_tokens=max_new_tokens, batch_size=batch_size
         )

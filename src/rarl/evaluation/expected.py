@@ -13,6 +13,7 @@ from rarl.data.images import open_image
 from rarl.evaluation.asking import in_shares
 from rarl.evaluation.prediction import Expected
 from rarl.method.tasks import Task
+from rarl.models.processor import resizing_of
 from rarl.scoring.candidates import uses_template
 from rarl.scoring.distribution import Distributions
 from rarl.scoring.scoring import Scoring
@@ -57,10 +58,11 @@ def distributions_of(
     Args:
         scoring: by a method that has distributions.
     """
+    resizing = resizing_of(processor)
     found = values_of(
         model,
         processor,
-        [open_image(row.path) for row in batch],
+        [open_image(row.path, resizing) for row in batch],
         task,
         scoring,
         batch_size=len(batch),

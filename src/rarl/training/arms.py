@@ -29,7 +29,7 @@ from rarl.models.folders.checking import check_unchanged
 from rarl.models.limits import longest_first
 from rarl.models.loading import check_model, is_small, load_model, load_processor
 from rarl.models.machine import memory_for
-from rarl.models.processor import reply_opening
+from rarl.models.processor import reply_opening, resizing_of
 from rarl.models.whole import whole_models
 from rarl.signals import AskedToStop, Stopped
 from rarl.training.callbacks import (
@@ -95,7 +95,7 @@ def train_stage(
     trainer = RARLTrainer(
         model,
         args=args,
-        train_dataset=to_dataset(groups, config.task),
+        train_dataset=to_dataset(groups, config.task, resizing=resizing_of(processor)),
         processing_class=processor,
         callbacks=[lines],
         peft_config=_lora(config),
@@ -120,7 +120,8 @@ def train_sft(
     if not is_small(config.model):
         parts = args.gradient_accumulation_steps * process_count()
         groups = longest_first(processor, groups, args.per_device_train_batch_size * parts)
-    dataset = sft_dataset(to_dataset(groups, config.task), config.sft.reasoning, processor)
+    rows = to_dataset(groups, config.task, resizing=resizing_of(processor))
+    dataset = sft_dataset(rows, config.sft.reasoning, processor)
     lines = ProgressLines(folder.name, console)
     trainer = sft_trainer(model, processor, dataset, args, [lines], _lora(config))
     _add_validation(trainer, config, Weights(), held_out, reply_length(config))
