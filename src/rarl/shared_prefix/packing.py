@@ -16,7 +16,7 @@ from rarl.errors import ModelError
 from rarl.models.generation.decoding import Choosing, Drawn, decode
 from rarl.models.generation.token_passes import TokenPasses, can_pass
 from rarl.models.positions import MODEL_TYPES, backbone_of, image_places, positions_of
-from rarl.models.vision import see_together
+from rarl.models.vision import read_by_product, see_together
 from rarl.shared_prefix.attention import (
     IMPLEMENTATION,
     Packing,
@@ -40,6 +40,7 @@ def share(model: PreTrainedModel) -> None:
     Images of one size are seen together from now on (`rarl.models.vision`)."""
     set_shared_attention(model)
     see_together(model)
+    read_by_product(model)
 
 
 @dataclass(frozen=True)
