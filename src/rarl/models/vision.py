@@ -1,7 +1,7 @@
 """The vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL (transformers 5.23) go through a batch image by
 image: they count the positions of each, and attend within each. Here images of one grid are counted once, and
-attend in one call. The numbers are the same; with small images it is half of the time. In training the patches
-are read by a product of matrices, too, with numbers that are the same up to rounding. No text is seen."""
+attend in one call. The numbers are the same; with small images it is half of the time. In training patches
+are read by a product of matrices, too: the numbers are the same up to rounding. No text is seen."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -17,6 +17,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from rarl.errors import ConfigError
 from rarl.models.generation.decoding import generating_by
+from rarl.models.pixels import looking_up
 from rarl.shared_prefix.attention import IMPLEMENTATION
 from rarl.shared_prefix.packing import Prompts, pack, rollouts, share, why_not
 
@@ -45,6 +46,7 @@ class SharedPrefix:
     args: Any
     model: Any
     accelerator: Any
+    processing_class: Any
     num_generations: int
     _buffered_inputs: Any
     _step: int
@@ -150,7 +152,8 @@ class SharedPrefix:
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Batch]:
         if not self._sharing:
             return super()._tokenize_prompts(prompts)  # type: ignore[misc]
-        ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])  # type: ignore[misc]
+        with looking_up(self.processing_class):
+            ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])  # type: ignore[misc]
         device = self.accelerator.device
         self._images = {
             key: torch.as_tensor(np.asarray(fields[key])).to(device)
