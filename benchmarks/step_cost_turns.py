@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import datasets  # noqa: F401
 import psutil
@@ -180,7 +181,7 @@ class Turns(TrainerCallback):
         log_probs = self._log_probs(batch)
         scored = {"log_probs": log_probs, "float32": None}
         if responses is None and trainer.model.dtype == torch.float32:
-            with _without_autocast(trainer.model):
+            with _without_autocast():
                 scored["float32"] = self._log_probs(batch)
         return {
             **scored,
@@ -222,10 +223,8 @@ class Turns(TrainerCallback):
 
 
 @contextmanager
-def _without_autocast(model: Any) -> Iterator[None]:
-    """Inside, the model's forward is the one that accelerate wrapped, where it wrapped one."""
-    wrapped, model.forward = model.forward, getattr(model, "_original_forward", model.forward)
-    try:
+def _without_autocast() -> Iterator[None]:
+    """Inside, autocast does nothing, wherever a model is wrapped in it."""
+    nothing = {"__enter__": lambda self: self, "__exit__": lambda *given: None}
+    with patch.multiple(torch.autocast, **nothing):
         yield
-    finally:
-        model.forward = wrapped
