@@ -31,7 +31,18 @@ SWEEP = {
     "tokens": (16, 64),
     "new_tokens": (32, 96, 192),
 }
-SETTINGS = ("size", "device", "threads", "prompts", "micro_batch", "repeats", "warmup", "apart", "seed")
+SETTINGS = (
+    "size",
+    "device",
+    "dtype",
+    "threads",
+    "prompts",
+    "micro_batch",
+    "repeats",
+    "warmup",
+    "apart",
+    "seed",
+)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +63,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--size", choices=("tiny", "3b"), default="tiny", help="the embedded model, or random weights"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="what passes are computed in; bfloat16 is bf16=True in both trainers (float32; 3b: bfloat16)",
     )
     parser.add_argument("--apart", action="store_true", help="one trainer after the other, not in turn")
     parser.add_argument("--seed", type=int, default=0)
@@ -77,6 +93,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         options.micro_batch = options.prompts
     if options.micro_batch < 1 or options.prompts % options.micro_batch:
         parser.error(f"--micro-batch {options.micro_batch} must divide --prompts {options.prompts}")
+    if options.dtype is None:
+        options.dtype = "bfloat16" if options.size == "3b" else "float32"
     if options.size == "3b" and options.device != "cuda":
         parser.error("--size 3b needs --device cuda")
     if options.out.suffix != ".json":
@@ -192,7 +210,7 @@ def main(arguments: Sequence[str]) -> None:
     print(report(results))
     row: Any = find_row(results["rows"], todo[0])
     last = {"images": row["images"], "generations": row["generations"], "step_ratio": row["ratios"]["step"]}
-    last |= {name: row[name] for name in ("memory_ratio", "max_logprob_difference")}
+    last |= {name: row[name] for name in ("memory_ratio", "max_logprob_difference", "stock_rounding")}
     print(json.dumps(last))
 
 

@@ -145,10 +145,15 @@ def _row(
         # often each image goes through the vision tower.
         "token_bound": round(count * (prompt + new) / (prompt - 1 + count * new), 3),
         "image_passes": {"stock": count, "ours": 1},
-        "max_logprob_difference": float(
-            np.abs(scores["stock"]["log_probs"] - scores["ours"]["log_probs"]).max()
-        ),
+        "max_logprob_difference": _furthest(scores["stock"]["log_probs"], scores["ours"]["log_probs"]),
+        # How far half precision itself takes stock's log-probs from its own in float32.
+        "stock_rounding": _furthest(scores["stock"]["log_probs"], scores["stock"]["float32"]),
     }
+
+
+def _furthest(some: Any, others: Any) -> float | None:
+    """The greatest difference; None where one of the two is not known."""
+    return None if others is None else float(np.abs(some - others).max())
 
 
 def _side(steps: list[dict[str, Any]], warmup: int) -> dict[str, Any]:

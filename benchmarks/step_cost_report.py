@@ -27,10 +27,19 @@ def report(results: dict[str, Any]) -> str:
             f"{row['token_bound']:.2f}",
             f"{row['memory_ratio']:.2f}",
             f"{row['max_logprob_difference']:.1e}",
+            "-" if row["stock_rounding"] is None else f"{row['stock_rounding']:.1e}",
         ]
         for row in rows
     ]
-    header = [*POINT.values(), "prompt tokens", *RATIOS, "token bound", "memory", "log-prob difference"]
+    header = [
+        *POINT.values(),
+        "prompt tokens",
+        *RATIOS,
+        "token bound",
+        "memory",
+        "log-prob difference",
+        "of stock to float32",
+    ]
     seconds = [
         [*_point(row), kind, *(_spread(row[kind][part]) for part in PARTS), f"{row[kind]['memory_mib']:.0f}"]
         for row in rows
@@ -40,7 +49,8 @@ def report(results: dict[str, Any]) -> str:
     return (
         f"Settings: {settings}.\n\n"
         "Time, stock over ours (medians); token bound: tokens through the language model in one pass, stock "
-        "over ours; memory: peak, ours over stock; the greatest difference in a token's log-prob.\n\n"
+        "over ours; memory: peak, ours over stock; the greatest difference in a token's log-prob, ours to "
+        "stock, and stock to its own in float32.\n\n"
         f"{_table(header, ratios)}\n"
         "Seconds a step, median (least-most); peak memory in MiB.\n\n"
         f"{_table([*POINT.values(), '', *PARTS, 'MiB'], seconds)}"

@@ -91,7 +91,7 @@ def build_trainer(kind: str, job: dict[str, Any], groups: list[Group], folder: P
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "bf16": cuda and large,
+        "bf16": job["dtype"] == "bfloat16",
         "activation_checkpointing": large,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,

@@ -8,10 +8,12 @@ import time
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import datasets  # noqa: F401
 import psutil
@@ -107,7 +109,7 @@ class Turns(TrainerCallback):
         facts = {
             "device_name": torch.cuda.get_device_name() if cuda else None,
             "model_parameters": self.trainer.model.num_parameters(),
-            "dtype": str(self.trainer.model.dtype).removeprefix("torch."),
+            "weights": str(self.trainer.model.dtype).removeprefix("torch."),
         }
         self.connection.send(("ready", facts))
         self._wait(control)
@@ -157,8 +159,8 @@ class Turns(TrainerCallback):
         return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self.before) / 2**20
 
     def _score(self, responses: list[list[int]] | None) -> dict[str, Any]:
-        """The policy's log-probs of these responses to the first prompts; None means its own responses. The
-        trainer's own methods lead from rows to log-probs."""
+        """The policy's log-probs of these responses to the first prompts; None means its own responses, whose
+        log-probs are given in float32 as well. The trainer's own methods lead from rows to log-probs."""
         trainer = self.trainer
         rows = [row for at in range(self.job["prompts"]) for row in self._group(at)]
         generate = trainer._generate_single_turn
@@ -176,6 +178,19 @@ class Turns(TrainerCallback):
             trainer._generate_single_turn = generate
         self._check_lengths(recorded)
         self._check_prompts(batch)
+        log_probs = self._log_probs(batch)
+        scored = {"log_probs": log_probs, "float32": None}
+        if responses is None and trainer.model.dtype == torch.float32:
+            with _without_autocast():
+                scored["float32"] = self._log_probs(batch)
+        return {
+            **scored,
+            "responses": recorded,
+            "prompt_tokens": batch["prompt_ids"].shape[1],
+        }
+
+    def _log_probs(self, batch: dict[str, Any]) -> Any:
+        trainer = self.trainer
         with torch.no_grad():
             log_probs, _, _ = trainer._get_per_token_logps_and_entropies(
                 trainer.model_wrapped,
@@ -186,11 +201,7 @@ class Turns(TrainerCallback):
                 compute_entropy=True,
                 **{name: batch.get(name) for name in FIELDS},
             )
-        return {
-            "responses": recorded,
-            "log_probs": log_probs.float().cpu().numpy(),
-            "prompt_tokens": batch["prompt_ids"].shape[1],
-        }
+        return log_probs.float().cpu().numpy()
 
     def _group(self, at: int) -> list[Any]:
         row = self.trainer.train_dataset[at]
@@ -209,3 +220,11 @@ class Turns(TrainerCallback):
             raise RuntimeError(f"prompts with {sorted(found)} image tokens, not with {wanted} each")
         if not batch["prompt_mask"].all():
             raise RuntimeError("the prompts are not of one length")
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Inside, autocast does nothing, wherever a model is wrapped in it."""
+    nothing = {"__enter__": lambda self: self, "__exit__": lambda *given: None}
+    with patch.multiple(torch.autocast, **nothing):
+        yield

@@ -46,6 +46,7 @@ def test_the_last_line_is_one_object(measured):
         "step_ratio": row["ratios"]["step"],
         "memory_ratio": row["memory_ratio"],
         "max_logprob_difference": row["max_logprob_difference"],
+        "stock_rounding": row["stock_rounding"],
     }
 
 
@@ -68,6 +69,7 @@ def test_a_row_says_what_was_measured(measured):
     assert row["token_bound"] == pytest.approx(132 / 73, abs=1e-3)
     assert row["image_passes"] == {"stock": 2, "ours": 1}
     assert 0 <= row["max_logprob_difference"] < 1e-4
+    assert row["stock_rounding"] == 0
     for kind in ("stock", "ours"):
         side = row[kind]
         assert side["memory_mib"] > 0

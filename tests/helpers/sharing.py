@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -31,6 +32,21 @@ def pictures(digits, folder, groups):
             Image.open(row.path).resize(SIZES[row.value % 4]).save(path)
         first[row.value] = replace(row, path=path)
     return to_dataset([Group(tuple(first[value] for value in group)) for group in groups], digits.task)
+
+
+def rows_of(dataset, column, images, size=None):
+    """Prompts with these images each, by their row in `dataset`, in a column of this name."""
+
+    def image(at):
+        picture = dataset[at]["images"][0]
+        return picture.resize(size) if size else picture
+
+    def read(batch):
+        prompts = [[{"role": "user", "content": "the digit " * (1 + at % 3)}] for at in batch["at"]]
+        pictures = [[image(at) for at in images[at]] for at in batch["at"]]
+        return {"prompt": prompts, column: pictures if column == "images" else [of[0] for of in pictures]}
+
+    return Dataset.from_dict({"at": range(len(images))}).with_transform(read)
 
 
 # TRL 1.16 still uses the old name in transformers 5.23.
@@ -149,7 +165,10 @@ def assert_same_steps(own, theirs, metrics=True):
         floor = 1e-6 * max(float(gradient.norm()) for gradient in expected.values())
         assert floor > 1e-8
         for name, gradient in expected.items():
-            assert float((ours[name] - gradient).norm()) <= max(limit * float(gradient.norm()), floor), name
+            # TRL's side reads patches by a convolution, whose rounding takes the tower's gradients up to 3e-5
+            # from those in double precision. Ours are within 1e-5: tests/shared_prefix/test_seen_once.py.
+            near = 4 * limit if ".visual." in name else limit
+            assert float((ours[name] - gradient).norm()) <= max(near * float(gradient.norm()), floor), name
     for name, weight in theirs.weights.items():
         assert torch.allclose(own.weights[name], weight, rtol=0, atol=1e-5), name
     for step, (ours, expected) in enumerate(zip(own.logs, theirs.logs, strict=True)):

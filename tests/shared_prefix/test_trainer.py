@@ -3,7 +3,6 @@ the same losses, metrics, gradients and weights, and a seed samples the same res
 
 import pytest
 import torch
-from datasets import Dataset
 
 from helpers.sharing import (
     CHECKPOINTING,
@@ -13,6 +12,7 @@ from helpers.sharing import (
     on_and_off,
     recording,
     replaying,
+    rows_of,
     stock_of,
     trainer_of,
 )
@@ -136,21 +136,6 @@ def test_mixed_precision_is_that_of_the_stock_pass(dataset, tmp_path):
         trainer.train()
     assert set(kinds["on"]) == set(kinds["off"])
     assert (True, torch.bfloat16) in kinds["on"]
-
-
-def rows_of(dataset, column, images, size=None):
-    """Prompts with these images each, by their row in `dataset`, in a column of this name."""
-
-    def image(at):
-        picture = dataset[at]["images"][0]
-        return picture.resize(size) if size else picture
-
-    def read(batch):
-        prompts = [[{"role": "user", "content": "the digit " * (1 + at % 3)}] for at in batch["at"]]
-        pictures = [[image(at) for at in images[at]] for at in batch["at"]]
-        return {"prompt": prompts, column: pictures if column == "images" else [of[0] for of in pictures]}
-
-    return Dataset.from_dict({"at": range(len(images))}).with_transform(read)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,9 @@ rewards still get the images of each response."""
 
 from collections import Counter
 
-from PIL import Image
+from transformers import ProcessorMixin
 
-from helpers.sharing import GROUPS, patches_of, spy_on_vision, trainer_of
-from rarl.models.loading import load_processor
+from helpers.sharing import patches_of, spy_on_vision, trainer_of
 
 
 def test_the_vision_tower_sees_an_image_once_a_pass(dataset, tmp_path):
@@ -28,25 +27,21 @@ def test_the_vision_tower_sees_an_image_once_a_pass(dataset, tmp_path):
     assert sum(patches for *_, patches in runs["off"]) == 4 * sum(patches for *_, patches in runs["on"])
 
 
-def test_an_image_is_read_once_a_generation(dataset, tmp_path, monkeypatch):
-    read = Counter()
-    processor = type(load_processor("tiny").image_processor)
-    original = processor.__call__
+def test_an_image_is_processed_once_a_generation(dataset, tmp_path, monkeypatch):
+    """Counted in patches, wherever they are made: by transformers, or by `rarl.models.pixels`."""
+    made = Counter()
+    original = ProcessorMixin._process_images
 
-    def counting(self, images, *args, **kwargs):
-        def flat(each):
-            return (
-                [each] if isinstance(each, Image.Image) else [image for part in each for image in flat(part)]
-            )
+    def counting(self, images, **settings):
+        processed, replacements = original(self, images, **settings)
+        made["patches"] += len(processed["pixel_values"])
+        return processed, replacements
 
-        read["images"] += len(flat(images))
-        return original(self, images, *args, **kwargs)
-
-    monkeypatch.setattr(processor, "__call__", counting)
+    monkeypatch.setattr(ProcessorMixin, "_process_images", counting)
     for shared, times in (("on", 1), ("off", 2 * 4)):
-        read.clear()
+        made.clear()
         trainer_of(dataset, tmp_path, shared).train()
-        assert read["images"] == times * sum(map(len, GROUPS[:4]))
+        assert made["patches"] == times * patches_of(dataset, range(4))
 
 
 def test_rewards_are_given_the_images_of_each_response(dataset, tmp_path):

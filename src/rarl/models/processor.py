@@ -65,11 +65,11 @@ def image_tokens(processor: Any, width: int, height: int) -> int:
 
 
 def resizing_of(processor: Any) -> Resizing | None:
-    """How the processor resizes images, where that can be done before it to the same pixels: with Pillow, as
-    Qwen2-VL and Qwen2.5-VL (transformers 5.23). None for any other, such as those that resize with
-    torchvision.
+    """How a processor, or the image processor in it, resizes images, where that can be done before it to
+    the same pixels: with Pillow, as Qwen2-VL and Qwen2.5-VL (transformers 5.23). None for any other, such as
+    those that resize with torchvision.
     """
-    kind: Any = getattr(processor, "image_processor", None)
+    kind: Any = getattr(processor, "image_processor", processor)
     if type(kind).__name__ != "Qwen2VLImageProcessorPil" or not kind.do_resize:
         return None
     return Resizing(

@@ -50,16 +50,24 @@ class Prompts:
         ids: int[B, P], padded on the left.
         mask: int or bool[B, P], false at padding.
         images: what the processor makes of the images of all prompts, in order: `pixel_values` [patches, V]
-            and `image_grid_thw` int[M, 3]; empty if no prompt has an image.
+            and `image_grid_thw` int[M, 3]; or what `see` makes of these; empty if no prompt has an image.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
-    images: dict[str, torch.Tensor]
+    images: dict[str, Any]
 
     def positions(self, model: PreTrainedModel) -> torch.Tensor:
         """int[3, B, P]: temporal, height and width position of each token, as the model counts them."""
         return positions_of(model, self.ids, self.mask, self.images.get("image_grid_thw"))
+
+
+def see(model: PreTrainedModel, images: dict[str, Any]) -> dict[str, Any]:
+    """What the vision tower sees in images, with the gradient: `Prompts.images` of passes that need not see
+    them again, because the weights are still the same."""
+    with torch.enable_grad():
+        seen = backbone_of(model).get_image_features(**images, return_dict=True)
+    return {"mm_encoder_outputs": {"image": seen}, "image_grid_thw": images["image_grid_thw"]}
 
 
 # ── generation ───────────────────────────────────────────────────────────────────────────────────────────

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from trl import GRPOConfig
 from trl.data_utils import prepare_multimodal_messages
 
 from rarl.errors import ConfigError
 from rarl.models.generation.decoding import generating_by
+from rarl.models.pixels import looking_up
+from rarl.models.positions import backbone_of
+from rarl.models.vision import read_by_product
 from rarl.shared_prefix.attention import IMPLEMENTATION
-from rarl.shared_prefix.packing import Prompts, pack, rollouts, share, why_not
+from rarl.shared_prefix.head import lean_head
+from rarl.shared_prefix.packing import Prompts, pack, rollouts, see, share, why_not
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class SharedPrefix:
     args: Any
     model: Any
     accelerator: Any
+    processing_class: Any
     num_generations: int
     _buffered_inputs: Any
     _step: int
@@ -70,11 +75,13 @@ class SharedPrefix:
         self._shares = reason is None
         self._whole_rows: list[Batch] = []
         self._images: Batch = {}
+        self._seen: tuple[torch.Tensor, Batch] | None = None  # pixels, and what the policy sees in them
         if self._shares:
             self._warn_of_changes()
-            share(self._unwrapped(self.model))
-            if getattr(self, "ref_model", None) is not None:
-                share(self._unwrapped(self.ref_model))  # type: ignore[attr-defined]
+            for model in (self.model, getattr(self, "ref_model", None)):
+                if model is not None:
+                    share(self._unwrapped(model))
+                    read_by_product(self._unwrapped(model))
 
     @property
     def _sharing(self) -> bool:
@@ -150,7 +157,8 @@ class SharedPrefix:
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Batch]:
         if not self._sharing:
             return super()._tokenize_prompts(prompts)  # type: ignore[misc]
-        ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])  # type: ignore[misc]
+        with looking_up(self.processing_class):
+            ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])  # type: ignore[misc]
         device = self.accelerator.device
         self._images = {
             key: torch.as_tensor(np.asarray(fields[key])).to(device)
@@ -181,15 +189,38 @@ class SharedPrefix:
         """Inside, TRL generates as always, but the model's `generate` encodes each prompt once."""
         model = self.accelerator.unwrap_model(self.model)
         own = model.generate
+        sees_once = self._sees_once()  # TRL turns off activation checkpointing inside
 
         def generate(input_ids: Any, attention_mask: Any, generation_config: Any) -> torch.Tensor:
             firsts = slice(None, None, self.num_generations)
-            prompts = Prompts(input_ids[firsts], attention_mask[firsts], _image_tensors(self._images))
+            images = _image_tensors(self._images)
+            if images and sees_once:
+                pixels, images = images["pixel_values"], see(self._unwrapped(self.model), images)
+                self._seen = pixels, images
+            prompts = Prompts(input_ids[firsts], attention_mask[firsts], images)
             ids_NC = rollouts(model, prompts, self.num_generations, generation_config, own)
             return torch.cat([input_ids, ids_NC], dim=1)
 
         with generating_by(model, generate):
             yield
+
+    def _sees_once(self) -> bool:
+        """Whether the update can use what the vision tower saw in generation: it comes next, of the same
+        images in the same order, and in one process that wraps nothing around the model. Only its memory is
+        held meanwhile, and it is little beside the update's, unless that is saved by checkpointing."""
+        visual = backbone_of(self.model).visual
+        once = self.args.steps_per_generation * self.num_iterations == 1  # type: ignore[attr-defined]
+        plain = self.accelerator.distributed_type == DistributedType.NO
+        plain = plain and self.model_wrapped is self.model  # type: ignore[attr-defined]
+        return (
+            once
+            and plain
+            and not any(
+                getattr(module, "gradient_checkpointing", False)
+                or (isinstance(module, torch.nn.Dropout) and module.p > 0)  # no two passes are the same
+                for module in visual.modules()
+            )
+        )
 
     # ── micro-batches of whole groups ────────────────────────────────────────────────────────────────────
 
@@ -204,6 +235,7 @@ class SharedPrefix:
             # not.
             order_N = torch.randperm(len(batch["completion_ids"]))
             groups = (order_N[order_N % self.num_generations == 0] // self.num_generations).tolist()
+            groups = groups if steps > 1 else sorted(groups)  # one micro-batch needs no order, and no copies
             size = len(groups) // steps
             self._buffered_inputs = [
                 self._micro_batch(batch, groups[at * size : (at + 1) * size]) for at in range(steps)
@@ -272,8 +304,13 @@ class SharedPrefix:
         length = max(1, int(response_mask_NC.sum(dim=1).max()))
         prompts = Prompts(ids_NL[::count, begin:-keep], prompt_mask_BP[:, begin:], images)
         own = self._unwrapped(model)
+        if torch.is_grad_enabled() and self._seen is not None:
+            (pixels, seen), self._seen = self._seen, None
+            if images.get("pixel_values") is pixels:
+                prompts = Prompts(prompts.ids, prompts.mask, seen)
         packed = pack(own, prompts, ids_NL[:, -keep:][:, :length], response_mask_NC[:, :length])
-        with self.accelerator.autocast(), packed.scored_alone(own) as labels_BT:
+        head = lean_head(self.accelerator.device.type)
+        with self.accelerator.autocast(), packed.scored_alone(own) as labels_BT, head:
             outputs = model(**packed.inputs, shift_labels=labels_BT, fused_lm_head=True)
         logps_BT = outputs.log_probs
         entropies_BT = torch.zeros_like(logps_BT) if outputs.entropy is None else outputs.entropy

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import (
@@ -24,12 +23,12 @@ from rarl.models.generation.decoding import Choosing, Drawn, decode, draws_of
 from rarl.models.generation.endpoint import Endpoint
 from rarl.models.generation.token_passes import Sequences, TokenPasses, can_pass
 from rarl.models.machine import TOO_MANY_PROMPTS, memory_for
+from rarl.models.pixels import pixels_of
 from rarl.models.positions import MODEL_TYPES, positions_of
-from rarl.models.processor import reply_opening, resizing_of
+from rarl.models.processor import reply_opening
 
 Message = dict[str, Any]
 
-_STACKED = 2**22  # pixels that are processed as one image; of larger ones there are few
 _OF_VISION = re.compile(r"image|img|video|vision|audio", re.IGNORECASE)
 
 
@@ -275,32 +274,13 @@ def inputs_of(
         # The same text and as many tokens of images in each: it is tokenized once.
         text = processor.apply_chat_template([list(prompts[0])], tokenize=False, add_generation_prompt=True)
         one = processor(text=text, images=[list(images[0])], **settings)
-        pixels = _pixels(processor, [image for group in images for image in group])
+        pixels = pixels_of(processor.image_processor, [image for group in images for image in group])
         rows = {key: one[key].expand(len(prompts), -1) for key in one if key not in pixels}
         return BatchFeature({**rows, **pixels})
     texts = processor.apply_chat_template(
         [list(prompt) for prompt in prompts], tokenize=False, add_generation_prompt=True
     )
     return processor(text=texts, images=[list(group) for group in images], **settings)
-
-
-def _pixels(processor: Any, images: Sequence[Image.Image]) -> BatchFeature:
-    """What the image processor makes of images of one size."""
-    size, count = images[0].size, len(images)
-    resizing = resizing_of(processor)
-    as_they_are = resizing is not None and resizing.size_of(size) == size
-    small = count * size[0] * size[1] <= _STACKED
-    if not (as_they_are and small and all(image.mode == "RGB" for image in images)):
-        return processor.image_processor(images, return_tensors="pt")
-    # Patches go row by row (transformers 5.23), so those of images above one another are those of one
-    # after the other. One call for all takes a fifth of the time.
-    stack = np.concatenate([np.asarray(image) for image in images])
-    made = processor.image_processor(
-        [stack], do_resize=False, input_data_format="channels_last", return_tensors="pt"
-    )
-    frames, high, wide = made["image_grid_thw"][0].tolist()
-    made["image_grid_thw"] = torch.tensor([[frames, high // count, wide]] * count)
-    return made
 
 
 class _Most(StoppingCriteria):
