@@ -1,7 +1,6 @@
 """The vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL (transformers 5.23) go through a batch image by
 image: they count the positions of each, and attend within each. Here images of one grid are counted once, and
-attend in one call. The numbers are the same; with small images it is half of the time. In training patches
-are read by a product of matrices, too: the numbers are the same up to rounding. No text is seen."""
+attend in one call. The numbers are the same; with small images it is half of the time. No text is seen."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,21 +28,6 @@ def see_together(model: PreTrainedModel) -> None:
     # Not by set_attn_implementation, which would look for a package of that name.
     visual.config._attn_implementation = IMPLEMENTATION
     visual.register_forward_pre_hook(_with_positions, with_kwargs=True)
-
-
-def read_by_product(model: PreTrainedModel) -> None:
-    """Makes the convolution that reads patches a product of matrices, from now on: patches lie apart, and are
-    as large as its kernel. On a CPU that is a fifth of its time, forward and backward."""
-    for module in backbone_of(model).visual.patch_embed.modules():
-        if type(module) is torch.nn.Conv3d:
-            module.__class__ = _ByProduct
-
-
-class _ByProduct(torch.nn.Conv3d):
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """From patches [patches, channels, frames, height, width] to [patches, size, 1, 1, 1]."""
-        found = torch.nn.functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
-        return found[:, :, None, None, None]
 
 
 def _attention(

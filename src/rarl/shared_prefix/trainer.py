@@ -19,7 +19,6 @@ from rarl.errors import ConfigError
 from rarl.models.generation.decoding import generating_by
 from rarl.models.pixels import looking_up
 from rarl.models.positions import backbone_of
-from rarl.models.vision import read_by_product
 from rarl.shared_prefix.attention import IMPLEMENTATION
 from rarl.shared_prefix.head import lean_head
 from rarl.shared_prefix.packing import Prompts, pack, rollouts, see, share, why_not
@@ -81,7 +80,6 @@ class SharedPrefix:
             for model in (self.model, getattr(self, "ref_model", None)):
                 if model is not None:
                     share(self._unwrapped(model))
-                    read_by_product(self._unwrapped(model))
 
     @property
     def _sharing(self) -> bool:
