@@ -8,8 +8,7 @@ it saves.
 
     attention.py  attention in which G responses read the keys and values of one prompt
     packing.py    rows `[prompt | response 1 | ... | response G]`, and rollouts from one cache of the prompts
-    head.py       log-probs on a CPU, in half the passes over the vocabulary that TRL's take
-    trainer.py    all of them of them inside TRL's GRPOTrainer
+    trainer.py    both of them inside TRL's GRPOTrainer
 
 Only `rarl.training.trainer` and `rarl.scoring.packed` import this package; the trainer and
 `rarl.scoring.expected` say how to do without it. The package imports nothing of `rarl.training`.

@@ -20,7 +20,6 @@ from rarl.models.generation.decoding import generating_by
 from rarl.models.pixels import looking_up
 from rarl.models.positions import backbone_of
 from rarl.shared_prefix.attention import IMPLEMENTATION
-from rarl.shared_prefix.head import lean_head
 from rarl.shared_prefix.packing import Prompts, pack, rollouts, see, share, why_not
 
 logger = logging.getLogger(__name__)
@@ -307,8 +306,7 @@ class SharedPrefix:
             if images.get("pixel_values") is pixels:
                 prompts = Prompts(prompts.ids, prompts.mask, seen)
         packed = pack(own, prompts, ids_NL[:, -keep:][:, :length], response_mask_NC[:, :length])
-        head = lean_head(self.accelerator.device.type)
-        with self.accelerator.autocast(), packed.scored_alone(own) as labels_BT, head:
+        with self.accelerator.autocast(), packed.scored_alone(own) as labels_BT:
             outputs = model(**packed.inputs, shift_labels=labels_BT, fused_lm_head=True)
         logps_BT = outputs.log_probs
         entropies_BT = torch.zeros_like(logps_BT) if outputs.entropy is None else outputs.entropy
