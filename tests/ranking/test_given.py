@@ -66,6 +66,20 @@ def test_a_table_names_files_from_its_own_folder(photos, tmp_path, name, text):
     assert given_images([tmp_path / name]).files[0] == str(photos / "b.png")
 
 
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("photos\\b.png", "photos"), "photos/b.png"),
+        (("gone.png", ""), "gone.png"),
+        (("gone.png", "."), "gone.png"),
+    ],
+)
+def test_a_folder_is_no_image_that_a_column_names(photos, tmp_path, names, files):
+    """Such as the class in a column `name`, beside the column of the images; nor is an empty id one."""
+    (tmp_path / "t.jsonl").write_text(json.dumps(dict(zip(("image", "name"), names, strict=True))) + "\n")
+    assert given_images(["t.jsonl"]).files == [files]
+
+
 def test_a_collection_is_the_rows_of_its_splits(tmp_path):
     for split, names in (("train", "ab"), ("test", "c")):
         folder = tmp_path / "data" / split
