@@ -58,6 +58,7 @@ def test_a_file_is_taken_whatever_its_suffix(photos):
     [
         ("t.csv", "file;value\nphotos/b.png;1\nnot there.png;2\n"),
         ("t.jsonl", '{"image": "photos/b.png"}\n{"image": "not there.png"}\n'),
+        ("t.csv", "file,value\nphotos/b.png,3\n./photos/b.png,3\n./not there.png,1\n"),
     ],
 )
 def test_a_table_names_files_from_its_own_folder(photos, tmp_path, name, text):

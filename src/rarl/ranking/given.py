@@ -89,7 +89,7 @@ def _of_table(table: str) -> list[str]:
     listed = ListedFolder(inside or ".")
 
     def named(row: Mapping[str, Any], key: str) -> str:
-        return "" if row.get(key) is None else str(row[key]).strip()
+        return "" if row.get(key) is None else str(row[key]).strip().removeprefix("./")
 
     def path(name: str) -> str:
         return os.path.join(inside, name if os.path.isabs(name) else _as_on_disk(name, listed))
