@@ -15,7 +15,7 @@ import numpy as np
 from rarl.data.collection import load_collection
 from rarl.evaluation.choosing.choose import choose
 from rarl.evaluation.intervals import bootstrap_interval
-from rarl.evaluation.metrics import list_tau, mae, srcc, tau_values
+from rarl.evaluation.metrics import list_tau, srcc, tau_values
 from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import read_predictions
 from rarl.models.loading import load_model, load_processor
@@ -57,7 +57,9 @@ def compared(run: Path, arm: str, scoring: Scoring) -> dict[str, tuple[float, fl
             said = (line.expected or [None])[0]
             values[name], means[name] = (middle, middle) if said is None else (said.median, said.mean)
     truths = np.array([line.truth[0] for line in alone.values()])
-    columns = [np.array(list(each.values()), dtype=float) for each in (greedy, values, means)]
+    columns = [
+        np.clip(list(each.values()), task.low, task.high).astype(float) for each in (greedy, values, means)
+    ]
     found = {
         "MAE": _gain(abs(columns[0] - truths), abs(columns[1] - truths), lower=True),
         "SRCC": (
@@ -66,7 +68,6 @@ def compared(run: Path, arm: str, scoring: Scoring) -> dict[str, tuple[float, fl
             *bootstrap_interval(np.column_stack([columns[0], columns[2], truths]), _gain_in_srcc, seed=SEED),
         ),
     }
-    assert found["MAE"][0] == mae(columns[0], truths)
     for count in sorted({line.images for line in lines} - {1}):
         lists = [line for line in lines if line.images == count]
         paper = np.array([line.tau for line in lists], dtype=float)

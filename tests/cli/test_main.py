@@ -439,7 +439,7 @@ HEAD = {"task": "digits", "split": "test", "seed": 0, "lists": {}}
 
 
 def test_evaluate_prints_what_columns_and_rotations_tell(capsys, monkeypatch, tmp_path, model):
-    means = {"mae_mean": entry(0.5), "srcc_mean": entry(0.875), "tau2_mean": entry(0.75)}
+    means = {"mae_median": entry(0.5), "srcc_mean": entry(0.875), "tau2_mean": entry(0.75)}
     turned = {"agreement2": entry(0.5), "position_bias2": entry(0.25), "agreement4": entry(-0.0625)}
     values = {"[a]": {"mae": entry(0.75)}, "(none)": {"mae": entry(0.0625) | {"n": 3}}}
     arms = {"rarl": {**SHARES, **turned, **means}, "other": {**SHARES, "agreement8": entry(0.875)}}

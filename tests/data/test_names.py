@@ -111,7 +111,8 @@ def test_names_may_be_shared_where_that_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "", ".jpg", "../x\0.jpg", "gone.jpg", "/", "sub/", "b", "1.5", "c d.jpg"]
+    "name",
+    ["..", "", ".jpg", "../x\0.jpg", "gone.jpg", "/", "sub/", "b", "1.5", "c d.jpg", "05.jpg", "x/05.jpg"],
 )
 def test_what_means_nothing(name: str) -> None:
     matches = match_names([name], ["a.jpg", "sub/b.tar.gz", "1.jpg", "5.jpg", "c_d.jpg"])

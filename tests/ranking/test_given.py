@@ -58,12 +58,27 @@ def test_a_file_is_taken_whatever_its_suffix(photos):
     [
         ("t.csv", "file;value\nphotos/b.png;1\nnot there.png;2\n"),
         ("t.jsonl", '{"image": "photos/b.png"}\n{"image": "not there.png"}\n'),
+        ("t.csv", "file,value\nphotos/b.png,3\n./photos/b.png,3\n./not there.png,1\n"),
     ],
 )
 def test_a_table_names_files_from_its_own_folder(photos, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     assert given_images([name]).files == ["photos/b.png", "not there.png"]
     assert given_images([tmp_path / name]).files[0] == str(photos / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("photos\\b.png", "photos"), "photos/b.png"),
+        (("gone.png", ""), "gone.png"),
+        (("gone.png", "."), "gone.png"),
+    ],
+)
+def test_a_folder_is_no_image_that_a_column_names(photos, tmp_path, names, files):
+    """Such as the class in a column `name`, beside the column of the images; nor is an empty id one."""
+    (tmp_path / "t.jsonl").write_text(json.dumps(dict(zip(("image", "name"), names, strict=True))) + "\n")
+    assert given_images(["t.jsonl"]).files == [files]
 
 
 def test_a_collection_is_the_rows_of_its_splits(tmp_path):

@@ -91,9 +91,10 @@ def test_a_complete_run_has_every_section_and_misses_nothing(complete):
     assert notes(page) == [
         "MAE for single images, tau for lists, with 95 % intervals; parsed and valid in %.",
         "Lists of images: 3 of 2, 5 of 4; a reply that is no ranking of all its pictures counts 0.",
-        "Each image has a distribution over all answers: its mean is the value here, and lists are sorted by "
-        'it. "in 80 %" says how many true values lie in the interval that has 80 % of the probability, or '
-        "more, since it ends on the grid; ECE is the calibration error of the likeliest value.",
+        "Each image has a distribution over all answers: MAE is that of its median, which is the image's "
+        'value, and SRCC and lists go by its mean. "in 80 %" says how many true values lie in the interval '
+        "that has 80 % of the probability, or more, since it ends on the grid; ECE is the calibration error "
+        "of the likeliest value.",
         f"RARL as chosen: {SCORING.sentence}.",
         "MAE ↓ of single images, with 95 % intervals.",
         "accuracy, within_one, coverage, parsed and valid in %; docs/evaluation.md says what each of them "

@@ -130,7 +130,8 @@ def test_all_metrics_have_both_readings():
 
 
 def test_expected_values_of_the_arms_that_have_them():
-    means = {"mae_mean": entry(0.25, 0.125, 0.5), "tau8_mean": entry(0.75, 0.5, 1.0)}
+    means = {"mae_mean": entry(0.75, 0.5, 1.0), "mae_median": entry(0.25, 0.125, 0.5)}
+    means |= {"tau8_mean": entry(0.75, 0.5, 1.0)}
     calibrated = {"ece": entry(0.0625, 0.05, 0.1), "coverage": entry(0.875, 0.75, 1.0)}
     arms = {**METRICS["arms"], "rarl": METRICS["arms"]["rarl"] | means | calibrated}
     chosen = {"rarl": Scoring("mean", lengths=(8,), split="validation", images=200), "base": Scoring()}
@@ -140,6 +141,7 @@ def test_expected_values_of_the_arms_that_have_them():
         "| --- | ---: | ---: | ---: | ---: |\n"
         "| + RARL | 0.25<br>0.12–0.50 | 0.750<br>0.50–1.00 | 0.062<br>0.05–0.10 | 87.5<br>75.0–100.0 |\n"
     )
+    assert "MAE is that of its median, which is the image's value, and SRCC and lists go by" in table.notes[0]
     assert table.notes[1:] == (f"RARL as chosen: {chosen['rarl'].sentence}.",)
     windows = {"images": 176.0, "srcc": 0.9375, "srcc_values": 0.95}
     chosen = {"rarl": replace(chosen["rarl"], measured={"windows": windows})}

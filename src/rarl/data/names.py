@@ -240,6 +240,11 @@ def _number(name: str) -> str:
     return folder + slash + (found[1].lstrip("0") or "0") if found else ""
 
 
+def _bare_number(name: str) -> str:
+    """The same of a name without a suffix: no spreadsheet makes "7.jpg" of "007.jpg"."""
+    return _number(name) if _stem(name) == _plain(name) else ""
+
+
 _UPLOAD = re.compile(r"(?:^|/)upload/[0-9]+/(?:[0-9a-f]{8}-)?([^/]+)$")
 
 
@@ -282,11 +287,12 @@ _WHOLE = (
 _STEMS = (
     _Reading("without the suffix or with another", _stem),
     _Reading("without the suffix or with another", _lowered_stem),
-    _Reading("as a number", _number),
+    _Reading("as a number", _number, asked=_bare_number),
 )
 _AT_END = tuple(
     _Reading("by the end of the path", key, ends=True)
-    for key in (_normal, _plain, _path_of_address, _suffix_lowered, _lowered, _stem, _lowered_stem, _number)
+    for key in (_normal, _plain, _path_of_address, _suffix_lowered, _lowered, _stem, _lowered_stem)
 )
+_NUMBER_AT_END = _Reading("by the end of the path", _number, ends=True, asked=_bare_number)
 _LAST = _Reading("as Label Studio calls uploads", _uploaded, ends=True, asked=_of_upload)
-_READINGS = (*_WHOLE, *_STEMS, *_AT_END, _LAST)
+_READINGS = (*_WHOLE, *_STEMS, *_AT_END, _NUMBER_AT_END, _LAST)

@@ -3,9 +3,10 @@ Folders are listed and tables read; no image is opened, and none must be there."
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rarl.data.collection import TASK_FILE, load_collection
 from rarl.data.images import FILE_SUFFIXES
@@ -87,18 +88,24 @@ def _of_table(table: str) -> list[str]:
     inside = os.path.dirname(table)
     listed = ListedFolder(inside or ".")
 
+    def named(row: Mapping[str, Any], key: str) -> str:
+        return "" if row.get(key) is None else str(row[key]).strip().removeprefix("./")
+
+    def path(name: str) -> str:
+        return os.path.join(inside, name if os.path.isabs(name) else _as_on_disk(name, listed))
+
     def there(key: str) -> int:
-        return sum(os.path.exists(os.path.join(inside, str(row.get(key)))) for _, row in rows)
+        return sum(os.path.isfile(path(named(row, key))) for _, row in rows)
 
     keys = columns(rows, FILE_COLUMNS, "the image file", table)
     key = max(keys, key=there) if len(keys) > 1 else keys[0]  # an id need not be a name
-    names = []
+    paths = []
     for where, row in rows:
-        name = "" if row.get(key) is None else str(row[key]).strip()
+        name = named(row, key)
         if not name or not is_readable(name):
             raise DataError(f"{where}: no {key}; name the image's file")
-        names.append(os.path.join(inside, name if os.path.isabs(name) else _as_on_disk(name, listed)))
-    return names
+        paths.append(path(name))
+    return paths
 
 
 def _as_on_disk(name: str, folder: ListedFolder) -> str:

@@ -232,15 +232,15 @@ def metrics_table(metrics: Mapping[str, Any], model_name: str) -> TextTable:
     return TextTable("All metrics", ("Metric", *names.values()), rows, (note,))
 
 
-EXPECTED_COLUMNS = {"MAE↓": "mae_mean", "SRCC↑": "srcc_mean"}
+EXPECTED_COLUMNS = {"MAE↓": "mae_median", "SRCC↑": "srcc_mean"}
 CALIBRATION_COLUMNS = {"ECE↓": "ece", "in 80 %": "coverage"}
 
 
 def expected_table(
     metrics: Mapping[str, Any], model_name: str, scorings: Mapping[str, Scoring]
 ) -> TextTable | None:
-    """The means of the distributions over all answers, and how well these are calibrated; None where no arm
-    has any.
+    """The medians and means of the distributions over all answers, and how well these are calibrated; None
+    where no arm has any.
 
     Args:
         metrics: what stands in `metrics.json`.
@@ -260,9 +260,10 @@ def expected_table(
         if set(columns.values()) & set(arms[arm])
     }
     notes = [
-        "Each image has a distribution over all answers: its mean is the value here, and lists are sorted by "
-        'it. "in 80 %" says how many true values lie in the interval that has 80 % of the probability, or '
-        "more, since it ends on the grid; ECE is the calibration error of the likeliest value.",
+        "Each image has a distribution over all answers: MAE is that of its median, which is the image's "
+        'value, and SRCC and lists go by its mean. "in 80 %" says how many true values lie in the interval '
+        "that has 80 % of the probability, or more, since it ends on the grid; ECE is the calibration error "
+        "of the likeliest value.",
         *(
             f"{names[arm].removeprefix('+ ')} as chosen: "
             + "; ".join(filter(None, (scorings[arm].sentence, scorings[arm].of_windows)))
@@ -277,8 +278,7 @@ def expected_table(
 
 
 def expected_line(metrics: Entries) -> str:
-    """The means of distributions and their calibration, of one arm in a short line; empty where there are
-    none."""
+    """As `expected_table`, of one arm in a short line; empty where there are none."""
     parts = [
         f"{head.rstrip('↓↑')} {metrics[key]['value']:.{metric_of(key)[0].decimals}f}"
         for head, key in EXPECTED_COLUMNS.items()

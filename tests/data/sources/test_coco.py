@@ -412,6 +412,16 @@ def test_ids_may_be_texts_missing_or_begin_anew_in_each_image(tmp_path: Path) ->
     assert [each.reason for each in source.left_out] == ["id 1 again; an id counts once"]
 
 
+def test_a_list_that_is_there_twice_counts_once_also_where_ids_begin_anew(tmp_path: Path) -> None:
+    """In any order: by image, and by id."""
+    once = [coco(1, 1), coco(2, 1), coco(1, 2), coco(2, 2), coco(3, 2)]
+    for annotations in ([*once, *once], sorted([*once, *once], key=lambda each: each["id"])):
+        make(tmp_path, content([image(1), image(2)], annotations))
+        source = read_coco(tmp_path)
+        assert table(source) == {"1.jpg#person": 2, "2.jpg#person": 3}
+        assert len(source.left_out) == len(once)
+
+
 def test_a_category_is_the_same_in_any_case_and_with_any_spaces(tmp_path: Path) -> None:
 
     def both(*names: str) -> Any:

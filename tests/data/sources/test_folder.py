@@ -494,6 +494,41 @@ def test_of_columns_that_may_name_the_images_the_one_that_names_them(
     assert values(source) == {"a.jpg": 1, "b.jpg": 2}
 
 
+@pytest.mark.parametrize("folder", ["", "x/"])
+def test_a_number_of_the_row_is_no_image_although_one_of_the_images_is_missing(
+    tmp_path: Path, folder: str
+) -> None:
+    raw = folder_of(tmp_path, "01.jpg", "02.jpg", "03.jpg", "04.jpg")
+    rows = "".join(
+        f"{row},{folder}{name},{row}\n" for row, name in enumerate(("03.jpg", "04.jpg", "05.jpg"), 1)
+    )
+    (tmp_path / "labels.csv").write_text(f"id,image,value\n{rows}")
+    source = read_folder(raw, SIZE, tmp_path / "labels.csv")
+    assert values(source) == {"03.jpg": 1, "04.jpg": 2}
+    assert list(left_out(source)) == [f"{folder}05.jpg"]
+
+
+def test_two_columns_of_numbers_must_name_the_same_files(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "01.jpg", "02.jpg", "03.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,image,value\n1,3,1\n2,2,2\n3,4,3\n")
+    with pytest.raises(
+        ConfigError, match=r"labels.csv: which column names the images, image or id\?.* say --file-column"
+    ):
+        read_folder(raw, SIZE, labels)
+    source = read_folder(raw, SIZE, labels, columns=("image", None))
+    assert values(source) == {"03.jpg": 1, "02.jpg": 2}
+    labels.write_text("id,image,value\n1,1,1\n2,,2\n3,3,3\n")
+    assert values(read_folder(raw, SIZE, labels)) == {"01.jpg": 1, "02.jpg": 2, "03.jpg": 3}
+
+
+def test_a_column_that_is_written_exactly_so_says_the_split(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_text("file,value,split,Split\na.jpg,1,train,A\nb.jpg,2,test,B\n")
+    source = read_folder(raw, SIZE, tmp_path / "labels.csv")
+    assert [image.split for image in source.images] == ["train", "test"]
+
+
 def test_an_id_does_not_pass_for_a_name_that_is_written_exactly(tmp_path: Path) -> None:
     raw = folder_of(tmp_path, "1.jpg", "02.jpg")
     (tmp_path / "labels.csv").write_text("id,name,value\n1,02.jpg,1\n2,1.jpg,2\n")

@@ -295,6 +295,7 @@ def test_all_columns_that_it_may_be_of_any_row_in_any_spelling() -> None:
         (["1", "2"], None, ""),
         (["1,5", "low"], None, ""),
         (["10%", "10"], None, ""),
+        (["10%", 0.5], None, ""),
         (["1 2", "3"], None, ""),
         ([1, 2.5, None], None, ""),
     ],

@@ -36,6 +36,7 @@ def make(root: Path, files: dict[str, str | bytes], images: tuple[str, ...] | No
         (root / folder).mkdir(parents=True)
     for name, text in files.items():
         data = text if isinstance(text, bytes) else text.encode()
+        (root / "Annotations" / f"{name}.xml").parent.mkdir(exist_ok=True)
         (root / "Annotations" / f"{name}.xml").write_bytes(data)
     for name in images if images is not None else [f"{name}.jpg" for name in files]:
         (root / "JPEGImages" / name).parent.mkdir(exist_ok=True)
@@ -158,6 +159,16 @@ def test_the_image_is_that_of_the_same_name_or_the_one_named(
     assert all(row.path == tmp_path / "JPEGImages" / row.name for row in source.images)
     assert [entry.name for entry in source.left_out] == ([] if found else ["a.xml"])
     assert all("no image 'a' in JPEGImages, and none named" in entry.reason for entry in source.left_out)
+
+
+def test_an_image_of_another_split_is_not_taken_for_one_that_is_missing(tmp_path: Path) -> None:
+    files = {"train/a": annotation("cat"), "val/a": annotation("cat", "cat")}
+    files |= {f"train/{stem}": annotation("cat", filename=f"C:\\train\\{stem}.jpg") for stem in ("b", "c")}
+    files["val/c"] = annotation()
+    raw = make(tmp_path, files, ("train/a.jpg", "val/a.jpg", "val/b.jpg", "val/c.jpg"))
+    source = read_voc(raw, ["cat"])
+    assert table(source) == {"train/a.jpg": 1, "val/a.jpg": 2, "val/c.jpg": 0}
+    assert [entry.name for entry in source.left_out] == ["train/b.xml", "train/c.xml"]
 
 
 def test_an_image_has_one_xml_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rarl.data.sources import Labelled, LeftOut, Source, existing_folder
 from rarl.data.sources.raters import one_value_each
 from rarl.data.sources.scale import Scale, check_grid
 from rarl.data.sources.splits import FILE_COLUMNS, SPLIT_COLUMNS, divide, read_split_lists
-from rarl.data.sources.tables import TableRow, columns, is_gap, numbers_as_written, read_table
+from rarl.data.sources.tables import TableRow, columns, is_gap, number, numbers_as_written, read_table
 from rarl.data.sources.voc import read_voc
 from rarl.errors import ConfigError, DataError
 from rarl.method.tasks import Task
@@ -117,10 +117,11 @@ def _from_table(
             f"{labels}: which column is the value, {' or '.join(value_keys)}? Say --value-column"
         )
     [value_key] = value_keys
-    file_key, names, found = _best_column(raw, rows, file_keys)
+    file_key, names, found = _best_column(raw, rows, file_keys, labels)
     if "" in names:
         raise DataError(f"{rows[names.index('')][0]}: no {file_key}; name the image's file")
-    keys = {same_word(str(name)): name for name in dict.fromkeys(key for _, row in rows for key in row)}
+    there = dict.fromkeys(key for _, row in rows for key in row)
+    keys = {same_word(str(name)): name for name in there} | {str(name): name for name in there}
     split_key = next((keys[name] for name in SPLIT_COLUMNS if name in keys), None)
     rule_key = keys.get("rule")
     given_values = [row.get(value_key) for _, row in rows]
@@ -160,9 +161,16 @@ def _from_table(
     return images, left_out, notes, [image.value for image, _ in rated]
 
 
-def _best_column(raw: Path, rows: Sequence[TableRow], keys: Sequence[str]) -> tuple[str, list[str], Found]:
+def _best_column(
+    raw: Path, rows: Sequence[TableRow], keys: Sequence[str], labels: Path
+) -> tuple[str, list[str], Found]:
     """Of the columns that may name the images the one that names most files, and these most exactly: what it
-    is called, its names, and the files. An id need not be a name."""
+    is called, its names, and the files. An id need not be a name, and one that is a number fits a file that
+    is numbered: such names count only where no column has others.
+
+    Raises:
+        ConfigError: if two columns of numbers name different files.
+    """
     folder = ListedFolder(raw)
     tried = []
     for key in keys:
@@ -174,7 +182,21 @@ def _best_column(raw: Path, rows: Sequence[TableRow], keys: Sequence[str]) -> tu
         tried.append((key, names, found))
         if len(found.files) == len(places) and not found.matches.loosely:
             break
-    return max(tried, key=lambda each: (len(each[2].files), -len(each[2].matches.loosely)))
+
+    def fit(given: tuple[str, list[str], Found]) -> tuple[int, int, int]:
+        files, loosely = given[2].files, given[2].matches.loosely
+        return sum(number(name) is None for name in files), len(files), -len(loosely)
+
+    best = max(tried, key=fit)
+    for key, names, found in tried:
+        pairs = [(best[2].files.get(a), found.files.get(b)) for a, b in zip(best[1], names, strict=True)]
+        if not fit(best)[0] and any(a is not None and b is not None and a != b for a, b in pairs):
+            first, second = (name for name in keys if name in (best[0], key))
+            raise ConfigError(
+                f"{labels}: which column names the images, {first} or {second}? Both have numbers of files; "
+                "say --file-column"
+            )
+    return best
 
 
 def _file_of(row: Mapping[str, Any], key: str) -> str:

@@ -123,14 +123,15 @@ def numbers_as_written(values: Sequence[Any]) -> tuple[list[Any], dict[str, str]
     """A column of numbers as `number` reads them: without spaces between thousands, with points for decimal
     commas, and without percent signs; with a note of what was there. Any other column stays as it is.
 
-    Gaps aside, every text must be a number with a percent sign, or none has one; every text must be a number
+    Gaps aside, every value must be a number with a percent sign, or none has one; every text must be a number
     with a comma or none, and one of them show that its comma is no mark of thousands: "1,234" is.
     """
     texts = {
         value: spelling(value).strip() for value in values if isinstance(value, str) and not is_gap(value)
     }
     notes: list[str] = []
-    if texts and all(text.endswith("%") for text in texts.values()):
+    plain_numbers = any(number(value) is not None for value in values if not isinstance(value, str))
+    if texts and not plain_numbers and all(text.endswith("%") for text in texts.values()):
         texts = {value: text[:-1].rstrip() for value, text in texts.items()}
         notes.append("in percent")
     if any(map(_SPACED.fullmatch, texts.values())):

@@ -232,16 +232,17 @@ class _ImageFinder:
         self._of_key: dict[str, list[str]] = defaultdict(list)
         for name in self.names:
             self._of_key[_key(os.path.splitext(name)[0])].append(name)
+        self._sub_folders = set(map(_folder, self._of_key)) - {""}
 
     def find(self, stem: str, named: str) -> str | None:
         """The name of the image, in the folder of the images."""
-        inside = stem.rpartition("/")[0]
+        inside = _folder(stem)
         if Path(named).stem == Path(stem).name and (beside := _joined(inside, named)) in self._there:
             return beside
         same = self._of_key[_key(stem)]
         if same:
             same = [name for name in same if Path(name).name == named] or sorted(
-                same, key=lambda name: (name.rpartition("/")[0] != inside, VOC_SUFFIXES.index(_suffix(name)))
+                same, key=lambda name: (_folder(name) != inside, VOC_SUFFIXES.index(_suffix(name)))
             )
             return same[0]
         if not named:
@@ -249,9 +250,11 @@ class _ImageFinder:
         beside = _joined(inside, named)
         if beside in self._there:
             return beside
-        # Some write a whole path, of their own machine.
+        # Some write a whole path, of their own machine. If the XML file is in a sub-folder that has images,
+        # one of this name in another is another image, such as that of another split.
         last = named.replace("\\", "/").rpartition("/")[2]
-        found = match_names([named, last], self.names, shared=True).found
+        tried = [named] if _folder(_key(stem)) in self._sub_folders else [named, last]
+        found = match_names(tried, self.names, shared=True).found
         return found.get(named, found.get(last))
 
 
@@ -259,6 +262,10 @@ def _key(stem: str) -> str:
     """A path without the folders that say only what kind of file is in them."""
     *folders, last = spelling(stem).split("/")
     return "/".join([*(each for each in folders if each.lower() not in KIND_FOLDERS), last])
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _suffix(name: str) -> str:

@@ -64,13 +64,13 @@ def with_orders(
 ) -> Scoring:
     """`scoring` with the orders that are chosen, and the numbers behind them.
 
-    A list goes by the values of its images, unless the order in which the model lists it has a higher mean
-    tau, or that of the joined values one that is higher than both. Lists that the model doesn't know go by
-    values, or by joined ones if their SRCC in the long list is higher. All beyond the 95 % interval of the
-    paired difference: over lists, and over windows.
+    A list goes by `values`, unless the order in which the model lists it has a higher mean tau, or that of
+    the joined values one that is higher than both. Lists that the model doesn't know go by values, or by
+    joined ones if their SRCC in the long list is higher. All beyond the 95 % interval of the paired
+    difference: over lists, and over windows.
 
     Args:
-        values: of each image, by the method of `scoring`.
+        values: of each image, by the method of `scoring`: means, or those of greedy replies.
         lists: NUMBER OF IMAGES -> lists, from `lists_of`.
         windows: of the long list, from `windows_in`.
         replies: to all of these.

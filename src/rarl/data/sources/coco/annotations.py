@@ -28,7 +28,7 @@ COCO_LISTS: Mapping[str, Collection[str]] = {
 """The lists that a file must have, and the keys of their entries that are read. Masks and boxes are not."""
 
 Pair = tuple[int, int]
-"""The ids of an image and of a category."""
+"""Two ids, such as those of an image and of a category."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_annotations(file: Path) -> Annotations:
         DataError: if the file is malformed; it names the list and the entry.
     """
     read = Annotations(file)
-    ids: dict[int, int] = {}
+    ids: set[Pair] = set()
     again: dict[int, str] = {}
     for key, number, entry in stream_lists(file, COCO_LISTS):
         where = f"{file}: {key} entry {number}"
@@ -118,19 +118,19 @@ def _drop_unused_twins(read: Annotations, again: Mapping[int, str]) -> None:
             del read.categories[each]
 
 
-def _add_annotation(read: Annotations, entry: Mapping[str, Any], where: str, ids: dict[int, int]) -> None:
+def _add_annotation(read: Annotations, entry: Mapping[str, Any], where: str, ids: set[Pair]) -> None:
     pair = _id(entry, "image_id", where), _id(entry, "category_id", where)
     crowd = 0 if entry.get("iscrowd") is None else entry["iscrowd"]
     if not isinstance(crowd, int) or crowd not in (0, 1):
         raise DataError(f"{where}: 'iscrowd' must be 0 or 1, not {_short(crowd)}")
     # Not all that write such files number the annotations, or go on counting in the next image.
     number = None if entry.get("id") is None else _id(entry, "id", where)
-    if number is not None and ids.get(number) == pair[0]:
+    if number is not None and (number, pair[0]) in ids:
         reason = f"id {number} again; an id counts once"
         read.left_out.append(LeftOut(f"{read.file.name} annotations {where.rpartition(' ')[2]}", reason))
         return
     if number is not None:
-        ids[number] = pair[0]
+        ids.add((number, pair[0]))
     (read.crowds if crowd else read.counts)[pair] += 1
 
 
