@@ -25,9 +25,7 @@ def test_auto_is_on_where_it_can_be(dataset, tmp_path, caplog):
     given = {"max_steps": 1, "beta": 0.0}
     with caplog.at_level(logging.WARNING, logger="rarl"):
         counts = {shared: vision_passes(trainer_of(dataset, tmp_path, shared, **given)) for shared in MODES}
-    assert (
-        counts["auto"] == counts["on"] == patches_of(dataset, (0, 1))
-    )  # once in all
+    assert counts["auto"] == counts["on"] == patches_of(dataset, (0, 1))  # once in all
     assert counts["off"] == 2 * 4 * counts["on"]
     assert not caplog.records
 

@@ -460,6 +460,16 @@ def test_a_gap_is_a_value_where_it_is_the_name_of_one(tmp_path: Path) -> None:
         read_folder(raw, Scale("damage", names=("mild", "some")), tmp_path / "labels.csv")
 
 
+def test_none_among_numbers_may_be_a_count_of_nothing(tmp_path: Path) -> None:
+    """To leave it out would leave out all zeros. "None" is how Python writes that there is no value."""
+    raw = folder_of(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_text("file,value\na.jpg,none\nb.jpg,2\n")
+    with pytest.raises(DataError, match=r"line 2: value 'none' is not a number; fill it, or remove the row"):
+        read_folder(raw, SIZE, tmp_path / "labels.csv")
+    (tmp_path / "labels.csv").write_text("file,value\na.jpg,None\nb.jpg,2\n")
+    assert values(read_folder(raw, SIZE, tmp_path / "labels.csv")) == {"b.jpg": 2}
+
+
 def test_one_of_several_ratings_may_be_missing(tmp_path: Path) -> None:
     raw = folder_of(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "labels.csv").write_text("file,value\na.jpg,2\na.jpg,\na.jpg,4\nb.jpg,1\n")

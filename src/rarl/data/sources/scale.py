@@ -181,7 +181,7 @@ def _mend(given: Any) -> str:
     if re.fullmatch(r"[+\N{MINUS SIGN}-]?[\d.,/'\N{RIGHT SINGLE QUOTATION MARK}\s]+%?", text):
         return "write it with a decimal point and nothing else, such as 1234.5"
     mend = "where values have names, give them in ascending order, as --order low,medium,high"
-    if is_gap(given):  # "none" may be the name of one
+    if is_gap(given) or same_word(text) == "none":  # which may be the name of one
         mend = f"fill it, or remove the row; or, {mend}"
     if re.match(r"\W*\d", text):
         mend = f"write the number alone, without a unit; or, {mend}"

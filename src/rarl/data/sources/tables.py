@@ -104,14 +104,17 @@ def number(value: Any) -> float | None:
 
 
 _GAPS = {
-    *("", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "none", "null"),
+    *("", "na", "n/a", "n.a.", "<na>", "#n/a", "nan", "null"),
     *("-", "--", "---", "\N{EN DASH}", "\N{EM DASH}", ".", "?"),
 }
 
 
 def is_gap(value: Any) -> bool:
-    """Whether a field says that there is no value: nothing, or what people and programs write instead."""
-    return _is_empty(value) or (isinstance(value, str) and same_word(value) in _GAPS)
+    """Whether a field says that there is no value: nothing, or what people and programs write instead. "None"
+    is Python's; any other "none" may be a count of 0, or a grade."""
+    if not isinstance(value, str):
+        return _is_empty(value)
+    return value.strip() == "None" or same_word(value) in _GAPS
 
 
 _WITH_COMMA = re.compile(r"\s*[+\N{MINUS SIGN}-]?\d+(,\d+)?\s*")
