@@ -165,8 +165,8 @@ def assert_same_steps(own, theirs, metrics=True):
         floor = 1e-6 * max(float(gradient.norm()) for gradient in expected.values())
         assert floor > 1e-8
         for name, gradient in expected.items():
-            # TRL's side reads patches by a convolution, whose rounding takes the tower's gradients up to 3e-5
-            # from those in double precision. Ours are within 1e-5: tests/shared_prefix/test_seen_once.py.
+            # The convolution that reads patches takes the tower's gradients up to 3e-5 from those in double
+            # precision on some processors, and not by the same for another number of images.
             near = 4 * limit if ".visual." in name else limit
             assert float((ours[name] - gradient).norm()) <= max(near * float(gradient.norm()), floor), name
     for name, weight in theirs.weights.items():

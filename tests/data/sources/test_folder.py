@@ -467,7 +467,8 @@ def test_none_among_numbers_may_be_a_count_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: value 'none' is not a number; fill it, or remove the row"):
         read_folder(raw, SIZE, tmp_path / "labels.csv")
     (tmp_path / "labels.csv").write_text("file,value\na.jpg,None\nb.jpg,2\n")
-    assert values(read_folder(raw, SIZE, tmp_path / "labels.csv")) == {"b.jpg": 2}
+    source = read_folder(raw, Scale("size", (0, 10)), tmp_path / "labels.csv")
+    assert values(source) == {"b.jpg": 2}
 
 
 def test_one_of_several_ratings_may_be_missing(tmp_path: Path) -> None:
