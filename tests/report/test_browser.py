@@ -131,7 +131,7 @@ def test_the_tables_have_their_captions_headers_and_cells(at_desk):
     assert [row[0] for row in trained[1:]] == ["+ SFT", "+ Regression", "+ RARL"]
     assert trained[1][1:5] == ["1 min 23 s", "cpu", "40", "2030-01-02 03:04"]
     every = {row[0]: row[1] for row in tables["All metrics"][1:]}
-    assert len(every) == 19
+    assert len(every) == 20
     assert every["within_one"] == "87.5\n75.0–100.0"
     assert every["agreement4"] == "0.750\n0.50–1.00"
     assert every["position_bias4"] == "0.250\n0.00–0.50"
