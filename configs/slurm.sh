@@ -19,7 +19,8 @@ shift
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 gpus=${SLURM_GPUS_ON_NODE:-8}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Not through head, which may end before the list does: with pipefail the job would end, too.
+read -r first <<< "$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
 
 # The place of the first machine is decided by its name, so a requeued job finds its way on other machines too.
 srun --kill-on-bad-exit=1 torchrun \

@@ -12,7 +12,7 @@ SCRIPT = ROOT / "configs" / "slurm.sh"
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     for name, does in (
-        ("scontrol", "printf 'gpu07\\ngpu12\\n'"),
+        ("scontrol", "printf 'gpu07\\n'; sleep 0.2; printf 'gpu12\\n'"),  # after head had what it wants
         ("srun", 'shift; exec "$@"'),
         ("torchrun", 'printf "%s\\n" "$@"; echo "offline $HF_HUB_OFFLINE"'),
     ):
