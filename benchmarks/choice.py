@@ -15,7 +15,7 @@ import numpy as np
 from rarl.data.collection import load_collection
 from rarl.evaluation.choosing.choose import choose
 from rarl.evaluation.intervals import bootstrap_interval
-from rarl.evaluation.metrics import list_tau, srcc, tau_values
+from rarl.evaluation.metrics import filled, list_tau, srcc, tau_values
 from rarl.evaluation.prediction import Prediction
 from rarl.evaluation.results import read_predictions
 from rarl.models.loading import load_model, load_processor
@@ -48,14 +48,14 @@ def compared(run: Path, arm: str, scoring: Scoring) -> dict[str, tuple[float, fl
         raise SystemExit(f"{run}: {scoring.sentence}: predictions.jsonl has no such values")
     task = load_config(run / "config.yaml").task
     lines = [p for p in read_predictions(run / "predictions.jsonl") if p.arm == arm and not p.is_rotated]
-    middle = (task.low + task.high) / 2
     alone = {line.ids[0]: line for line in lines if line.images == 1}
-    greedy = {name: middle if line.values[0] is None else line.values[0] for name, line in alone.items()}
+    written = filled([line.values[0] for line in alone.values()], task)
+    greedy = dict(zip(alone, written, strict=True))
     values, means = dict(greedy), dict(greedy)
     if scoring.method == "mean":
         for name, line in alone.items():
             said = (line.expected or [None])[0]
-            values[name], means[name] = (middle, middle) if said is None else (said.median, said.mean)
+            values[name], means[name] = (task.midpoint,) * 2 if said is None else (said.median, said.mean)
     truths = np.array([line.truth[0] for line in alone.values()])
     columns = [
         np.clip(list(each.values()), task.low, task.high).astype(float) for each in (greedy, values, means)
